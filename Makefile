@@ -1,0 +1,106 @@
+# megatune: one Makefile.
+#   make            the program, build/megatune          make test      build and pass the tests
+#   make tune       tune GPT-2 124M on this machine      make bench     the speed figures of the README
+#   make deps       install what is missing              make lint      static checks    make layers   the include rules
+#   make install PREFIX=/usr/local DESTDIR=              make clean
+# Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  MPI=no HWLOC=no
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= gcc
+BUILD   ?= build
+VERSION := 0.1.0
+
+ROOMS := base kernels comm engine profiles probes reports tuner
+
+# Optional packages: found, or absent and what is left out.
+MPICC := $(if $(filter no,$(MPI)),,$(shell command -v mpicc 2>/dev/null))
+ifneq ($(MPICC),)
+MPI_CFLAGS := -DMT_HAVE_MPI $(shell $(MPICC) --showme:compile 2>/dev/null)
+MPI_LIBS   := $(shell $(MPICC) --showme:link 2>/dev/null)
+endif
+HWLOC_FOUND := $(if $(filter no,$(HWLOC)),,$(wildcard /usr/include/hwloc.h /usr/local/include/hwloc.h))
+ifneq ($(HWLOC_FOUND),)
+HWLOC_CFLAGS := -DMT_HAVE_HWLOC
+HWLOC_LIBS   := -lhwloc
+endif
+GNUPLOT_FOUND := $(shell command -v gnuplot 2>/dev/null)
+
+WARN   := -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wno-unused-parameter
+OPT    := -O2
+EXTRA  :=
+ifeq ($(DEBUG),1)
+OPT    := -Og -DMT_DEBUG
+endif
+ifeq ($(SANITIZE),1)
+EXTRA  += -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined
+OPT    := -O1 -DMT_DEBUG
+endif
+ifeq ($(WERROR),1)
+WARN   += -Werror
+endif
+CFLAGS  ?= -g
+ALL_CFLAGS = -std=gnu11 $(OPT) $(CFLAGS) $(WARN) $(EXTRA) -fopenmp -fno-math-errno -fno-strict-aliasing -I. \
+	-DMT_VERSION='"$(VERSION)"' -DMT_PREFIX='"$(PREFIX)"' $(MPI_CFLAGS) $(HWLOC_CFLAGS) -MMD -MP
+LIBS = -ldnnl -lyaml -ljansson -lsqlite3 $(HWLOC_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
+LDFLAGS_ALL = $(LDFLAGS) $(EXTRA) -rdynamic
+
+SRC := $(filter-out tuner/main.c,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)))
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
+# Vectorised kernels: each file of kernels/cpu/isa is compiled once an instruction set, chosen at run time.
+ISA_SRC := $(wildcard kernels/cpu/isa/*.c)
+ifeq ($(shell uname -m),x86_64)
+ISAS := v2 v3 v4
+else
+ISAS := base
+endif
+ISA_FLAGS_v2 := -march=x86-64-v2
+ISA_FLAGS_v3 := -march=x86-64-v3
+ISA_FLAGS_v4 := -march=x86-64-v4 -mprefer-vector-width=512
+ISA_OBJ := $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/obj/%.$(i).o))
+LIB := $(BUILD)/libmegatune.a
+PROGRAM := $(BUILD)/megatune
+
+UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
+TEST_HELPERS := $(wildcard tests/support/*.c)
+
+.PHONY: all deps tune test check bench lint layers install uninstall clean found
+all: found $(PROGRAM)
+
+found:
+	@echo "mpi      $(if $(MPICC),found ($(MPICC)),absent: no run over more than one rank)"
+	@echo "hwloc    $(if $(HWLOC_FOUND),found,absent: sockets, NUMA and caches are read from /sys only)"
+	@echo "gnuplot  $(if $(GNUPLOT_FOUND),found ($(GNUPLOT_FOUND)),absent: reports have tables in place of figures)"
+
+# Rebuild when the flags change.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(CC) $(ALL_CFLAGS) $(LIBS) $(LDFLAGS_ALL)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(LIBS) $(LDFLAGS_ALL)' > $@
+FORCE:
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+define isa_rule
+$(BUILD)/obj/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c $(BUILD)/flags
+	@mkdir -p $$(@D)
+	$(CC) $(ALL_CFLAGS) -O3 -fopenmp-simd $(ISA_FLAGS_$(1)) -DMT_ISA=$(1) -c $$< -o $$@
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+
+$(LIB): $(OBJ) $(ISA_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(PROGRAM): $(BUILD)/obj/tuner/main.o $(LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(BUILD)/obj/tuner/main.o $(LIB) $(LIBS)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(patsubst %.c,$(BUILD)/obj/%.o,$(TEST_HELPERS)) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+
+clean:
+	rm -rf $(BUILD)

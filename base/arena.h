@@ -1,0 +1,54 @@
+/* arena: named memory with byte counts, the only source of tensors.
+ *
+ * An arena is one address range taken from a backing (host memory, device memory, or addresses that must never be
+ * touched) and a best-fit allocator of offsets in it. The allocator's decisions depend only on the sequence of calls,
+ * so a dry run with the same calls has the same peak, to the byte. Freed ranges are reused, never returned before
+ * mt_arena_destroy; what was ever touched is peak_bytes. Not thread-safe: one arena belongs to one rank. */
+#ifndef MT_BASE_ARENA_H
+#define MT_BASE_ARENA_H
+
+#include "base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Where an arena's range comes from. `reserve` gives a range of `bytes` aligned to 2 MiB, paid for when touched
+ * where the system can (host memory), else at once. */
+struct mt_arena_backing {
+	const char *name;
+	enum mt_status (*reserve)(void *context, size_t bytes, void **base);
+	void (*release)(void *context, void *base, size_t bytes);
+	void *context;
+};
+
+/* Host memory: mmap without reservation, huge pages advised. */
+extern const struct mt_arena_backing mt_arena_host;
+/* Addresses only: any access faults. */
+extern const struct mt_arena_backing mt_arena_dry;
+
+struct mt_arena;
+
+struct mt_arena_stats {
+	const char *name;     /* borrowed from the arena */
+	size_t live_bytes;    /* allocated now */
+	size_t peak_bytes;    /* highest end of any allocation so far, so fragmentation is counted */
+	size_t reserve_bytes; /* what the arena may grow to */
+	uint64_t allocations; /* calls of mt_arena_alloc so far */
+};
+
+#define MT_ARENA_ALIGN_BYTES 256
+
+/* `name` is copied. */
+enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const struct mt_arena_backing *backing,
+			       size_t reserve_bytes);
+void mt_arena_destroy(struct mt_arena *arena);
+
+/* Contents are undefined. Aligned to MT_ARENA_ALIGN_BYTES. bytes == 0 gives a valid, distinct pointer.
+ * MT_NOMEM when the range is exhausted: the message names the arena, what was asked and what is live. */
+enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **pointer);
+/* NULL is fine. A pointer that is not live in this arena is a programming error: it aborts in every build. */
+void mt_arena_free(struct mt_arena *arena, void *pointer);
+
+void mt_arena_stats(const struct mt_arena *arena, struct mt_arena_stats *stats);
+
+#endif

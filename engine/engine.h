@@ -1,0 +1,57 @@
+/* engine: one rank of a training job, on any device and any fabric. No globals: many ranks may live in one process.
+ *
+ * Life: mt_engine_create (parameters initialised, groups made) - mt_engine_step ... - mt_engine_destroy.
+ * Layout changes speed, never the result: initial weights come from Philox keyed by the parameter's name and global
+ * index, data order by the global sample number. */
+#ifndef MT_ENGINE_ENGINE_H
+#define MT_ENGINE_ENGINE_H
+
+#include "comm/comm.h"
+#include "engine/data.h"
+#include "engine/run.h"
+#include "kernels/device.h"
+
+struct mt_engine;
+
+struct mt_engine_config {
+	const struct mt_run *run;   /* borrowed while the engine lives */
+	struct mt_device *device;   /* borrowed */
+	struct mt_fabric *fabric;   /* borrowed; its size must be the layout's world */
+	struct mt_dataset *dataset; /* borrowed; NULL on the dry device */
+};
+
+struct mt_step_stats {
+	int64_t step; /* counts from 0 */
+	double loss;  /* mean over the tokens of the step, the same on every rank */
+	double grad_norm;
+	double lr;
+	double seconds; /* this rank's clock, from the first action to the last */
+	int skipped;	/* 1: gradient not finite, parameters left as they were */
+	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis, pipeline wait, optimizer */
+	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
+};
+
+enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engine_config *config);
+void mt_engine_destroy(struct mt_engine *engine);
+enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *stats);
+
+/* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */
+#define MT_ENGINE_ARENAS 5
+void mt_engine_memory(const struct mt_engine *engine, struct mt_arena_stats stats[MT_ENGINE_ARENAS]);
+size_t mt_engine_peak_bytes(const struct mt_engine *engine); /* sum of the arenas' peaks */
+
+/* For tests and checkpoints: the number of parameters here, and a named parameter's or its gradient's local values
+ * (host memory, f32; gradient: after the reduction of the last step). MT_INPUT when this rank does not hold it. */
+struct mt_param_info {
+	const char *name;	    /* "layer.3.attention.q.weight": the same in every layout */
+	int64_t rows, cols;	    /* local shape; 1-D: rows 1 */
+	int64_t global_rows, global_cols;
+	int shard_axis;		    /* -1: whole; 0: rows, 1: columns over tp */
+	int64_t first;		    /* first global row or column of the shard */
+};
+int mt_engine_param_count(const struct mt_engine *engine);
+void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_param_info *info);
+enum mt_status mt_engine_read_param(struct mt_engine *engine, int index, float *values);
+enum mt_status mt_engine_read_grad(struct mt_engine *engine, int index, float *values);
+
+#endif

@@ -1,0 +1,69 @@
+/* layout: how a training job is spread over ranks, and the rules a layout must keep.
+ *
+ * world = tp * cp * dp * pp; rank order, fastest first: tp, cp, dp, pp (Megatron's; experts fold onto cp*dp). */
+#ifndef MT_ENGINE_LAYOUT_H
+#define MT_ENGINE_LAYOUT_H
+
+#include "base/options.h"
+#include "base/status.h"
+#include "engine/model.h"
+#include "kernels/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_FULL };
+enum mt_schedule { MT_SCHEDULE_1F1B };
+
+struct mt_layout {
+	int64_t tp, pp, vp, cp, ep, dp;
+	int64_t mbs;	/* sequences in a micro-batch */
+	int64_t gbs;	/* sequences in a step, all data-parallel ranks together */
+	int64_t seq;	/* tokens in a sequence */
+	bool sp;	/* sequence parallelism beside tensor parallelism */
+	int64_t zero;	/* 0 or 1: optimizer state sharded over dp */
+	int recompute;	/* enum mt_recompute */
+	int schedule;	/* enum mt_schedule */
+	int dtype;	/* enum mt_dtype of parameters and activations: f32 or bf16 */
+	int64_t threads; /* host threads a rank; 0: all that the rank may use */
+	int64_t bucket_bytes; /* gradient bucket size (f32 bytes); 0: one bucket */
+};
+
+extern const struct mt_option_table mt_layout_options;
+
+/* The micro-batches of a step on each data-parallel rank: gbs / (dp * mbs). */
+int64_t mt_layout_microbatches(const struct mt_layout *layout);
+int64_t mt_layout_world(const struct mt_layout *layout);
+
+/* This rank's coordinates, and back. */
+struct mt_coordinates {
+	int tp, cp, dp, pp;
+};
+struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank);
+int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at);
+/* World ranks of the group of `rank` along one axis: 't','c','d','p'; ranks[] must hold the axis' size; returns it.
+ * Axis ranks are `stride` apart (stride may be NULL). */
+int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride);
+
+/* One rule that a layout must keep for a model. The table is the same for the check of a run file and for the search's why-not list. */
+struct mt_layout_rule {
+	const char *name; /* "heads_divisible_by_tp" */
+	const char *text; /* "attention heads must be a multiple of tp" */
+	bool (*broken)(const struct mt_model *model, const struct mt_layout *layout);
+};
+extern const struct mt_layout_rule mt_layout_rules[];
+extern const int mt_layout_rule_count;
+/* Index of the first rule that is broken, or -1. */
+int mt_layout_first_broken(const struct mt_model *model, const struct mt_layout *layout);
+/* MT_INPUT listing every broken rule with the values. `where` starts the message. */
+enum mt_status mt_layout_check(const struct mt_model *model, const struct mt_layout *layout, const char *where);
+
+/* Short text, the same everywhere: "tp2 pp1 dp1 mbs4 sp zero1 full t1" (only what differs from the plain case). */
+void mt_layout_text(const struct mt_layout *layout, char buf[96]);
+
+/* Layers of a pipeline stage: first and count. Layers are spread evenly; a remainder goes one each to the middle stages first (the ends hold embedding and head). */
+void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first, int64_t *count);
+/* Vocabulary padded to a multiple of 128 * tp, as Megatron does. */
+int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout);
+
+#endif

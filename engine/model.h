@@ -1,0 +1,55 @@
+/* model: the description of a decoder-only transformer. Read by every room; loaded from examples/models by name, from a
+ * YAML file (section `model`), or from a Hugging Face config.json (gpt2, llama, mistral architectures). */
+#ifndef MT_ENGINE_MODEL_H
+#define MT_ENGINE_MODEL_H
+
+#include "base/options.h"
+#include "base/status.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum mt_norm_choice { MT_MODEL_LAYERNORM, MT_MODEL_RMSNORM };
+enum mt_position_choice { MT_MODEL_LEARNED, MT_MODEL_ROPE };
+enum mt_mlp_choice { MT_MODEL_GELU, MT_MODEL_SWIGLU };
+
+struct mt_model {
+	char *name;	  /* owned */
+	int64_t layers, hidden, heads;
+	int64_t kv_heads; /* 0 in the file: = heads */
+	int64_t head_dim; /* 0 in the file: hidden / heads */
+	int64_t ffn;	  /* 0 in the file: 4*hidden (gelu); must be given for swiglu */
+	int64_t vocab;	  /* real words */
+	int64_t seq;	  /* longest sequence: rows of the learned positions */
+	int norm;	  /* enum mt_norm_choice */
+	int position;	  /* enum mt_position_choice */
+	int mlp;	  /* enum mt_mlp_choice */
+	bool bias;	  /* biases of the linear layers */
+	bool tied;	  /* the head uses the word embedding */
+	double norm_eps, rope_theta, init_std;
+};
+
+extern const struct mt_option_table mt_model_options;
+
+/* `what` is a name in examples/models, a path of a YAML file, or of a config.json. Fields left 0 are filled in and the
+ * whole is checked (divisibility, ranges). MT_INPUT names the file, line, key, and for an unknown name the nearest. */
+enum mt_status mt_model_load(struct mt_model *model, const char *what);
+/* Fills in derived fields and checks; for models read as part of a run file. `where` starts messages. */
+enum mt_status mt_model_complete(struct mt_model *model, const char *where);
+void mt_model_free(struct mt_model *model);
+/* Deep copy. */
+enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from);
+/* The directory that holds the model files: $MEGATUNE_DATA/models, beside the executable, or the install prefix. free() it. */
+char *mt_model_directory(void);
+
+/* Parameters, all and those of matrix products (no embeddings, norms, biases; the head counted apart). Unpadded vocabulary. */
+int64_t mt_model_parameters(const struct mt_model *model);
+int64_t mt_model_matmul_parameters(const struct mt_model *model); /* attention and MLP weights of all layers */
+
+/* Model FLOPs of one step over `tokens` tokens in sequences of `seq`: forward once, backward twice, matrix products and
+ * attention of real tokens, no recompute: 6*T*(N_matmul + hidden*vocab) + 6*T*seq*L*q with q = heads*head_dim (causal
+ * half; full_attention doubles that term). As Megatron-LM counts (num_floating_point_operations). */
+double mt_model_step_flops(const struct mt_model *model, double tokens, int64_t seq, bool full_attention);
+
+#endif

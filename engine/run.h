@@ -1,0 +1,50 @@
+/* run: everything that `megatune train run.yaml` needs: sections model, layout, train, data, each an option table. */
+#ifndef MT_ENGINE_RUN_H
+#define MT_ENGINE_RUN_H
+
+#include "engine/layout.h"
+#include "engine/model.h"
+
+enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR };
+
+struct mt_train_options {
+	int64_t steps, seed;
+	double lr, min_lr;	/* peak and final learning rate */
+	int64_t warmup_steps;	/* linear from 0 */
+	int64_t decay_steps;	/* 0: steps */
+	int decay;		/* enum mt_decay */
+	double beta1, beta2, eps, weight_decay; /* AdamW; no decay on biases, norms (1-D tensors) */
+	double clip;		/* global gradient norm; 0: off */
+	char *device;		/* "cpu", "reference" */
+	char *log;		/* JSON lines of every step; NULL: none */
+	char *trace;		/* Chrome trace of the last step; NULL: none */
+	double peak_tflops;	/* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
+	double deadline_s;	/* stop after this time; 0: none */
+};
+
+enum mt_tokenizer_choice { MT_TOKENIZER_BYTE };
+
+struct mt_data_options {
+	char *path;	/* text files (colon-separated, directories are walked) or a Megatron PREFIX of PREFIX.bin/.idx; NULL: synthetic */
+	int tokenizer;	/* enum mt_tokenizer_choice */
+	bool shuffle;
+};
+
+struct mt_run {
+	struct mt_model model;
+	struct mt_layout layout;
+	struct mt_train_options train;
+	struct mt_data_options data;
+};
+
+extern const struct mt_option_table mt_train_options_table, mt_data_options_table;
+
+/* Defaults everywhere; model as named or NULL. Free with mt_run_free. */
+void mt_run_default(struct mt_run *run);
+/* Reads a run file: `model` may be a name, a path or a mapping; unknown sections and keys are MT_INPUT. Checks model and layout. */
+enum mt_status mt_run_load(struct mt_run *run, const char *path);
+/* Writes it so that mt_run_load gives the same back; `header` lines are written as comments first (NULL: none). */
+enum mt_status mt_run_save(const struct mt_run *run, const char *path, const char *header);
+void mt_run_free(struct mt_run *run);
+
+#endif

@@ -1,0 +1,141 @@
+/* device: what computes. A table of functions a backend; the engine knows only this header.
+ *
+ * Life: mt_device_create - streams, events, arenas, operations - mt_device_destroy.
+ * Work is enqueued on streams; a stream runs its work in order; streams run side by side unless an event orders them.
+ * The host learns of device results only through mt_device_download, so no control flow depends on tensor values
+ * but through it. A device belongs to one rank and one host thread (the fabric's progress thread touches streams only
+ * through mt_stream_async_*). There are no globals: many devices live in one process.
+ *
+ * Backends: reference (plain loops, all dtypes, the definition of each answer), cpu (fast), dry (virtual clock, addresses only).
+ * On host devices a kernel runs at once on the calling thread (and its OpenMP team); only collectives are asynchronous. */
+#ifndef MT_KERNELS_DEVICE_H
+#define MT_KERNELS_DEVICE_H
+
+#include "base/arena.h"
+#include "base/status.h"
+#include "kernels/op.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mt_device;
+struct mt_stream;
+struct mt_event;
+
+/* One timed piece of work, on any device: a kernel (op set) or a collective (op NULL). Times are of the device's clock. */
+struct mt_trace_event {
+	const char *name;	     /* static or owned by the traced object: "linear", "all_reduce" */
+	const struct mt_op_key *key; /* kernels: valid during the call only; collectives: NULL */
+	const char *group;	     /* collectives: "tp", "dp", "pp"; kernels: NULL */
+	int group_size;
+	int64_t bytes;		     /* collectives: bytes of the nccl-tests definition */
+	const char *stream;	     /* the stream's name */
+	double start_s, end_s;
+};
+/* Called for each piece of work when it is known to be over; from the device's thread or the fabric's progress thread. */
+typedef void (*mt_trace_sink)(void *context, const struct mt_trace_event *event);
+
+/* Where the dry device gets times from. Returns seconds; `key` was never seen: the source decides (model, default). */
+struct mt_cost_source {
+	double (*op_s)(void *context, const struct mt_op_key *key);
+	void *context;
+};
+
+struct mt_device_config {
+	const char *kind;	    /* "cpu", "reference", "dry" */
+	int threads;		    /* host devices: OpenMP threads of this rank, 0: all this process may use */
+	struct mt_cost_source cost; /* dry only */
+};
+
+struct mt_device_info {
+	const char *kind;	/* as in the config */
+	char name[64];		/* "Intel(R) Xeon(R) Processor", ... */
+	char isa[32];		/* code path chosen at run time: "avx512", "avx2", "baseline"; "" elsewhere */
+	char libraries[128];	/* "oneDNN 2.6.3" */
+	int threads;
+	bool bf16_native;	/* bf16 products run faster than f32 */
+	bool executes;		/* false: dry, nothing is computed */
+	bool real_time;		/* false: dry, the clock is virtual */
+};
+
+/* The functions of a backend, in this order in every backend; NULL means unsupported. */
+struct mt_device_ops {
+	const char *kind;
+	enum mt_status (*open)(struct mt_device *device, const struct mt_device_config *config);
+	void (*close)(struct mt_device *device);
+	/* Runs or enqueues one operation on a stream. */
+	enum mt_status (*enqueue)(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+	/* Copies between host and device memory, ordered on the stream; download returns when the data is there. */
+	enum mt_status (*upload)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+	enum mt_status (*download)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+	const struct mt_arena_backing *(*memory)(struct mt_device *device);
+};
+
+struct mt_device {
+	const struct mt_device_ops *ops;
+	struct mt_device_info info;
+	mt_trace_sink trace;  /* NULL: off */
+	void *trace_context;
+	double virtual_start_s; /* dry: 0 */
+	void *backend;	      /* owned by the backend */
+};
+
+enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config);
+void mt_device_destroy(struct mt_device *device);
+/* NULL-terminated names of the backends compiled in. */
+const char *const *mt_device_kinds(void);
+void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *context);
+
+/* Checks the op's shape (MT_INPUT), runs or enqueues it, traces it. MT_UNAVAILABLE when the backend lacks it for this dtype. */
+enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+/* The one operation by which the host reads device memory. On the dry device dst is zero-filled. */
+enum mt_status mt_device_download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+const struct mt_arena_backing *mt_device_memory(struct mt_device *device);
+
+/* Streams. A compute stream takes operations and collectives; a comm stream takes collectives only, which then run
+ * beside the compute. `name` is copied. */
+enum mt_stream_kind { MT_STREAM_COMPUTE, MT_STREAM_COMM };
+
+struct mt_stream {
+	struct mt_device *device;
+	enum mt_stream_kind kind;
+	char name[16];
+	double clock_s; /* dry: when everything enqueued so far is over */
+	/* host devices: tickets of asynchronous work, issued by the device's thread, completed by the fabric's */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	uint64_t issued, completed;
+	enum mt_status failure; /* first failure of asynchronous work, reported by the next wait */
+	char failure_message[512];
+};
+
+enum mt_status mt_stream_create(struct mt_device *device, enum mt_stream_kind kind, const char *name, struct mt_stream **stream);
+/* Waits for the stream's work first. */
+void mt_stream_destroy(struct mt_stream *stream);
+/* The host waits until everything enqueued on the stream is over. */
+enum mt_status mt_stream_synchronize(struct mt_stream *stream);
+/* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on dry. */
+double mt_stream_now_s(struct mt_stream *stream);
+
+/* For fabrics on host devices: announces asynchronous work on a comm stream (ticket), and its end. */
+uint64_t mt_stream_async_begin(struct mt_stream *stream);
+void mt_stream_async_end(struct mt_stream *stream, uint64_t ticket, enum mt_status status, const char *message);
+/* For fabrics on the dry device: the stream is busy for `seconds` from max(its clock, not_before_s); returns the end. */
+double mt_stream_advance(struct mt_stream *stream, double not_before_s, double seconds);
+
+/* Events: a point in a stream's work. */
+struct mt_event {
+	struct mt_stream *stream; /* where it was recorded last; NULL: never, then waiting on it is no wait */
+	uint64_t ticket;
+	double time_s;
+};
+
+enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event);
+void mt_event_destroy(struct mt_event *event);
+enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream);
+/* Later work on `stream` starts after the event. On host devices this blocks the caller until asynchronous work before the event is over. */
+enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event);
+
+#endif

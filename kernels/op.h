@@ -1,0 +1,223 @@
+/* op: the operations of a device, each a struct of shapes and pointers.
+ *
+ * An operation is data: the engine fills a struct mt_op and hands it to mt_device_enqueue. So one place can time it,
+ * cost it, count its FLOPs and bytes, or trace it, for every backend. All matrices are row-major. `dtype` of the op is
+ * the type of activations and parameters in it: MT_F32, MT_BF16, and MT_F64 on the reference device. Fields marked
+ * f32 below are float, but double when dtype is MT_F64 (then everything is double, so that gradients can be held
+ * against finite differences). Statistics, master weights, gradients of parameters and sums are f32.
+ * Letters: B batch, T sequence, C hidden, H query heads, G key/value heads, D head size, V vocabulary, R = B*T rows.
+ *
+ * Aliasing: an output may be the same pointer as an input only where a comment says so. */
+#ifndef MT_KERNELS_OP_H
+#define MT_KERNELS_OP_H
+
+#include "kernels/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum mt_op_kind {
+	MT_OP_LINEAR,	     /* forward product */
+	MT_OP_LINEAR_DGRAD,  /* gradient of its input */
+	MT_OP_LINEAR_WGRAD,  /* gradient of its weight, accumulated */
+	MT_OP_ATTENTION,
+	MT_OP_ATTENTION_BWD,
+	MT_OP_NORM,
+	MT_OP_NORM_BWD,
+	MT_OP_ACTIVATION,
+	MT_OP_ACTIVATION_BWD,
+	MT_OP_ROPE,
+	MT_OP_EMBEDDING,
+	MT_OP_EMBEDDING_BWD,
+	MT_OP_ADD,
+	MT_OP_BIAS_GRAD,
+	MT_OP_LOSS_STATS,
+	MT_OP_LOSS,
+	MT_OP_CAST,
+	MT_OP_FILL,
+	MT_OP_COPY,
+	MT_OP_SUMSQ,
+	MT_OP_ADAMW,
+	MT_OP_KIND_COUNT
+};
+
+/* LINEAR        y(R,N) = x(R,K) w(N,K)^T + bias(N)        bias may be NULL
+ * LINEAR_DGRAD  dx(R,K) = dy(R,N) w(N,K)
+ * LINEAR_WGRAD  dw(N,K) f32 += dy(R,N)^T x(R,K)
+ * w is stored (out, in) as in Megatron and PyTorch. 2*R*N*K FLOPs each. */
+struct mt_linear {
+	int64_t rows, in, out; /* R, K, N */
+	const void *x, *w, *bias, *dy;
+	void *y, *dx, *dw;
+};
+
+/* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads).
+ * Element (b,t,h,d) of q is at q[(b*T + t) * q_stride + h*D + d], likewise k, v (kv_stride, kv_heads), o and do (o_stride);
+ * dq has q's strides, dk and dv have k's. lse(B,H,T) f32 = log of the sum of exp of the scaled scores, kept for backward.
+ *   o = softmax(q k^T * scale + causal mask) v, never storing T x T (Dao et al. 2022, arXiv:2205.14135).
+ * delta(B,H,T) f32 is workspace of the backward pass (row sums of do*o). dq, dk, dv are written, not accumulated.
+ * FLOPs: forward 4*B*H*T*T*D / 2 (causal), backward 2.5 times that. */
+struct mt_attention {
+	int64_t batch, seq, heads, kv_heads, head_dim;
+	int64_t q_stride, kv_stride, o_stride; /* in elements */
+	double scale;
+	const void *q, *k, *v, *do_;
+	void *o, *dq, *dk, *dv;
+	void *lse, *delta; /* f32 */
+};
+
+enum mt_norm_kind { MT_NORM_LAYER, MT_NORM_RMS };
+
+/* Norm over the columns, with the residual addition before it:
+ *   s = x + x_bias + residual   (x_bias(C) and residual(R,C) may be NULL), written to sum(R,C) unless NULL; sum may alias residual or x
+ *   layer: y = (s - mean) * rstd * gain + bias;   rms: y = s * rstd * gain, rstd = 1/sqrt(mean(s^2) + eps)
+ * mean(R), rstd(R) f32 are kept for backward (mean unused for rms). gain(C), bias(C) in dtype; bias NULL for rms.
+ * Statistics are of s as stored in dtype.
+ * NORM_BWD: dx(R,C) = gradient through the norm + dresidual(R,C) (NULL: 0; may alias dx); dgain(C) f32 +=, dbias(C) f32 += (NULL for rms);
+ * s is read from `sum`. Ba 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467. */
+struct mt_norm {
+	enum mt_norm_kind kind;
+	int64_t rows, cols;
+	double eps;
+	const void *x, *x_bias, *residual;
+	void *sum, *y;
+	const void *gain, *bias;
+	void *mean, *rstd; /* f32 */
+	const void *dy, *dresidual;
+	void *dx, *dgain, *dbias;
+};
+
+enum mt_activation_kind { MT_GELU, MT_SWIGLU };
+
+/* gelu:   y(R,F) = gelu_tanh(x(R,F)).                     BWD: dx(R,F) from dy(R,F) and x
+ * swiglu: x is (R,2F): gate in columns [0,F), up in [F,2F); y(R,F) = silu(gate) * up.  BWD: dx(R,2F).
+ * dx may alias x. cols = F. */
+struct mt_activation {
+	enum mt_activation_kind kind;
+	int64_t rows, cols;
+	const void *x, *dy;
+	void *y, *dx;
+};
+
+/* Rotary positions in place on `heads` heads of D at x[row*stride + h*D]; row = b*T + t has position t + first_position.
+ * Pairs (d, d + D/2) are rotated by position * theta^(-2d/D) (the half-split form of LLaMA in Hugging Face);
+ * sign -1 rotates back (the backward pass). Su 2021, arXiv:2104.09864. */
+struct mt_rope {
+	int64_t batch, seq, heads, head_dim, stride, first_position;
+	double theta;
+	int sign;
+	void *x;
+};
+
+/* EMBEDDING      y(R,C) = table[token - first] for first <= token < first + count, else 0 (vocabulary-parallel);
+ *                adds position[t] for row b*T + t when position (T,C) is not NULL
+ * EMBEDDING_BWD  dtable[token - first] f32 += dy(R,C) for tokens in range, in row order (deterministic);
+ *                dposition[t] f32 += dy when not NULL; either may be NULL.
+ * `first_row`: the R rows given are rows first_row.. of the micro-batch (sequence parallelism), tokens too. */
+struct mt_embedding {
+	int64_t rows, cols, seq, first, count, first_row;
+	const void *tokens; /* i32 (R) */
+	const void *table, *position;
+	void *y;
+	const void *dy;
+	void *dtable, *dposition;
+};
+
+/* ADD: out(R,C) = a(R,C) + b(R,C) + bias(C); b and bias may be NULL; out may alias a or b.
+ * BIAS_GRAD: dbias(C) f32 += column sums of a(R,C), written to out. */
+struct mt_add {
+	int64_t rows, cols;
+	const void *a, *b, *bias;
+	void *out;
+};
+
+/* Vocabulary-parallel cross entropy in two operations with one gather between them.
+ * LOSS_STATS  for each row of logits(R,Vl): stats[row] = {max, sum exp(logit - max), target logit or 0} f32 (R,3), over the
+ *             real columns only: local column c is word first + c and real when that is < vocab.
+ * LOSS        all_stats(parts,R,3) f32 from every part in rank order -> loss(R) f32 = log(sum) - target logit,
+ *             and logits are overwritten by dlogits = (softmax - onehot(target)) * grad_scale; padding columns get 0.
+ *             When grad_scale is 0 only the loss is computed.
+ * target -1 (and any negative) marks a row that does not count: loss 0, gradient 0. */
+struct mt_loss {
+	int64_t rows, cols, first, vocab, parts;
+	void *logits;
+	const void *targets; /* i32 (R), global words */
+	void *stats;	     /* f32 */
+	const void *all_stats;
+	void *loss; /* f32 */
+	double grad_scale;
+};
+
+/* CAST dst(count) in dst_dtype = src in src_dtype.  FILL dst = value (dst_dtype).
+ * COPY of `rows` rows of `cols` elements between row strides (dtype of the op), for packing slices. */
+struct mt_move {
+	int64_t count, rows, cols, src_stride, dst_stride;
+	enum mt_dtype src_dtype, dst_dtype;
+	double value;
+	const void *src;
+	void *dst;
+};
+
+/* SUMSQ: *out (f64, one element) += sum of x(count)^2; x f32. Sums in double, in a fixed order. */
+struct mt_sumsq {
+	int64_t count;
+	const void *x;
+	void *out;
+};
+
+/* AdamW on `count` consecutive parameters (Loshchilov & Hutter 2019, arXiv:1711.05101, decoupled decay):
+ *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
+ *   master -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + decay * master )
+ *   param (op dtype) = master     (param may be the same pointer as master when dtype is f32)
+ * master, m, v, grad f32. step counts from 1. */
+struct mt_adamw {
+	int64_t count, step;
+	double lr, beta1, beta2, eps, decay, grad_scale;
+	const void *grad;
+	void *master, *m, *v, *param;
+};
+
+struct mt_op {
+	enum mt_op_kind kind;
+	enum mt_dtype dtype;
+	union {
+		struct mt_linear linear;	 /* LINEAR, LINEAR_DGRAD, LINEAR_WGRAD */
+		struct mt_attention attention;	 /* ATTENTION, ATTENTION_BWD */
+		struct mt_norm norm;		 /* NORM, NORM_BWD */
+		struct mt_activation activation; /* ACTIVATION, ACTIVATION_BWD */
+		struct mt_rope rope;
+		struct mt_embedding embedding; /* EMBEDDING, EMBEDDING_BWD */
+		struct mt_add add;	       /* ADD, BIAS_GRAD */
+		struct mt_loss loss;	       /* LOSS_STATS, LOSS */
+		struct mt_move move;	       /* CAST, FILL, COPY */
+		struct mt_sumsq sumsq;
+		struct mt_adamw adamw;
+	};
+};
+
+/* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
+ * dims by kind, unused ones 0:
+ *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim
+ *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
+ *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
+ *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count */
+#define MT_OP_DIMS 6
+struct mt_op_key {
+	int32_t kind;  /* enum mt_op_kind */
+	int32_t dtype; /* enum mt_dtype */
+	int64_t dims[MT_OP_DIMS];
+};
+
+void mt_op_key(const struct mt_op *op, struct mt_op_key *key);
+bool mt_op_key_equal(const struct mt_op_key *a, const struct mt_op_key *b);
+uint64_t mt_op_key_hash(const struct mt_op_key *key);
+/* "linear bf16 256x768x2304+b": fits buf, for tables and the store. */
+void mt_op_key_text(const struct mt_op_key *key, char buf[96]);
+const char *mt_op_name(enum mt_op_kind kind); /* "linear", "linear_dgrad", ... */
+
+/* Floating-point operations of the matrix products and attention of a key (others count 0), and the bytes that must at
+ * least move (each operand once). */
+double mt_op_key_flops(const struct mt_op_key *key);
+double mt_op_key_bytes(const struct mt_op_key *key);
+
+#endif

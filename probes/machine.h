@@ -1,0 +1,72 @@
+/* machine: what a set of ranks runs on, as `megatune probe` found it or a file says; written and read as machine.yaml. */
+#ifndef MT_PROBES_MACHINE_H
+#define MT_PROBES_MACHINE_H
+
+#include "base/status.h"
+#include "comm/comm.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum mt_provenance { MT_MEASURED, MT_INTERPOLATED, MT_PUBLISHED, MT_SPECIFICATION };
+
+struct mt_machine_host {
+	char name[64];
+	int ranks;	     /* ranks placed on it */
+	int sockets, numa_nodes, cores, threads_per_core;
+	int64_t l1d_bytes, l2_bytes, l3_bytes;
+	int64_t memory_bytes, available_bytes; /* from the system (/proc/meminfo, cgroup limit), not from hwloc's sum */
+	char cpu[64];
+	char isa[32];
+	char kernel[64];
+	int gpus, nics;
+	char nic_text[128]; /* "eth0 10 Gbit/s up; ib0 ..." */
+};
+
+/* Rates of one rank when `busy_ranks` ranks a host run at once with `threads` threads each. */
+struct mt_machine_rate {
+	enum mt_dtype dtype;
+	int threads, busy_ranks;
+	double tflops, spread_tflops; /* product of 1024-cubes: median, MAD */
+};
+
+/* Ranks a pair of which has alike latency and bandwidth. */
+struct mt_machine_pair_class {
+	char name[24];	/* "same host", "same rack", "far 1" ...: named by host, then by clustering the measured bandwidth */
+	int pairs;
+	double latency_us, bandwidth_gbps; /* one way, 1 byte; one direction at the largest size */
+	double lo_gbps, hi_gbps;	   /* extremes of the class */
+};
+
+struct mt_machine {
+	char name[64];
+	char fingerprint[32]; /* hash of hardware, libraries and build that decides whether a profile may be reused */
+	char created[24];     /* UTC */
+	char libraries[256];  /* "Open MPI 4.1.4; oneDNN 2.6.3; hwloc 2.9.0" */
+	char device[64];      /* device kind the rates are of: "cpu" */
+	int world;	      /* ranks probed */
+	int host_count, rate_count, class_count, curve_count;
+	struct mt_machine_host *hosts;		 /* owned */
+	int *rank_host;				 /* owned: world entries, index into hosts */
+	struct mt_machine_rate *rates;		 /* owned */
+	struct mt_machine_pair_class *classes;	 /* owned */
+	int *pair_class;			 /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
+	struct mt_comm_curve *curves;		 /* owned */
+	double memory_gbps;			 /* triad of one host, all its ranks */
+	double memory_one_gbps;			 /* triad of one rank alone */
+	int64_t rank_memory_bytes;		 /* what one rank may use: the host's available over its ranks, less a reserve */
+	int64_t process_bytes;			 /* resident size of a rank before the engine: program, libraries, fabric */
+	double step_jitter_frac;		 /* spread of a fixed piece of work over repetitions: MAD / median */
+};
+
+void mt_machine_free(struct mt_machine *machine);
+enum mt_status mt_machine_load(struct mt_machine *machine, const char *path);
+enum mt_status mt_machine_save(const struct mt_machine *machine, const char *path);
+
+/* The best rate known for dtype, threads and busy ranks; TFLOP/s, 0 when unknown. */
+double mt_machine_tflops(const struct mt_machine *machine, enum mt_dtype dtype, int threads, int busy_ranks);
+/* Seconds of a collective from the curves: the exact (op, dtype, size, stride) where measured, else the nearest one that
+ * is not faster, else alpha-beta from the slowest pair class the group can span. `provenance` may be NULL. */
+double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_key *key, enum mt_provenance *provenance);
+
+#endif

@@ -4,8 +4,9 @@
  *   mt_profile_collect   a trace sink: attach it to a device that runs the engine itself (a slice of the model), so that every
  *                        kernel is timed in its own order, with caches as they will be;
  *   mt_profile_measure   one operation alone, repeated until its interval is narrow or the budget is spent.
- * Costs: the exact key where measured; else the nearest measured key of the same kind and dtype scaled by the larger of
- * FLOPs and bytes at that key's achieved rate; else rates given as the fallback. */
+ * Costs: the exact key where measured; else interpolated or scaled, in FLOPs (products, attention) or bytes (all others),
+ * from the nearest measured keys of the same kind and dtype (the model is at the top of cost.c); else rates given as the
+ * fallback. */
 #ifndef MT_PROFILES_PROFILE_H
 #define MT_PROFILES_PROFILE_H
 
@@ -20,6 +21,7 @@ struct mt_profile_rates { /* for operations of a kind never measured */
 	double overhead_s; /* a call */
 };
 
+/* `fallback` is copied; NULL: no rates, an operation of a kind never measured then costs NaN. */
 enum mt_status mt_profile_create(struct mt_profile **profile, int threads, int busy_ranks, const struct mt_profile_rates *fallback);
 void mt_profile_destroy(struct mt_profile *profile);
 
@@ -27,10 +29,14 @@ void mt_profile_destroy(struct mt_profile *profile);
 void mt_profile_collect(void *profile, const struct mt_trace_event *event);
 /* Drops samples collected so far (after warm-up), keeps rows read from a store. */
 void mt_profile_reset(struct mt_profile *profile);
-/* Time of one operation alone on `device`, operands from arenas of it, rotated so that weights come from memory. */
-enum mt_status mt_profile_measure(struct mt_profile *profile, struct mt_device *device, const struct mt_op_key *key, double budget_s);
+/* Time of one operation alone on `device`, operands from an arena of it, rotated so that weights come from memory. budget_s
+ * is for the timed runs; making the operands comes before it. The device's trace sink is put back as it was.
+ * MT_UNAVAILABLE when the device computes nothing, lacks the operation, or the operands do not fit. */
+enum mt_status mt_profile_measure(struct mt_profile *profile, struct mt_device *device, const struct mt_op_key *key,
+				  double budget_s);
 
-/* Rows for the store, medians of the samples (caller frees); and rows from it. */
+/* Rows for the store, medians of the samples (caller frees); what came from a store is not given back.
+ * And rows from it: those of this profile's threads and busy ranks are used, others are left out. Samples win over rows. */
 enum mt_status mt_profile_rows(const struct mt_profile *profile, struct mt_store_row **rows, int *count);
 enum mt_status mt_profile_add_rows(struct mt_profile *profile, const struct mt_store_row *rows, int count);
 

@@ -26,7 +26,7 @@ struct mt_step_stats {
 	double grad_norm;
 	double lr;
 	double seconds; /* this rank's clock, from the first action to the last */
-	int skipped;	/* 1: gradient not finite, parameters left as they were */
+	int skipped;    /* 1: gradient not finite, parameters left as they were */
 	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis, pipeline wait, optimizer */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
 };
@@ -40,14 +40,15 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 void mt_engine_memory(const struct mt_engine *engine, struct mt_arena_stats stats[MT_ENGINE_ARENAS]);
 size_t mt_engine_peak_bytes(const struct mt_engine *engine); /* sum of the arenas' peaks */
 
-/* For tests and checkpoints: the number of parameters here, and a named parameter's or its gradient's local values
- * (host memory, f32; gradient: after the reduction of the last step). MT_INPUT when this rank does not hold it. */
+/* For tests and checkpoints: the number of parameters here, and one parameter's or its gradient's local values
+ * (host memory, f32; gradient: after the reduction of the last step, before clipping). Reading a gradient is collective
+ * over the data-parallel group under ZeRO-1. */
 struct mt_param_info {
-	const char *name;	    /* "layer.3.attention.q.weight": the same in every layout */
-	int64_t rows, cols;	    /* local shape; 1-D: rows 1 */
+	const char *name;   /* "layer.3.attention.q.weight": the same in every layout */
+	int64_t rows, cols; /* local shape; 1-D: rows 1 */
 	int64_t global_rows, global_cols;
-	int shard_axis;		    /* -1: whole; 0: rows, 1: columns over tp */
-	int64_t first;		    /* first global row or column of the shard */
+	int shard_axis; /* -1: whole; 0: rows, 1: columns over tp */
+	int64_t first;  /* first global row or column of the shard */
 };
 int mt_engine_param_count(const struct mt_engine *engine);
 void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_param_info *info);

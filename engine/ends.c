@@ -1,0 +1,162 @@
+/* ends: what stands before the first layer and after the last: embedding; final norm, head and loss.
+ *
+ * Both matrices of words are split over tp by rows (vocabulary-parallel). The loss needs one gather of three numbers a
+ * row and rank (maximum, sum of exponentials, target logit) instead of the logits (Shoeybi et al. 2019, section 3). */
+#include "engine/internal.h"
+
+enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *flight)
+{
+	struct mt_op op = {.kind = MT_OP_EMBEDDING, .dtype = e->dtype};
+	/* Summed over tp: one rank adds the positions. */
+	int position = e->at.tp == 0 ? e->table.position : -1;
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * e->model->hidden, e->dtype, &flight->input));
+	op.embedding = (struct mt_embedding){.rows = e->rows,
+					     .cols = e->model->hidden,
+					     .seq = e->layout->seq,
+					     .first = e->vocab_first,
+					     .count = e->vocab_count,
+					     .tokens = flight->tokens,
+					     .table = mt_engine_param(e, e->table.word),
+					     .position = mt_engine_param(e, position),
+					     .y = flight->input};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	return mt_tp_reduce(e, &flight->input, e->model->hidden);
+}
+
+/* Frees the gradient. Positions: each tp rank has the whole sum, but under SP gradients of replicated parameters are
+ * summed over tp, so there only one rank contributes. */
+enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flight)
+{
+	struct mt_op op = {.kind = MT_OP_EMBEDDING_BWD, .dtype = e->dtype};
+	int position = !e->sp || e->at.tp == 0 ? e->table.position : -1;
+	void *whole = flight->gradient;
+
+	if (e->sp)
+		MT_TRY(mt_tp_gather(e, flight->gradient, &whole, e->model->hidden));
+	op.embedding = (struct mt_embedding){.rows = e->rows,
+					     .cols = e->model->hidden,
+					     .seq = e->layout->seq,
+					     .first = e->vocab_first,
+					     .count = e->vocab_count,
+					     .tokens = flight->tokens,
+					     .dy = whole,
+					     .dtable = mt_engine_grad(e, e->table.word),
+					     .dposition = mt_engine_grad(e, position)};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	if (whole != flight->gradient)
+		mt_engine_release(e, &whole);
+	mt_engine_release(e, &flight->gradient);
+	return MT_OK;
+}
+
+static enum mt_status final_norm(struct mt_engine *e, struct mt_flight *flight)
+{
+	struct mt_op op = {.kind = MT_OP_NORM, .dtype = e->dtype};
+	enum mt_dtype stats = mt_grad_dtype(e->dtype);
+	int64_t S = e->shard_rows, C = e->model->hidden;
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, S * C, e->dtype, &flight->final));
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, 2 * S, stats, &flight->final_stats));
+	op.norm = (struct mt_norm){.kind = e->model->norm == MT_MODEL_RMSNORM ? MT_NORM_RMS : MT_NORM_LAYER,
+				   .rows = S,
+				   .cols = C,
+				   .eps = e->model->norm_eps,
+				   .x = flight->output,
+				   .y = flight->final,
+				   .gain = mt_engine_param(e, e->table.final_gain),
+				   .bias = mt_engine_param(e, e->table.final_bias),
+				   .mean = flight->final_stats,
+				   .rstd = (void *)((uintptr_t)flight->final_stats + (uintptr_t)S * mt_dtype_bytes(stats))};
+	return mt_engine_enqueue(e, &op);
+}
+
+/* logits -> losses of the micro-batch's rows, logits overwritten by their gradient. */
+static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch)
+{
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	int tp = (int)e->layout->tp;
+	struct mt_op op = {.kind = MT_OP_LOSS_STATS, .dtype = e->dtype};
+	void *stats, *all;
+	double start_s;
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, 3 * e->rows, f, &stats));
+	op.loss = (struct mt_loss){.rows = e->rows,
+				   .cols = e->vocab_count,
+				   .first = e->vocab_first,
+				   .vocab = e->model->vocab,
+				   .parts = tp,
+				   .logits = flight->logits,
+				   .targets = flight->targets,
+				   .stats = stats,
+				   .grad_scale = 1.0 / (double)(e->layout->gbs * e->layout->seq)};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	all = stats;
+	if (tp > 1) {
+		start_s = mt_stream_now_s(e->compute);
+		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, 3 * e->rows * tp, f, &all));
+		MT_TRY(mt_comm_all_gather(e->tp, e->compute, stats, all, 3 * e->rows, f));
+		e->tp_s += mt_stream_now_s(e->compute) - start_s;
+	}
+	op.kind = MT_OP_LOSS;
+	op.loss.all_stats = all;
+	op.loss.loss = (void *)((uintptr_t)e->losses + (uintptr_t)(microbatch * e->rows) * mt_dtype_bytes(f));
+	MT_TRY(mt_engine_enqueue(e, &op));
+	if (all != stats)
+		mt_engine_release(e, &all);
+	mt_engine_release(e, &stats);
+	return MT_OK;
+}
+
+enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch)
+{
+	void *whole;
+
+	MT_TRY(final_norm(e, flight));
+	whole = flight->final;
+	if (e->sp)
+		MT_TRY(mt_tp_gather(e, flight->final, &whole, e->model->hidden));
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * e->vocab_count, e->dtype, &flight->logits));
+	MT_TRY(mt_linear_forward(e, whole, e->table.head, -1, e->model->hidden, e->vocab_count, flight->logits));
+	if (whole != flight->final)
+		mt_engine_release(e, &whole);
+	return loss(e, flight, microbatch);
+}
+
+/* Leaves the gradient of the last layer's output in flight->gradient. */
+enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight)
+{
+	int64_t S = e->shard_rows, C = e->model->hidden;
+	struct mt_op op = {.kind = MT_OP_NORM_BWD, .dtype = e->dtype};
+	void *whole = flight->final, *dh;
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * C, e->dtype, &dh));
+	MT_TRY(mt_linear_dgrad(e, flight->logits, e->table.head, C, e->vocab_count, dh));
+	MT_TRY(mt_tp_reduce(e, &dh, C));
+	if (e->sp)
+		MT_TRY(mt_tp_gather(e, flight->final, &whole, C));
+	MT_TRY(mt_linear_wgrad(e, flight->logits, whole, e->table.head, C, e->vocab_count));
+	if (whole != flight->final)
+		mt_engine_release(e, &whole);
+	mt_engine_release(e, &flight->logits);
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, S * C, e->dtype, &flight->gradient));
+	op.norm = (struct mt_norm){
+		.kind = e->model->norm == MT_MODEL_RMSNORM ? MT_NORM_RMS : MT_NORM_LAYER,
+		.rows = S,
+		.cols = C,
+		.eps = e->model->norm_eps,
+		.sum = flight->output,
+		.gain = mt_engine_param(e, e->table.final_gain),
+		.mean = flight->final_stats,
+		.rstd = (void *)((uintptr_t)flight->final_stats + (uintptr_t)S * mt_dtype_bytes(mt_grad_dtype(e->dtype))),
+		.dy = dh,
+		.dx = flight->gradient,
+		.dgain = mt_engine_grad(e, e->table.final_gain),
+		.dbias = mt_engine_grad(e, e->table.final_bias)};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, &dh);
+	mt_engine_release(e, &flight->final);
+	mt_engine_release(e, &flight->final_stats);
+	mt_engine_release(e, &flight->output);
+	return MT_OK;
+}

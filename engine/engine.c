@@ -1,0 +1,254 @@
+/* engine: makes one rank of a job, runs its steps, takes it down. */
+#include "engine/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *const arena_names[MT_ENGINE_ARENAS] = {"parameters", "gradients", "optimizer", "activations", "workspace"};
+
+static void set_shape(struct mt_engine *e)
+{
+	const struct mt_model *m = e->model;
+	const struct mt_layout *l = e->layout;
+
+	e->dtype = (enum mt_dtype)l->dtype;
+	e->first = e->at.pp == 0;
+	e->last = e->at.pp == l->pp - 1;
+	e->sp = l->sp && l->tp > 1;
+	e->rows = l->mbs * l->seq;
+	e->shard_rows = e->sp ? e->rows / l->tp : e->rows;
+	e->q_cols = m->heads * m->head_dim / l->tp;
+	e->kv_cols = m->kv_heads * m->head_dim / l->tp;
+	e->ffn_cols = m->ffn / l->tp;
+	e->vocab_count = mt_layout_padded_vocab(m, l) / l->tp;
+	e->vocab_first = e->vocab_count * e->at.tp;
+	e->microbatches = mt_layout_microbatches(l);
+}
+
+static enum mt_status make_arenas(struct mt_engine *e)
+{
+	/* Pages are paid for when touched: reserve what the machine has. On the dry device nothing limits it. */
+	size_t host_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+	size_t reserve_bytes = e->device->info.executes ? host_bytes : (size_t)1 << 44;
+
+	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+		MT_TRY(mt_arena_create(&e->arenas[i], arena_names[i], mt_device_memory(e->device), reserve_bytes));
+	return MT_OK;
+}
+
+static enum mt_status make_streams(struct mt_engine *e)
+{
+	static const char *const names[2][2] = {{"send", "send back"}, {"receive", "receive back"}};
+
+	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMPUTE, "compute", &e->compute));
+	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, "dp", &e->dp_stream));
+	for (int i = 0; i < 2; i++) {
+		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, names[0][i], &e->send_stream[i]));
+		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, names[1][i], &e->recv_stream[i]));
+		MT_TRY(mt_event_create(e->device, &e->sent[i].event));
+	}
+	return mt_event_create(e->device, &e->event);
+}
+
+static enum mt_status make_axis_group(struct mt_engine *e, char axis, const char *name, struct mt_group **group)
+{
+	int size = (int)mt_layout_world(e->layout), count;
+	int *ranks = malloc((size_t)size * sizeof *ranks);
+	enum mt_status st;
+
+	if (!ranks)
+		return mt_fail(MT_NOMEM, "no memory for the %s group", name);
+	count = mt_layout_group(e->layout, mt_fabric_rank(e->config.fabric), axis, ranks, NULL);
+	st = mt_group_create(e->config.fabric, name, ranks, count, group);
+	free(ranks);
+	return st;
+}
+
+/* Every rank makes its groups in the same order. */
+static enum mt_status make_groups(struct mt_engine *e)
+{
+	int size = (int)mt_layout_world(e->layout);
+	int *all = malloc((size_t)size * sizeof *all);
+	enum mt_status st = MT_OK;
+
+	if (!all)
+		return mt_fail(MT_NOMEM, "no memory for the world group of %d ranks", size);
+	for (int i = 0; i < size; i++)
+		all[i] = i;
+	MT_GOTO(out, mt_group_create(e->config.fabric, "world", all, size, &e->world));
+	MT_GOTO(out, make_axis_group(e, 't', "tp", &e->tp));
+	MT_GOTO(out, make_axis_group(e, 'd', "dp", &e->dp));
+	MT_GOTO(out, make_axis_group(e, 'p', "pp", &e->pp));
+	if (e->model->tied && e->layout->pp > 1 && (e->first || e->last)) {
+		int pair[2] = {mt_group_world_rank(e->pp, 0), mt_group_world_rank(e->pp, (int)e->layout->pp - 1)};
+
+		MT_GOTO(out, mt_group_create(e->config.fabric, "ends", pair, 2, &e->ends));
+	}
+out:
+	free(all);
+	return st;
+}
+
+static enum mt_status make_order(struct mt_engine *e)
+{
+	int count = 0;
+
+	e->bucket_order = calloc((size_t)e->table.bucket_count + 1, sizeof *e->bucket_order);
+	if (!e->bucket_order)
+		return mt_fail(MT_NOMEM, "no memory for %d buckets", e->table.bucket_count);
+	for (int unit = 0; unit < e->table.units; unit++) {
+		for (int i = 0; i < e->table.bucket_count; i++) {
+			if (e->table.buckets[i].unit == unit)
+				e->bucket_order[count++] = i;
+		}
+	}
+	return MT_OK;
+}
+
+static enum mt_status make_buffers(struct mt_engine *e)
+{
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	int64_t n = e->table.elements;
+
+	MT_TRY(mt_engine_alloc(e, ARENA_PARAMETERS, n, e->dtype, &e->param_flat));
+	MT_TRY(mt_engine_alloc(e, ARENA_GRADIENTS, n, f, &e->grad_flat));
+	if (e->dtype == MT_BF16)
+		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->master));
+	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment1));
+	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment2));
+	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 4, MT_F64, &e->numbers));
+	if (e->last)
+		MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, e->microbatches * e->rows, f, &e->losses));
+	return MT_OK;
+}
+
+static enum mt_status make_flights(struct mt_engine *e)
+{
+	e->flights = calloc((size_t)e->microbatches, sizeof *e->flights);
+	e->host_tokens = calloc((size_t)e->rows * 2, sizeof *e->host_tokens);
+	e->host_losses = calloc((size_t)(e->microbatches * e->rows), sizeof(double));
+	if (!e->flights || !e->host_tokens || !e->host_losses)
+		return mt_fail(MT_NOMEM, "no memory for %lld micro-batches of %lld rows", (long long)e->microbatches,
+			       (long long)e->rows);
+	for (int64_t k = 0; k < e->microbatches; k++) {
+		e->flights[k].layers = calloc((size_t)e->table.layer_count + 1, sizeof *e->flights[k].layers);
+		if (!e->flights[k].layers)
+			return mt_fail(MT_NOMEM, "no memory for %lld layers", (long long)e->table.layer_count);
+		MT_TRY(mt_event_create(e->device, &e->flights[k].arrived));
+	}
+	return mt_schedule_1f1b(&e->schedule, e->at.pp, (int)e->layout->pp, e->microbatches);
+}
+
+enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engine_config *config)
+{
+	const struct mt_layout *layout = &config->run->layout;
+	struct mt_engine *e;
+	enum mt_status st;
+
+	*engine = NULL;
+	MT_TRY(mt_layout_check(&config->run->model, layout, "engine"));
+	if (mt_layout_world(layout) != mt_fabric_size(config->fabric))
+		return mt_fail(
+			MT_INPUT,
+			"the layout needs %lld ranks (tp*dp*pp), the job has %d: start it with that many, or change the layout",
+			(long long)mt_layout_world(layout), mt_fabric_size(config->fabric));
+	e = calloc(1, sizeof *e);
+	if (!e)
+		return mt_fail(MT_NOMEM, "no memory for the engine");
+	e->config = *config;
+	e->model = &config->run->model;
+	e->layout = layout;
+	e->device = config->device;
+	e->at = mt_layout_coordinates(layout, mt_fabric_rank(config->fabric));
+	set_shape(e);
+	MT_GOTO(fail, make_arenas(e));
+	MT_GOTO(fail, make_streams(e));
+	MT_GOTO(fail, make_groups(e));
+	MT_GOTO(fail, mt_param_table_create(&e->table, e->model, layout, e->at));
+	MT_GOTO(fail, make_order(e));
+	MT_GOTO(fail, mt_segments_create(e));
+	MT_GOTO(fail, make_buffers(e));
+	MT_GOTO(fail, make_flights(e));
+	MT_GOTO(fail, mt_initialize(e));
+	*engine = e;
+	return MT_OK;
+fail:
+	mt_engine_destroy(e);
+	return st;
+}
+
+static void free_flights(struct mt_engine *e)
+{
+	for (int64_t k = 0; e->flights && k < e->microbatches; k++) {
+		if (e->flights[k].layers && e->arenas[ARENA_ACTIVATIONS])
+			mt_flight_free(e, &e->flights[k]);
+		free(e->flights[k].layers);
+		mt_event_destroy(e->flights[k].arrived);
+	}
+	free(e->flights);
+}
+
+void mt_engine_destroy(struct mt_engine *engine)
+{
+	struct mt_engine *e = engine;
+
+	if (!e)
+		return;
+	/* Streams first: what is on its way must have arrived before its memory goes. */
+	mt_stream_destroy(e->dp_stream);
+	for (int i = 0; i < 2; i++) {
+		mt_stream_destroy(e->send_stream[i]);
+		mt_stream_destroy(e->recv_stream[i]);
+		mt_event_destroy(e->sent[i].event);
+	}
+	free_flights(e);
+	mt_event_destroy(e->event);
+	mt_stream_destroy(e->compute);
+	mt_group_destroy(e->ends);
+	mt_group_destroy(e->pp);
+	mt_group_destroy(e->dp);
+	mt_group_destroy(e->tp);
+	mt_group_destroy(e->world);
+	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+		mt_arena_destroy(e->arenas[i]);
+	mt_schedule_free(&e->schedule);
+	mt_param_table_free(&e->table);
+	free(e->segments);
+	free(e->bucket_order);
+	free(e->host_tokens);
+	free(e->host_losses);
+	free(e);
+}
+
+static enum mt_status zero_gradients(struct mt_engine *e)
+{
+	struct mt_op op = {.kind = MT_OP_FILL, .dtype = mt_grad_dtype(e->dtype)};
+
+	op.move = (struct mt_move){.count = e->table.elements, .dst_dtype = op.dtype, .src_dtype = op.dtype, .dst = e->grad_flat};
+	return mt_engine_enqueue(e, &op);
+}
+
+enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *stats)
+{
+	struct mt_engine *e = engine;
+	double start_s = mt_stream_now_s(e->compute);
+
+	memset(stats, 0, sizeof *stats);
+	stats->step = e->step;
+	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = 0;
+	e->next_bucket = 0;
+	e->last_microbatch = false;
+	MT_TRY(zero_gradients(e));
+	MT_TRY(mt_pipeline_run(e));
+	MT_TRY(mt_reduce_finish(e));
+	MT_TRY(mt_optimizer_step(e, stats));
+	stats->seconds = mt_stream_now_s(e->compute) - start_s;
+	stats->tp_s = e->tp_s;
+	stats->dp_s = e->dp_s;
+	stats->pp_s = e->pp_s;
+	stats->optimizer_s = e->optimizer_s;
+	stats->compute_s = stats->seconds - e->tp_s - e->dp_s - e->pp_s - e->optimizer_s;
+	e->step++;
+	return MT_OK;
+}

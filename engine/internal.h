@@ -1,0 +1,148 @@
+/* internal: the state of one rank, shared by the files of the engine and by nobody else.
+ *
+ * Letters: R rows of a micro-batch (mbs*seq), S rows this rank holds between layers (R/tp under sequence parallelism, else R). */
+#ifndef MT_ENGINE_INTERNAL_H
+#define MT_ENGINE_INTERNAL_H
+
+#include "engine/engine.h"
+#include "engine/param.h"
+#include "engine/schedule.h"
+
+enum { ARENA_PARAMETERS, ARENA_GRADIENTS, ARENA_OPTIMIZER, ARENA_ACTIVATIONS, ARENA_WORKSPACE };
+
+/* What one layer's forward pass keeps for its backward pass; all from the activation arena. */
+struct mt_layer_saved {
+	void *x;               /* (S,C) input; owned by the chain of layers */
+	void *norm1, *norm2;   /* (S,C) outputs of the norms */
+	void *stats1, *stats2; /* (2,S) f32: mean, rstd */
+	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE */
+	void *attention;       /* (R, H*D) */
+	void *lse;             /* (B,H,T) f32 */
+	void *x2;              /* (S,C) after the attention's residual */
+	void *up;              /* (R, F or 2F) before the activation */
+	void *activation;      /* (R, F) after it */
+};
+
+/* One micro-batch in flight on this stage. */
+struct mt_flight {
+	bool live;
+	void *tokens, *targets;        /* (R) i32, first and last stage */
+	struct mt_layer_saved *layers; /* owned: one a local layer */
+	void *input;                   /* (S,C) what the stage began with */
+	void *output;                  /* (S,C) of the last local layer; last stage: input of the final norm */
+	void *final, *final_stats;     /* (S,C) and (2,S), last stage */
+	void *logits;                  /* (R,V/tp), after the loss: their gradient */
+	void *gradient;                /* (S,C) gradient that came from the next stage, or goes to the previous one */
+	struct mt_event *arrived;      /* of the input or gradient received */
+};
+
+/* A buffer on its way to another stage: freed when the next one is sent. */
+struct mt_sent {
+	void *buffer;
+	struct mt_event *event;
+};
+
+/* A run of parameters of one bucket's shard that the optimizer treats alike. */
+struct mt_segment {
+	int bucket;
+	int64_t offset;       /* elements into the flat buffers */
+	int64_t shard_offset; /* elements into the optimizer's buffers */
+	int64_t count;
+	bool decay, counted; /* weight decay applies; counts in the gradient norm of this rank */
+};
+
+struct mt_engine {
+	struct mt_engine_config config;
+	const struct mt_model *model;
+	const struct mt_layout *layout;
+	struct mt_device *device;
+	struct mt_coordinates at;
+	enum mt_dtype dtype;
+	bool first, last, sp;
+	int64_t rows, shard_rows;          /* R, S */
+	int64_t q_cols, kv_cols, ffn_cols; /* local widths: H*D, G*D, F */
+	int64_t vocab_first, vocab_count;
+	int64_t microbatches, step;
+
+	struct mt_arena *arenas[MT_ENGINE_ARENAS];
+	struct mt_stream *compute, *dp_stream;
+	struct mt_stream *send_stream[2], *recv_stream[2]; /* 0: activations forward, 1: gradients backward */
+	struct mt_event *event;                            /* scratch: recorded and waited for at once */
+	struct mt_group *world, *tp, *dp, *pp, *ends;      /* ends: first and last stage, tied embedding; NULL where not needed */
+
+	struct mt_param_table table;
+	void *param_flat;                 /* dtype (elements) */
+	void *grad_flat;                  /* f32 (elements) */
+	void *master, *moment1, *moment2; /* f32, by bucket shard; master NULL when the parameters are f32 */
+	struct mt_segment *segments;      /* owned, in bucket order */
+	int segment_count;
+	int64_t shard_elements; /* of the optimizer's buffers */
+
+	struct mt_flight *flights; /* owned: one a micro-batch of the step */
+	struct mt_action_list schedule;
+	struct mt_sent sent[2];
+	void *losses;         /* f32 (microbatches * R), last stage */
+	void *numbers;        /* f64 (4): square sum of gradients, sum of losses */
+	int32_t *host_tokens; /* owned: staging of one micro-batch */
+	float *host_losses;   /* owned */
+
+	/* seconds of the running step, by cause */
+	double tp_s, dp_s, pp_s, optimizer_s;
+	bool last_microbatch; /* the backward pass of the last micro-batch runs: finished units are reduced */
+	int next_bucket;      /* of those in order of completion */
+	int *bucket_order;    /* owned: bucket indices by unit */
+};
+
+/* Statistics, gradients and optimizer state are f32; f64 on the reference device when everything is f64. */
+static inline enum mt_dtype mt_grad_dtype(enum mt_dtype dtype)
+{
+	return dtype == MT_F64 ? MT_F64 : MT_F32;
+}
+
+/* memory.c */
+enum mt_status mt_engine_alloc(struct mt_engine *e, int arena, int64_t elements, enum mt_dtype dtype, void **pointer);
+void mt_engine_release(struct mt_engine *e, void **pointer); /* activation arena; sets NULL */
+void *mt_engine_param(const struct mt_engine *e, int index); /* NULL for -1 */
+void *mt_engine_grad(const struct mt_engine *e, int index);
+enum mt_status mt_engine_enqueue(struct mt_engine *e, const struct mt_op *op); /* on the compute stream */
+
+/* tensor.c: products and the collectives around them */
+enum mt_status mt_tp_gather(struct mt_engine *e, const void *shard, void **whole, int64_t cols); /* SP: new (R,cols) */
+enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols); /* (R,cols) -> summed, SP: (S,cols) */
+enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y);
+enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx);
+enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int64_t in, int64_t out);
+enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64_t rows, int64_t cols);
+
+/* layer.c, ends.c: one layer; embedding, final norm, head and loss */
+enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output);
+enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient);
+void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved);
+enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *flight);
+enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flight);
+enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch);
+enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight);
+
+/* stage.c: a stage's forward and backward pass over one micro-batch */
+enum mt_status mt_stage_forward(struct mt_engine *e, int64_t microbatch);
+enum mt_status mt_stage_backward(struct mt_engine *e, int64_t microbatch);
+void mt_flight_free(struct mt_engine *e, struct mt_flight *flight);
+
+/* pipeline.c: runs the schedule's actions */
+enum mt_status mt_pipeline_run(struct mt_engine *e);
+
+/* reduce.c: gradient buckets over dp, under the backward pass */
+enum mt_status mt_reduce_unit(struct mt_engine *e, int unit);
+enum mt_status mt_reduce_finish(struct mt_engine *e);
+
+/* values.c: initial values */
+enum mt_status mt_initialize(struct mt_engine *e);
+
+/* segments.c: cuts this rank's shards into runs */
+enum mt_status mt_segments_create(struct mt_engine *e);
+
+/* optimizer.c */
+enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats);
+double mt_learning_rate(const struct mt_train_options *train, int64_t step);
+
+#endif

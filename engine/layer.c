@@ -1,0 +1,320 @@
+/* layer: one transformer layer, forward and backward, on this rank's shard.
+ *
+ *   h1 = norm(x);  q,k,v = h1 Wqkv^T + b;  o = attention(q,k,v);  x2 = x + o Wo^T + bo
+ *   h2 = norm(x2); u = h2 Wup^T + b;  g = activation(u);  y = x2 + g Wdown^T + bd
+ *
+ * Shapes here: x, x2, y, h1, h2 (S,C); qkv (R,(H+2G)D) and g (R,F) with local heads and width; S = R without sequence parallelism.
+ * With full recompute only x is kept and the rest is computed again when the backward pass comes. */
+#include "engine/internal.h"
+
+#include <math.h>
+#include <stddef.h>
+
+static enum mt_norm_kind norm_kind(const struct mt_engine *e)
+{
+	return e->model->norm == MT_MODEL_RMSNORM ? MT_NORM_RMS : MT_NORM_LAYER;
+}
+
+static void *second_half(const struct mt_engine *e, void *stats)
+{
+	return (void *)((uintptr_t)stats + (uintptr_t)e->shard_rows * mt_dtype_bytes(mt_grad_dtype(e->dtype)));
+}
+
+static void *at_column(const struct mt_engine *e, const void *base, int64_t column)
+{
+	return (void *)((uintptr_t)base + (uintptr_t)column * mt_dtype_bytes(e->dtype));
+}
+
+static enum mt_status alloc(struct mt_engine *e, int64_t elements, void **pointer)
+{
+	return mt_engine_alloc(e, ARENA_ACTIVATIONS, elements, e->dtype, pointer);
+}
+
+static enum mt_status alloc_stats(struct mt_engine *e, int64_t elements, void **pointer)
+{
+	return mt_engine_alloc(e, ARENA_ACTIVATIONS, elements, mt_grad_dtype(e->dtype), pointer);
+}
+
+/* Norm with the residual before it (residual NULL: none): writes y and stats, both new. */
+static enum mt_status norm_forward(struct mt_engine *e, const int *at, int gain, int bias, struct mt_norm args, void **y,
+				   void **stats)
+{
+	struct mt_op op = {.kind = MT_OP_NORM, .dtype = e->dtype};
+
+	MT_TRY(alloc(e, e->shard_rows * e->model->hidden, y));
+	MT_TRY(alloc_stats(e, 2 * e->shard_rows, stats));
+	args.kind = norm_kind(e);
+	args.rows = e->shard_rows;
+	args.cols = e->model->hidden;
+	args.eps = e->model->norm_eps;
+	args.y = *y;
+	args.gain = mt_engine_param(e, at[gain]);
+	args.bias = mt_engine_param(e, at[bias]);
+	args.mean = *stats;
+	args.rstd = second_half(e, *stats);
+	op.norm = args;
+	return mt_engine_enqueue(e, &op);
+}
+
+/* *gradient(S,C) = gradient through the norm of s + dresidual; dy is freed. */
+static enum mt_status norm_backward(struct mt_engine *e, const int *at, int gain, int bias, void *sum, void *stats, void **dy,
+				    void *dresidual)
+{
+	struct mt_op op = {.kind = MT_OP_NORM_BWD, .dtype = e->dtype};
+
+	op.norm = (struct mt_norm){.kind = norm_kind(e),
+				   .rows = e->shard_rows,
+				   .cols = e->model->hidden,
+				   .eps = e->model->norm_eps,
+				   .sum = sum,
+				   .gain = mt_engine_param(e, at[gain]),
+				   .mean = stats,
+				   .rstd = second_half(e, stats),
+				   .dy = *dy,
+				   .dresidual = dresidual,
+				   .dx = dresidual,
+				   .dgain = mt_engine_grad(e, at[gain]),
+				   .dbias = mt_engine_grad(e, at[bias])};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, dy);
+	return MT_OK;
+}
+
+static enum mt_status rope(struct mt_engine *e, void *qkv, int sign)
+{
+	struct mt_op op = {.kind = MT_OP_ROPE, .dtype = e->dtype};
+	int64_t stride = e->q_cols + 2 * e->kv_cols;
+
+	if (e->model->position != MT_MODEL_ROPE)
+		return MT_OK;
+	/* Query and key heads lie side by side: one call for both. */
+	op.rope = (struct mt_rope){.batch = e->layout->mbs,
+				   .seq = e->layout->seq,
+				   .heads = (e->q_cols + e->kv_cols) / e->model->head_dim,
+				   .head_dim = e->model->head_dim,
+				   .stride = stride,
+				   .theta = e->model->rope_theta,
+				   .sign = sign,
+				   .x = qkv};
+	return mt_engine_enqueue(e, &op);
+}
+
+static struct mt_attention attention_args(struct mt_engine *e, const struct mt_layer_saved *s)
+{
+	int64_t stride = e->q_cols + 2 * e->kv_cols;
+
+	return (struct mt_attention){.batch = e->layout->mbs,
+				     .seq = e->layout->seq,
+				     .heads = e->q_cols / e->model->head_dim,
+				     .kv_heads = e->kv_cols / e->model->head_dim,
+				     .head_dim = e->model->head_dim,
+				     .q_stride = stride,
+				     .kv_stride = stride,
+				     .o_stride = e->q_cols,
+				     .scale = 1.0 / sqrt((double)e->model->head_dim),
+				     .q = s->qkv,
+				     .k = at_column(e, s->qkv, e->q_cols),
+				     .v = at_column(e, s->qkv, e->q_cols + e->kv_cols),
+				     .o = s->attention,
+				     .lse = s->lse};
+}
+
+/* The input of a column-parallel product: all rows. Under SP a new buffer, else the shard itself. */
+static enum mt_status gather_rows(struct mt_engine *e, void *shard, void **whole)
+{
+	*whole = shard;
+	return e->sp ? mt_tp_gather(e, shard, whole, e->model->hidden) : MT_OK;
+}
+
+static void drop_rows(struct mt_engine *e, void *shard, void *whole)
+{
+	if (whole != shard)
+		mt_engine_release(e, &whole);
+}
+
+/* x -> x2 - x, before bias: the attention half. Result (S,C) in *out, new. */
+static enum mt_status attention_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **out)
+{
+	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols, heads = e->q_cols / e->model->head_dim;
+	struct mt_op op = {.kind = MT_OP_ATTENTION, .dtype = e->dtype};
+	void *whole;
+
+	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
+	MT_TRY(gather_rows(e, s->norm1, &whole));
+	MT_TRY(alloc(e, e->rows * width, &s->qkv));
+	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
+	drop_rows(e, s->norm1, whole);
+	MT_TRY(rope(e, s->qkv, 1));
+	MT_TRY(alloc(e, e->rows * e->q_cols, &s->attention));
+	MT_TRY(alloc_stats(e, e->rows * heads, &s->lse));
+	op.attention = attention_args(e, s);
+	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(alloc(e, e->rows * C, out));
+	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->q_cols, C, *out));
+	return mt_tp_reduce(e, out, C);
+}
+
+/* The activation half up to g; x2 = a + bias + x is formed in the norm. `a` is freed. */
+static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **a)
+{
+	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
+	struct mt_op op = {.kind = MT_OP_ACTIVATION, .dtype = e->dtype};
+	void *whole;
+
+	MT_TRY(alloc(e, e->shard_rows * C, &s->x2));
+	MT_TRY(norm_forward(
+		e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS,
+		(struct mt_norm){.x = *a, .x_bias = mt_engine_param(e, at[MT_ATTN_OUT_BIAS]), .residual = s->x, .sum = s->x2},
+		&s->norm2, &s->stats2));
+	mt_engine_release(e, a);
+	MT_TRY(gather_rows(e, s->norm2, &whole));
+	MT_TRY(alloc(e, e->rows * width, &s->up));
+	MT_TRY(mt_linear_forward(e, whole, at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP], at[MT_MLP_UP_BIAS], C,
+				 width, s->up));
+	drop_rows(e, s->norm2, whole);
+	MT_TRY(alloc(e, e->rows * F, &s->activation));
+	op.activation = (struct mt_activation){.kind = e->model->mlp == MT_MODEL_SWIGLU ? MT_SWIGLU : MT_GELU,
+					       .rows = e->rows,
+					       .cols = F,
+					       .x = s->up,
+					       .y = s->activation};
+	return mt_engine_enqueue(e, &op);
+}
+
+/* y = x2 + g Wdown^T + bias, new (S,C). */
+static enum mt_status mlp_output(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **output)
+{
+	int64_t C = e->model->hidden;
+	struct mt_op op = {.kind = MT_OP_ADD, .dtype = e->dtype};
+
+	MT_TRY(alloc(e, e->rows * C, output));
+	MT_TRY(mt_linear_forward(e, s->activation, at[MT_MLP_DOWN], -1, e->ffn_cols, C, *output));
+	MT_TRY(mt_tp_reduce(e, output, C));
+	op.add = (struct mt_add){.rows = e->shard_rows,
+				 .cols = C,
+				 .a = *output,
+				 .b = s->x2,
+				 .bias = mt_engine_param(e, at[MT_MLP_DOWN_BIAS]),
+				 .out = *output};
+	return mt_engine_enqueue(e, &op);
+}
+
+/* Frees what can be computed again: all but x. */
+static void free_recomputed(struct mt_engine *e, struct mt_layer_saved *s)
+{
+	void **all[] = {&s->norm1,     &s->norm2, &s->stats1, &s->stats2, &s->qkv,
+			&s->attention, &s->lse,   &s->x2,     &s->up,     &s->activation};
+
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+		if (*all[i])
+			mt_engine_release(e, all[i]);
+	}
+}
+
+void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved)
+{
+	free_recomputed(e, saved);
+	if (saved->x)
+		mt_engine_release(e, &saved->x);
+}
+
+enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
+{
+	const int *at = e->table.layers[layer];
+	void *a = NULL;
+
+	MT_TRY(attention_forward(e, at, saved, &a));
+	MT_TRY(mlp_forward(e, at, saved, &a));
+	MT_TRY(mlp_output(e, at, saved, output));
+	if (e->layout->recompute == MT_RECOMPUTE_FULL)
+		free_recomputed(e, saved);
+	return MT_OK;
+}
+
+/* dy(S,C) -> gradient of x2 in place of dy's buffer. Frees up, activation, norm2. */
+static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void *dy)
+{
+	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
+	int up = at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP];
+	struct mt_op op = {.kind = MT_OP_ACTIVATION_BWD, .dtype = e->dtype};
+	void *whole, *dg, *dh;
+
+	MT_TRY(mt_bias_grad(e, dy, at[MT_MLP_DOWN_BIAS], e->shard_rows, C));
+	MT_TRY(gather_rows(e, dy, &whole));
+	MT_TRY(alloc(e, e->rows * F, &dg));
+	MT_TRY(mt_linear_dgrad(e, whole, at[MT_MLP_DOWN], F, C, dg));
+	MT_TRY(mt_linear_wgrad(e, whole, s->activation, at[MT_MLP_DOWN], F, C));
+	drop_rows(e, dy, whole);
+	mt_engine_release(e, &s->activation);
+	op.activation = (struct mt_activation){.kind = e->model->mlp == MT_MODEL_SWIGLU ? MT_SWIGLU : MT_GELU,
+					       .rows = e->rows,
+					       .cols = F,
+					       .x = s->up,
+					       .dy = dg,
+					       .dx = s->up};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, &dg);
+	MT_TRY(mt_bias_grad(e, s->up, at[MT_MLP_UP_BIAS], e->rows, width));
+	MT_TRY(alloc(e, e->rows * C, &dh));
+	MT_TRY(mt_linear_dgrad(e, s->up, up, C, width, dh));
+	MT_TRY(mt_tp_reduce(e, &dh, C));
+	MT_TRY(gather_rows(e, s->norm2, &whole));
+	MT_TRY(mt_linear_wgrad(e, s->up, whole, up, C, width));
+	drop_rows(e, s->norm2, whole);
+	mt_engine_release(e, &s->up);
+	mt_engine_release(e, &s->norm2);
+	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, dy);
+}
+
+/* Gradient of x2 -> gradient of x, in place. Frees the rest. */
+static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void *dy)
+{
+	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols, heads = e->q_cols / e->model->head_dim;
+	struct mt_op op = {.kind = MT_OP_ATTENTION_BWD, .dtype = e->dtype};
+	void *whole, *d_o, *dqkv, *delta, *dh;
+
+	MT_TRY(mt_bias_grad(e, dy, at[MT_ATTN_OUT_BIAS], e->shard_rows, C));
+	MT_TRY(gather_rows(e, dy, &whole));
+	MT_TRY(alloc(e, e->rows * e->q_cols, &d_o));
+	MT_TRY(mt_linear_dgrad(e, whole, at[MT_ATTN_OUT], e->q_cols, C, d_o));
+	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], e->q_cols, C));
+	drop_rows(e, dy, whole);
+	MT_TRY(alloc(e, e->rows * width, &dqkv));
+	MT_TRY(alloc_stats(e, e->rows * heads, &delta));
+	op.attention = attention_args(e, s);
+	op.attention.do_ = d_o;
+	op.attention.delta = delta;
+	op.attention.dq = dqkv;
+	op.attention.dk = at_column(e, dqkv, e->q_cols);
+	op.attention.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, &delta);
+	mt_engine_release(e, &d_o);
+	MT_TRY(rope(e, dqkv, -1));
+	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));
+	MT_TRY(alloc(e, e->rows * C, &dh));
+	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, dh));
+	MT_TRY(mt_tp_reduce(e, &dh, C));
+	MT_TRY(gather_rows(e, s->norm1, &whole));
+	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
+	drop_rows(e, s->norm1, whole);
+	mt_engine_release(e, &dqkv);
+	return norm_backward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, s->x, s->stats1, &dh, dy);
+}
+
+/* *gradient (S,C) is of the layer's output and becomes that of its input, in place; everything saved is freed. */
+enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient)
+{
+	const int *at = e->table.layers[layer];
+
+	if (e->layout->recompute == MT_RECOMPUTE_FULL) {
+		void *a = NULL;
+
+		MT_TRY(attention_forward(e, at, saved, &a));
+		MT_TRY(mlp_forward(e, at, saved, &a));
+	}
+	MT_TRY(mlp_backward(e, at, saved, *gradient));
+	MT_TRY(attention_backward(e, at, saved, *gradient));
+	mt_layer_free(e, saved);
+	return MT_OK;
+}

@@ -1,0 +1,279 @@
+/* param: builds the table of engine/param.h. */
+#include "engine/param.h"
+
+#include "base/random.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct builder {
+	struct mt_param_table *table;
+	const struct mt_model *model;
+	const struct mt_layout *layout;
+	struct mt_coordinates at;
+	int capacity;
+};
+
+enum shard { WHOLE = -1, BY_ROWS = 0, BY_COLS = 1 };
+
+/* Adds one parameter; returns its index. Space was reserved by the caller. */
+static int add(struct builder *b, const char *name, int64_t rows, int64_t cols, enum shard shard, enum mt_init init, int unit)
+{
+	struct mt_param *p = &b->table->params[b->table->count];
+	int64_t tp = b->layout->tp;
+
+	memset(p, 0, sizeof *p);
+	snprintf(p->name, sizeof p->name, "%s", name);
+	p->rows = p->global_rows = p->real_rows = rows;
+	p->cols = p->global_cols = cols;
+	p->shard_axis = shard;
+	p->init = init;
+	p->decay = rows > 1;
+	p->unit = unit;
+	p->replicated = shard == WHOLE;
+	if (shard == BY_ROWS) {
+		p->rows = rows / tp;
+		p->first = p->rows * b->at.tp;
+	} else if (shard == BY_COLS) {
+		p->cols = cols / tp;
+		p->first = p->cols * b->at.tp;
+	}
+	return b->table->count++;
+}
+
+static int add_layer_param(struct builder *b, int64_t layer, const char *what, int64_t rows, int64_t cols, enum shard shard,
+			   enum mt_init init, int unit)
+{
+	char name[MT_PARAM_NAME];
+
+	snprintf(name, sizeof name, "layer.%lld.%s", (long long)layer, what);
+	return add(b, name, rows, cols, shard, init, unit);
+}
+
+/* The parameters of one layer, products in the order their gradients are finished. */
+static void add_layer(struct builder *b, int64_t index)
+{
+	const struct mt_model *m = b->model;
+	struct mt_param_table *t = b->table;
+	int *at = t->layers[index];
+	int64_t layer = t->first_layer + index, C = m->hidden, F = m->ffn;
+	int64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+	int unit = 1 + (int)(t->layer_count - 1 - index);
+	bool layernorm = m->norm == MT_MODEL_LAYERNORM;
+
+	for (int role = 0; role < MT_LAYER_ROLES; role++)
+		at[role] = -1;
+	at[MT_MLP_DOWN] = add_layer_param(b, layer, "mlp.down.weight", C, F, BY_COLS, MT_INIT_RESIDUAL, unit);
+	if (m->mlp == MT_MODEL_SWIGLU)
+		at[MT_MLP_GATE] = add_layer_param(b, layer, "mlp.gate.weight", F, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	at[MT_MLP_UP] = add_layer_param(b, layer, "mlp.up.weight", F, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	if (m->bias && m->mlp == MT_MODEL_GELU)
+		at[MT_MLP_UP_BIAS] = add_layer_param(b, layer, "mlp.up.bias", F, 1, BY_ROWS, MT_INIT_ZERO, unit);
+	at[MT_ATTN_OUT] = add_layer_param(b, layer, "attention.out.weight", C, q, BY_COLS, MT_INIT_RESIDUAL, unit);
+	at[MT_ATTN_Q] = add_layer_param(b, layer, "attention.q.weight", q, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	at[MT_ATTN_K] = add_layer_param(b, layer, "attention.k.weight", kv, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	at[MT_ATTN_V] = add_layer_param(b, layer, "attention.v.weight", kv, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	if (m->bias) {
+		at[MT_ATTN_Q_BIAS] = add_layer_param(b, layer, "attention.q.bias", q, 1, BY_ROWS, MT_INIT_ZERO, unit);
+		at[MT_ATTN_K_BIAS] = add_layer_param(b, layer, "attention.k.bias", kv, 1, BY_ROWS, MT_INIT_ZERO, unit);
+		at[MT_ATTN_V_BIAS] = add_layer_param(b, layer, "attention.v.bias", kv, 1, BY_ROWS, MT_INIT_ZERO, unit);
+		at[MT_MLP_DOWN_BIAS] = add_layer_param(b, layer, "mlp.down.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
+		at[MT_ATTN_OUT_BIAS] = add_layer_param(b, layer, "attention.out.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
+	}
+	at[MT_MLP_NORM_GAIN] = add_layer_param(b, layer, "mlp.norm.gain", 1, C, WHOLE, MT_INIT_ONE, unit);
+	at[MT_ATTN_NORM_GAIN] = add_layer_param(b, layer, "attention.norm.gain", 1, C, WHOLE, MT_INIT_ONE, unit);
+	if (layernorm) {
+		at[MT_MLP_NORM_BIAS] = add_layer_param(b, layer, "mlp.norm.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
+		at[MT_ATTN_NORM_BIAS] = add_layer_param(b, layer, "attention.norm.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
+	}
+}
+
+/* A matrix of words: rows are the vocabulary, padded, split over tp. */
+static int add_words(struct builder *b, const char *name, int unit)
+{
+	int index = add(b, name, mt_layout_padded_vocab(b->model, b->layout), b->model->hidden, BY_ROWS, MT_INIT_NORMAL, unit);
+
+	b->table->params[index].real_rows = b->model->vocab;
+	return index;
+}
+
+static void add_all(struct builder *b)
+{
+	struct mt_param_table *t = b->table;
+	const struct mt_model *m = b->model;
+	bool first = b->at.pp == 0, last = b->at.pp == b->layout->pp - 1;
+	int embedding_unit = t->units - 1;
+
+	t->word = t->position = t->final_gain = t->final_bias = t->head = -1;
+	if (last) {
+		if (!m->tied)
+			t->head = add_words(b, "head.weight", 0);
+		t->final_gain = add(b, "final.norm.gain", 1, m->hidden, WHOLE, MT_INIT_ONE, 0);
+		if (m->norm == MT_MODEL_LAYERNORM)
+			t->final_bias = add(b, "final.norm.bias", 1, m->hidden, WHOLE, MT_INIT_ZERO, 0);
+	}
+	for (int64_t layer = t->layer_count - 1; layer >= 0; layer--)
+		add_layer(b, layer);
+	if (first || (last && m->tied))
+		t->word = add_words(b, "embedding.word", first ? embedding_unit : 0);
+	if (last && m->tied) {
+		t->head = t->word;
+		t->params[t->word].copy = !first;
+	}
+	if (first && m->position == MT_MODEL_LEARNED) {
+		t->position = add(b, "embedding.position", m->seq, m->hidden, WHOLE, MT_INIT_NORMAL, embedding_unit);
+	}
+	/* Column-parallel biases are vectors stored as (rows, 1): they take no decay. */
+	for (int i = 0; i < t->count; i++) {
+		if (t->params[i].global_cols == 1)
+			t->params[i].decay = false;
+	}
+}
+
+/* 0 sharded, 1 tied word embedding, 2 replicated: the order of the classes in the flat buffer. */
+static int class_of(const struct builder *b, int index)
+{
+	const struct mt_param_table *t = b->table;
+
+	if (t->params[index].replicated)
+		return 2;
+	return b->model->tied && index == t->word ? 1 : 0;
+}
+
+static int64_t round_up(int64_t value, int64_t unit)
+{
+	return (value + unit - 1) / unit * unit;
+}
+
+static void close_bucket(struct builder *b, struct mt_bucket *bucket, int64_t end)
+{
+	struct mt_param_table *t = b->table;
+
+	if (end == bucket->offset)
+		return;
+	bucket->count = round_up(end - bucket->offset, b->layout->dp * MT_PARAM_ALIGN);
+	t->elements = bucket->offset + bucket->count;
+	t->buckets[t->bucket_count++] = *bucket;
+}
+
+/* Fused matrices must not be cut by a bucket's end: only a parameter that starts a product may start a bucket. */
+static bool may_start_bucket(const struct mt_param *p)
+{
+	return !strstr(p->name, "attention.k.") && !strstr(p->name, "attention.v.") && !strstr(p->name, "mlp.up.weight");
+}
+
+/* Gives every parameter its offset and cuts the buffer into buckets. Offsets inside a fused matrix follow without gaps;
+ * everything else starts at a multiple of MT_PARAM_ALIGN. */
+static void place(struct builder *b)
+{
+	struct mt_param_table *t = b->table;
+	int64_t most = b->layout->bucket_bytes > 0 ? b->layout->bucket_bytes / 4 : INT64_MAX;
+
+	for (int class = 0; class < 3; class ++) {
+		struct mt_bucket bucket = {.offset = t->elements, .replicated = class == 2, .tied = class == 1};
+		int64_t end = t->elements;
+
+		for (int i = 0; i < t->count; i++) {
+			struct mt_param *p = &t->params[i];
+			int64_t size = p->rows * p->cols;
+
+			if (class_of(b, i) != class)
+				continue;
+			if (may_start_bucket(p)) {
+				end = round_up(end, MT_PARAM_ALIGN);
+				if (end > bucket.offset && end - bucket.offset + size > most) {
+					close_bucket(b, &bucket, end);
+					bucket.offset = end = t->elements;
+					bucket.unit = 0;
+				}
+			}
+			p->offset = end;
+			end += size;
+			if (p->unit > bucket.unit)
+				bucket.unit = p->unit;
+		}
+		if (class == 2) /* its sum over tp comes first */
+			bucket.unit = t->units - 1;
+		close_bucket(b, &bucket, end);
+	}
+}
+
+enum mt_status mt_param_table_create(struct mt_param_table *table, const struct mt_model *model, const struct mt_layout *layout,
+				     struct mt_coordinates at)
+{
+	struct builder b = {.table = table, .model = model, .layout = layout, .at = at};
+
+	memset(table, 0, sizeof *table);
+	mt_layout_stage_layers(model, layout, at.pp, &table->first_layer, &table->layer_count);
+	b.capacity = (int)table->layer_count * MT_LAYER_ROLES + 8;
+	table->units = (int)table->layer_count + 2;
+	table->params = calloc((size_t)b.capacity, sizeof *table->params);
+	table->buckets = calloc((size_t)b.capacity, sizeof *table->buckets);
+	table->layers = calloc((size_t)table->layer_count + 1, sizeof *table->layers);
+	if (!table->params || !table->buckets || !table->layers) {
+		mt_param_table_free(table);
+		return mt_fail(MT_NOMEM, "no memory for the parameter table of %lld layers", (long long)table->layer_count);
+	}
+	add_all(&b);
+	place(&b);
+	return MT_OK;
+}
+
+void mt_param_table_free(struct mt_param_table *table)
+{
+	free(table->params);
+	free(table->buckets);
+	free(table->layers);
+	memset(table, 0, sizeof *table);
+}
+
+/* FNV-1a: the stream of random numbers of a name. */
+static uint64_t name_stream(const char *name)
+{
+	uint64_t hash = 0xcbf29ce484222325u;
+
+	for (; *name; name++)
+		hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
+	return hash;
+}
+
+static void initial_run(const struct mt_param *p, double std, uint64_t seed, int64_t row, int64_t col, int64_t count, float *values)
+{
+	uint64_t global = (uint64_t)(row * p->global_cols + col);
+
+	if (row >= p->real_rows) { /* padding words */
+		memset(values, 0, (size_t)count * sizeof *values);
+		return;
+	}
+	mt_random_normals(seed, name_stream(p->name), global, (size_t)count, values);
+	for (int64_t i = 0; i < count; i++)
+		values[i] *= (float)std;
+}
+
+void mt_param_initial(const struct mt_param *param, const struct mt_model *model, uint64_t seed, int64_t first, int64_t count,
+		      float *values)
+{
+	double std = model->init_std;
+
+	if (param->init ==
+	    MT_INIT_RESIDUAL) /* Radford et al. 2019: residual layers scaled by 1/sqrt(number of residual additions) */
+		std /= sqrt(2.0 * (double)model->layers);
+	if (param->init == MT_INIT_ONE || param->init == MT_INIT_ZERO) {
+		for (int64_t i = 0; i < count; i++)
+			values[i] = param->init == MT_INIT_ONE ? 1.0f : 0.0f;
+		return;
+	}
+	while (count > 0) {
+		int64_t row = first / param->cols, col = first % param->cols;
+		int64_t run = param->cols - col < count ? param->cols - col : count;
+		int64_t global_row = row + (param->shard_axis == 0 ? param->first : 0);
+		int64_t global_col = col + (param->shard_axis == 1 ? param->first : 0);
+
+		initial_run(param, std, seed, global_row, global_col, run, values);
+		first += run;
+		count -= run;
+		values += run;
+	}
+}

@@ -1,0 +1,90 @@
+/* param: the table of one rank's parameters and the flat buffers that hold them.
+ *
+ * Parameters lie in one flat buffer in the order in which the backward pass finishes their gradients (head, layers from
+ * last to first, embedding), cut into buckets that are reduced as soon as they are complete. Matrices that one product
+ * uses together (query, key, value; gate, up) are neighbours, so that the local shard of the fused matrix is contiguous
+ * while each keeps its own global name and shape. What every tensor-parallel rank holds whole (norms, biases of row-parallel
+ * layers, positions) lies in the last bucket of its own: under sequence parallelism its gradients are summed over tp.
+ * A tied word embedding has a bucket of its own too, so that first and last stage cut it alike. */
+#ifndef MT_ENGINE_PARAM_H
+#define MT_ENGINE_PARAM_H
+
+#include "base/status.h"
+#include "engine/layout.h"
+#include "engine/model.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum mt_init { MT_INIT_NORMAL, MT_INIT_RESIDUAL, MT_INIT_ONE, MT_INIT_ZERO };
+
+/* The roles of a layer's parameters; index of struct mt_layer_params. */
+enum mt_layer_role {
+	MT_ATTN_NORM_GAIN,
+	MT_ATTN_NORM_BIAS,
+	MT_ATTN_Q,
+	MT_ATTN_K,
+	MT_ATTN_V,
+	MT_ATTN_Q_BIAS,
+	MT_ATTN_K_BIAS,
+	MT_ATTN_V_BIAS,
+	MT_ATTN_OUT,
+	MT_ATTN_OUT_BIAS,
+	MT_MLP_NORM_GAIN,
+	MT_MLP_NORM_BIAS,
+	MT_MLP_GATE, /* swiglu only */
+	MT_MLP_UP,
+	MT_MLP_UP_BIAS, /* gelu only */
+	MT_MLP_DOWN,
+	MT_MLP_DOWN_BIAS,
+	MT_LAYER_ROLES
+};
+
+#define MT_PARAM_NAME 48
+
+struct mt_param {
+	char name[MT_PARAM_NAME];
+	int64_t rows, cols;               /* local; 1-D: rows 1 */
+	int64_t global_rows, global_cols; /* vocabulary padded */
+	int64_t real_rows;                /* global rows that are not padding */
+	int shard_axis;                   /* -1 whole, 0 rows, 1 columns over tp */
+	int64_t first;                    /* first global row or column here */
+	enum mt_init init;
+	bool decay;      /* weight decay applies */
+	bool replicated; /* whole on every tp rank */
+	bool copy;       /* the last stage's copy of a tied embedding: not counted in the norm */
+	int unit;        /* backward unit that completes it: 0 head, 1 + k for the k-th layer from the end, last: embedding */
+	int64_t offset;  /* elements into the flat buffer */
+};
+
+struct mt_bucket {
+	int64_t offset, count; /* elements; count is a multiple of dp * MT_PARAM_ALIGN */
+	int unit;              /* complete when the backward pass has finished this unit */
+	bool replicated, tied;
+};
+
+#define MT_PARAM_ALIGN 64 /* elements: a shard starts at 128 bytes at least */
+
+struct mt_param_table {
+	struct mt_param *params; /* owned */
+	int count;
+	struct mt_bucket *buckets; /* owned */
+	int bucket_count;
+	int64_t elements; /* of the flat buffer, padding included */
+	int units;        /* backward units of this stage */
+	/* where things are: index into params, -1: not on this stage or not in this model */
+	int (*layers)[MT_LAYER_ROLES]; /* owned: one row a local layer */
+	int64_t first_layer, layer_count;
+	int word, position, final_gain, final_bias, head; /* head: the matrix of the logits; equals word when tied and pp == 1 */
+};
+
+/* Builds the table of the rank at `at`. */
+enum mt_status mt_param_table_create(struct mt_param_table *table, const struct mt_model *model, const struct mt_layout *layout,
+				     struct mt_coordinates at);
+void mt_param_table_free(struct mt_param_table *table);
+
+/* The initial values of local elements [first, first+count) of a parameter, f32. Depends on name, seed and global index only. */
+void mt_param_initial(const struct mt_param *param, const struct mt_model *model, uint64_t seed, int64_t first, int64_t count,
+		      float *values);
+
+#endif

@@ -1,0 +1,78 @@
+/* tensor: matrix products and the tensor-parallel collectives around them.
+ *
+ * Column-parallel products split the output columns (rows of w), row-parallel ones the input columns, so that a pair
+ * needs one collective in each direction (Shoeybi et al. 2019, arXiv:1909.08053). Under sequence parallelism the
+ * all-reduce becomes a reduce-scatter of rows after the pair and an all-gather before it (Korthikanti et al. 2022,
+ * arXiv:2205.05198). Everything between the pairs works row by row, so rows are cut as they lie: rank t holds rows
+ * [t*S, (t+1)*S) of the micro-batch's B*T. */
+#include "engine/internal.h"
+
+enum mt_status mt_tp_gather(struct mt_engine *e, const void *shard, void **whole, int64_t cols)
+{
+	double start_s = mt_stream_now_s(e->compute);
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * cols, e->dtype, whole));
+	MT_TRY(mt_comm_all_gather(e->tp, e->compute, shard, *whole, e->shard_rows * cols, e->dtype));
+	e->tp_s += mt_stream_now_s(e->compute) - start_s;
+	return MT_OK;
+}
+
+enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols)
+{
+	double start_s = mt_stream_now_s(e->compute);
+
+	if (e->layout->tp == 1)
+		return MT_OK;
+	if (e->sp) {
+		void *shard;
+
+		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->shard_rows * cols, e->dtype, &shard));
+		MT_TRY(mt_comm_reduce_scatter(e->tp, e->compute, *partial, shard, e->shard_rows * cols, e->dtype));
+		mt_engine_release(e, partial);
+		*partial = shard;
+	} else {
+		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, *partial, *partial, e->rows * cols, e->dtype, MT_SUM));
+	}
+	e->tp_s += mt_stream_now_s(e->compute) - start_s;
+	return MT_OK;
+}
+
+enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y)
+{
+	struct mt_op op = {.kind = MT_OP_LINEAR, .dtype = e->dtype};
+
+	op.linear = (struct mt_linear){.rows = e->rows,
+				       .in = in,
+				       .out = out,
+				       .x = x,
+				       .w = mt_engine_param(e, weight),
+				       .bias = mt_engine_param(e, bias),
+				       .y = y};
+	return mt_engine_enqueue(e, &op);
+}
+
+enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx)
+{
+	struct mt_op op = {.kind = MT_OP_LINEAR_DGRAD, .dtype = e->dtype};
+
+	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .w = mt_engine_param(e, weight), .dx = dx};
+	return mt_engine_enqueue(e, &op);
+}
+
+enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int64_t in, int64_t out)
+{
+	struct mt_op op = {.kind = MT_OP_LINEAR_WGRAD, .dtype = e->dtype};
+
+	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .x = x, .dw = mt_engine_grad(e, weight)};
+	return mt_engine_enqueue(e, &op);
+}
+
+enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64_t rows, int64_t cols)
+{
+	struct mt_op op = {.kind = MT_OP_BIAS_GRAD, .dtype = e->dtype};
+
+	if (bias < 0)
+		return MT_OK;
+	op.add = (struct mt_add){.rows = rows, .cols = cols, .a = dy, .out = mt_engine_grad(e, bias)};
+	return mt_engine_enqueue(e, &op);
+}

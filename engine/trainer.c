@@ -1,0 +1,294 @@
+/* trainer: see trainer.h. */
+#include "engine/trainer.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/process.h"
+#include "engine/trace.h"
+#include "kernels/rate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct trainer {
+	const struct mt_trainer_config *config;
+	const struct mt_run *run;
+	struct mt_train_summary *summary;
+	struct mt_dataset *dataset;
+	struct mt_engine *engine;
+	struct mt_group *world;
+	struct mt_trace *trace;
+	FILE *log; /* rank 0 */
+	double *samples[6]; /* owned: step, compute, tp, dp, pp, optimizer seconds of the timed steps */
+	double model_flops, tokens, start_s;
+	bool leader;
+};
+
+/* The product rate with every rank at work: each measures at the same time, the slowest counts. */
+static enum mt_status find_peak(struct trainer *t)
+{
+	enum mt_dtype dtype = (enum mt_dtype)t->run->layout.dtype;
+	double rate = t->run->train.peak_tflops * 1e12, negative;
+
+	if (rate <= 0) {
+		MT_TRY(mt_comm_barrier(t->world));
+		MT_TRY(mt_device_product_rate(t->config->device, dtype, 1024, 0.1, &rate, NULL));
+	}
+	negative = -rate;
+	MT_TRY(mt_comm_host_all_reduce(t->world, &negative, 1, MT_MAX));
+	t->summary->peak_tflops = -negative / 1e12;
+	return MT_OK;
+}
+
+static enum mt_status open_all(struct trainer *t)
+{
+	const struct mt_run *run = t->run;
+	int size = mt_fabric_size(t->config->fabric);
+	int *ranks = malloc((size_t)size * sizeof *ranks);
+	struct mt_engine_config engine = {.run = run, .device = t->config->device, .fabric = t->config->fabric};
+	enum mt_status st = MT_OK;
+
+	if (!ranks)
+		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
+	for (int i = 0; i < size; i++)
+		ranks[i] = i;
+	MT_GOTO(out, mt_group_create(t->config->fabric, "trainer", ranks, size, &t->world));
+	MT_GOTO(out, mt_dataset_open(&t->dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	MT_GOTO(out, find_peak(t));
+	engine.dataset = t->dataset;
+	MT_GOTO(out, mt_engine_create(&t->engine, &engine));
+	if (t->leader && run->train.log) {
+		t->log = fopen(run->train.log, "w");
+		if (!t->log)
+			st = mt_fail(MT_IO, "%s: cannot write the log: check the directory and its permissions", run->train.log);
+	}
+	for (int i = 0; i < 6 && st == MT_OK; i++) {
+		t->samples[i] = calloc((size_t)run->train.steps + 1, sizeof(double));
+		if (!t->samples[i])
+			st = mt_fail(MT_NOMEM, "no memory for %lld step times", (long long)run->train.steps);
+	}
+out:
+	free(ranks);
+	return st;
+}
+
+static void log_line(struct trainer *t, json_t *line)
+{
+	if (t->log) {
+		json_dumpf(line, t->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
+		fputc('\n', t->log);
+		fflush(t->log);
+	}
+	json_decref(line);
+}
+
+static void log_step(struct trainer *t, const struct mt_step_report *r)
+{
+	json_t *line = json_object();
+
+	json_object_set_new(line, "event", json_string("step"));
+	json_object_set_new(line, "step", json_integer(r->stats.step));
+	json_object_set_new(line, "loss", mt_json_number(r->stats.loss));
+	json_object_set_new(line, "grad_norm", mt_json_number(r->stats.grad_norm));
+	json_object_set_new(line, "lr", mt_json_number(r->stats.lr));
+	json_object_set_new(line, "step_time_s", mt_json_number(r->stats.seconds));
+	json_object_set_new(line, "tokens_per_s", mt_json_number(r->tokens_per_s));
+	json_object_set_new(line, "tflops_per_device", mt_json_number(r->tflops_per_device));
+	json_object_set_new(line, "mfu_frac", mt_json_number(r->mfu_frac));
+	json_object_set_new(line, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
+	json_object_set_new(line, "compute_s", mt_json_number(r->stats.compute_s));
+	json_object_set_new(line, "tp_s", mt_json_number(r->stats.tp_s));
+	json_object_set_new(line, "dp_s", mt_json_number(r->stats.dp_s));
+	json_object_set_new(line, "pp_s", mt_json_number(r->stats.pp_s));
+	json_object_set_new(line, "optimizer_s", mt_json_number(r->stats.optimizer_s));
+	json_object_set_new(line, "skipped", json_boolean(r->stats.skipped));
+	log_line(t, line);
+}
+
+/* The slowest rank's time, and whether any rank was asked to stop: agreed on by all. */
+static enum mt_status agree(struct trainer *t, double *seconds, bool *stop)
+{
+	double deadline_s = t->run->train.deadline_s;
+	double values[2] = {*seconds, mt_process_interrupted() || (deadline_s > 0 && mt_clock_s() - t->start_s > deadline_s)};
+
+	MT_TRY(mt_comm_host_all_reduce(t->world, values, 2, MT_MAX));
+	*seconds = values[0];
+	*stop = values[1] > 0;
+	return MT_OK;
+}
+
+static void keep_samples(struct trainer *t, const struct mt_step_stats *stats)
+{
+	const double values[6] = {stats->seconds, stats->compute_s, stats->tp_s, stats->dp_s, stats->pp_s, stats->optimizer_s};
+
+	if (stats->step < t->config->warmup)
+		return;
+	for (int i = 0; i < 6; i++)
+		t->samples[i][t->summary->timed_steps] = values[i];
+	t->summary->timed_steps++;
+}
+
+static enum mt_status run_step(struct trainer *t, bool *stop)
+{
+	struct mt_step_report report = {0};
+	int devices = mt_fabric_size(t->config->fabric);
+	bool traced = t->run->train.trace && t->summary->steps == t->run->train.steps - 1;
+
+	if (traced)
+		MT_TRY(mt_trace_start(&t->trace, t->config->device));
+	MT_TRY(mt_engine_step(t->engine, &report.stats));
+	if (traced)
+		mt_trace_stop(t->trace);
+	MT_TRY(agree(t, &report.stats.seconds, stop));
+	report.tokens_per_s = t->tokens / report.stats.seconds;
+	report.tflops_per_device = t->model_flops / report.stats.seconds / devices / 1e12;
+	report.mfu_frac = report.tflops_per_device / t->summary->peak_tflops;
+	report.memory_bytes = mt_engine_peak_bytes(t->engine);
+	keep_samples(t, &report.stats);
+	if (t->summary->steps++ == 0)
+		t->summary->first_loss = report.stats.loss;
+	t->summary->last_loss = report.stats.loss;
+	log_step(t, &report);
+	if (t->config->report)
+		t->config->report(t->config->context, &report);
+	return MT_OK;
+}
+
+/* Peaks of every rank, reduced to the largest by stage. */
+static enum mt_status gather_memory(struct trainer *t)
+{
+	enum { FIELDS = MT_ENGINE_ARENAS + 2 };
+	int size = mt_fabric_size(t->config->fabric);
+	uint64_t mine[FIELDS], *all = malloc((size_t)size * sizeof mine);
+	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
+	enum mt_status st;
+
+	t->summary->stages = (int)t->run->layout.pp;
+	t->summary->stage = calloc((size_t)t->summary->stages, sizeof *t->summary->stage);
+	if (!all || !t->summary->stage) {
+		free(all);
+		return mt_fail(MT_NOMEM, "no memory for the memory report of %d ranks", size);
+	}
+	mt_engine_memory(t->engine, arenas);
+	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+		mine[i] = arenas[i].peak_bytes;
+	mine[MT_ENGINE_ARENAS] = mt_engine_peak_bytes(t->engine);
+	mine[MT_ENGINE_ARENAS + 1] = mt_process_peak_bytes();
+	MT_GOTO(out, mt_comm_host_all_gather(t->world, mine, all, sizeof mine));
+	for (int rank = 0; rank < size; rank++) {
+		struct mt_stage_memory *stage = &t->summary->stage[mt_layout_coordinates(&t->run->layout, rank).pp];
+		const uint64_t *v = all + (size_t)rank * FIELDS;
+
+		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+			stage->arena_bytes[i] = v[i] > stage->arena_bytes[i] ? v[i] : stage->arena_bytes[i];
+		stage->peak_bytes = v[MT_ENGINE_ARENAS] > stage->peak_bytes ? v[MT_ENGINE_ARENAS] : stage->peak_bytes;
+		stage->resident_bytes = v[FIELDS - 1] > stage->resident_bytes ? v[FIELDS - 1] : stage->resident_bytes;
+	}
+out:
+	free(all);
+	return st;
+}
+
+static enum mt_status summarize(struct trainer *t)
+{
+	struct mt_train_summary *s = t->summary;
+	size_t n = (size_t)s->timed_steps;
+	double *const medians[6] = {&s->median_step_s, &s->compute_s, &s->tp_s, &s->dp_s, &s->pp_s, &s->optimizer_s};
+	json_t *line;
+
+	for (int i = 0; i < 6 && n > 0; i++)
+		*medians[i] = mt_stats_median(t->samples[i], n);
+	if (n > 0) {
+		s->step_s = mt_stats_bootstrap(t->samples[0], n, 0.9, 2000, 1);
+		s->tokens_per_s = t->tokens / s->median_step_s;
+		s->tflops_per_device = t->model_flops / s->median_step_s / mt_fabric_size(t->config->fabric) / 1e12;
+		s->mfu_frac = s->tflops_per_device / s->peak_tflops;
+	}
+	MT_TRY(gather_memory(t));
+	line = mt_train_summary_json(s);
+	json_object_set_new(line, "event", json_string("summary"));
+	log_line(t, line);
+	if (t->run->train.trace && t->trace)
+		MT_TRY(mt_trace_write(t->trace, t->world, t->run->train.trace));
+	return MT_OK;
+}
+
+enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_trainer_config *config)
+{
+	const struct mt_layout *l = &config->run->layout;
+	struct trainer t = {.config = config, .run = config->run, .summary = summary, .leader = mt_fabric_rank(config->fabric) == 0};
+	bool stop = false;
+	enum mt_status st;
+
+	memset(summary, 0, sizeof *summary);
+	t.start_s = mt_clock_s();
+	t.tokens = (double)(l->gbs * l->seq);
+	t.model_flops = mt_model_step_flops(&config->run->model, t.tokens, l->seq, false);
+	MT_GOTO(out, open_all(&t));
+	while (summary->steps < config->run->train.steps && !stop)
+		MT_GOTO(out, run_step(&t, &stop));
+	summary->interrupted = stop && summary->steps < config->run->train.steps;
+	MT_GOTO(out, summarize(&t));
+out:
+	if (t.log && fclose(t.log) != 0 && st == MT_OK)
+		st = mt_fail(MT_IO, "%s: writing the log failed", config->run->train.log);
+	for (int i = 0; i < 6; i++)
+		free(t.samples[i]);
+	mt_trace_destroy(t.trace);
+	mt_engine_destroy(t.engine);
+	mt_dataset_close(t.dataset);
+	mt_group_destroy(t.world);
+	return st;
+}
+
+void mt_train_summary_free(struct mt_train_summary *summary)
+{
+	free(summary->stage);
+	summary->stage = NULL;
+}
+
+static json_t *bytes_by_stage(const struct mt_train_summary *s, size_t (*field)(const struct mt_stage_memory *))
+{
+	json_t *list = json_array();
+
+	for (int i = 0; i < s->stages; i++)
+		json_array_append_new(list, json_integer((json_int_t)field(&s->stage[i])));
+	return list;
+}
+
+static size_t peak_of(const struct mt_stage_memory *stage)
+{
+	return stage->peak_bytes;
+}
+
+static size_t resident_of(const struct mt_stage_memory *stage)
+{
+	return stage->resident_bytes;
+}
+
+json_t *mt_train_summary_json(const struct mt_train_summary *s)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "steps", json_integer(s->steps));
+	json_object_set_new(o, "timed_steps", json_integer(s->timed_steps));
+	json_object_set_new(o, "step_time_s", mt_json_number(s->median_step_s));
+	json_object_set_new(o, "step_time_lo_s", mt_json_number(s->step_s.lo));
+	json_object_set_new(o, "step_time_hi_s", mt_json_number(s->step_s.hi));
+	json_object_set_new(o, "tokens_per_s", mt_json_number(s->tokens_per_s));
+	json_object_set_new(o, "tflops_per_device", mt_json_number(s->tflops_per_device));
+	json_object_set_new(o, "mfu_frac", mt_json_number(s->mfu_frac));
+	json_object_set_new(o, "peak_tflops", mt_json_number(s->peak_tflops));
+	json_object_set_new(o, "first_loss", mt_json_number(s->first_loss));
+	json_object_set_new(o, "last_loss", mt_json_number(s->last_loss));
+	json_object_set_new(o, "compute_s", mt_json_number(s->compute_s));
+	json_object_set_new(o, "tp_s", mt_json_number(s->tp_s));
+	json_object_set_new(o, "dp_s", mt_json_number(s->dp_s));
+	json_object_set_new(o, "pp_s", mt_json_number(s->pp_s));
+	json_object_set_new(o, "optimizer_s", mt_json_number(s->optimizer_s));
+	json_object_set_new(o, "memory_bytes", bytes_by_stage(s, peak_of));
+	json_object_set_new(o, "resident_bytes", bytes_by_stage(s, resident_of));
+	json_object_set_new(o, "interrupted", json_boolean(s->interrupted));
+	return o;
+}

@@ -1,0 +1,49 @@
+/* trainer: a whole run: dataset, engine, steps, the log. What it measures is what the tuner compares predictions with. */
+#ifndef MT_ENGINE_TRAINER_H
+#define MT_ENGINE_TRAINER_H
+
+#include "base/stats.h"
+#include "engine/engine.h"
+
+struct mt_step_report {
+	struct mt_step_stats stats; /* of rank 0; seconds: the slowest rank */
+	double tokens_per_s, tflops_per_device, mfu_frac;
+	size_t memory_bytes; /* of rank 0: the arenas' peak */
+};
+
+struct mt_stage_memory {
+	size_t arena_bytes[MT_ENGINE_ARENAS]; /* peaks, the largest over the ranks of the stage */
+	size_t peak_bytes;		      /* their sum, the largest over the ranks */
+	size_t resident_bytes;		      /* VmHWM, the largest over the ranks */
+};
+
+struct mt_train_summary {
+	int64_t steps, timed_steps; /* the first `warmup` steps are not timed */
+	double median_step_s;	    /* of the slowest rank, step by step */
+	struct mt_interval step_s;  /* 90% of the median */
+	double tokens_per_s, tflops_per_device, mfu_frac, peak_tflops;
+	double first_loss, last_loss;
+	double compute_s, tp_s, dp_s, pp_s, optimizer_s; /* medians, rank 0 */
+	int stages;
+	struct mt_stage_memory *stage; /* owned */
+	bool interrupted;	       /* stopped by a signal or the deadline, after a whole step */
+};
+
+struct mt_trainer_config {
+	const struct mt_run *run;
+	struct mt_device *device;
+	struct mt_fabric *fabric;
+	int warmup; /* steps not timed */
+	/* Called on every rank after each step; may be NULL. */
+	void (*report)(void *context, const struct mt_step_report *report);
+	void *context;
+};
+
+/* Collective over the fabric. Every rank gets the summary; free it with mt_train_summary_free. */
+enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_trainer_config *config);
+void mt_train_summary_free(struct mt_train_summary *summary);
+
+/* The summary as JSON, as it stands at the end of the log. */
+json_t *mt_train_summary_json(const struct mt_train_summary *summary);
+
+#endif

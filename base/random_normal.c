@@ -7,8 +7,11 @@
  *
  * A block of four words gives four normals. Indices are laid out so that neighbours come from neighbouring blocks and
  * vectors are stored as they are: of 64 indices i, block = i % 16 and the normal in the block is i / 16. */
-#pragma GCC optimize("O3", "fp-contract=off", "no-math-errno", "no-trapping-math")
+#if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("O3", "fp-contract=off", "no-math-errno", "no-trapping-math")
+#endif
 
 #include "base/random.h"
 

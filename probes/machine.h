@@ -32,7 +32,7 @@ struct mt_machine_rate {
 
 /* Ranks a pair of which has alike latency and bandwidth. */
 struct mt_machine_pair_class {
-	char name[24];	/* "same host", "same rack", "far 1" ...: named by host, then by clustering the measured bandwidth */
+	char name[24]; /* "same host", "between hosts", "between hosts, slower", ... */
 	int pairs;
 	double latency_us, bandwidth_gbps; /* one way, 1 byte; one direction at the largest size */
 	double lo_gbps, hi_gbps;	   /* extremes of the class */
@@ -44,6 +44,7 @@ struct mt_machine {
 	char created[24];     /* UTC */
 	char libraries[256];  /* "Open MPI 4.1.4; oneDNN 2.6.3; hwloc 2.9.0" */
 	char device[64];      /* device kind the rates are of: "cpu" */
+	enum mt_provenance provenance; /* of every number here: MT_MEASURED by probe; a written file may say published or specification */
 	int world;	      /* ranks probed */
 	int host_count, rate_count, class_count, curve_count;
 	struct mt_machine_host *hosts;		 /* owned */
@@ -54,12 +55,19 @@ struct mt_machine {
 	struct mt_comm_curve *curves;		 /* owned */
 	double memory_gbps;			 /* triad of one host, all its ranks */
 	double memory_one_gbps;			 /* triad of one rank alone */
+	int64_t memory_triad_bytes;		 /* the three arrays of one rank; cache-resident when all ranks' fit the L3 */
 	int64_t rank_memory_bytes;		 /* what one rank may use: the host's available over its ranks, less a reserve */
 	int64_t process_bytes;			 /* resident size of a rank before the engine: program, libraries, fabric */
 	double step_jitter_frac;		 /* spread of a fixed piece of work over repetitions: MAD / median */
 };
 
+const char *mt_provenance_name(enum mt_provenance provenance); /* "measured", "interpolated", "published", "specification" */
+
+/* Frees what it owns and zeroes the struct; a zeroed machine is fine. */
 void mt_machine_free(struct mt_machine *machine);
+/* Reads a machine file into *machine (overwritten; zeroed on failure). Unknown keys and values out of range are MT_INPUT with
+ * file and line. A written file may leave out what it does not know: a host entry with `count: n` stands for n like hosts
+ * name0..name(n-1); ranks are placed host by host unless rank_host says otherwise. */
 enum mt_status mt_machine_load(struct mt_machine *machine, const char *path);
 enum mt_status mt_machine_save(const struct mt_machine *machine, const char *path);
 

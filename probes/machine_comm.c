@@ -1,0 +1,182 @@
+/* machine_comm: what a collective costs on a machine.
+ *
+ * 1. The curve of the same op, type, size and stride. All curves of ops that only move data serve every type; a
+ *    reduce_scatter of a type that was not swept is the swept one times what the types differ by in all_reduce.
+ * 2. A curve of a group at least as large and at least as far apart, the least such: not faster.
+ * 3. alpha and beta of the slowest pair class that the group can span: latency counts the steps of a tree (log2 n), or of a
+ *    ring for all_to_all, bandwidth the bytes that must cross a rank's link (Thakur, Rabenseifner and Gropp 2005,
+ *    "Optimization of collective communication operations in MPICH"), and ranks of one host that cross at once share its NICs. */
+#include "probes/machine.h"
+
+#include <math.h>
+#include <stddef.h>
+
+static bool moves_only(enum mt_comm_op op)
+{
+	return op != MT_COMM_ALL_REDUCE && op != MT_COMM_REDUCE_SCATTER;
+}
+
+static const struct mt_comm_curve *find_exact(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size, int stride)
+{
+	for (int i = 0; i < m->curve_count; i++) {
+		const struct mt_comm_curve *c = &m->curves[i];
+		if (c->op == op && c->size == size && c->stride == stride && c->points > 0 && (c->dtype == dtype || moves_only(op)))
+			return c;
+	}
+	return NULL;
+}
+
+/* The least group not smaller and not nearer together; stride 0 (irregular) needs the widest there is. Among groups as near, the
+ * slower curve, so that the choice does not depend on their order. */
+static const struct mt_comm_curve *find_not_faster(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size, int stride,
+						    double bytes)
+{
+	const struct mt_comm_curve *best = NULL;
+	double best_span = INFINITY;
+	for (int i = 0; i < m->curve_count; i++) {
+		const struct mt_comm_curve *c = &m->curves[i];
+		double span = (double)c->size * c->stride;
+		if (c->op != op || c->points == 0 || !(c->dtype == dtype || moves_only(op)) || c->size < size)
+			continue;
+		if (stride > 0 ? c->stride < stride : span < m->world)
+			continue;
+		if (span < best_span || (span == best_span && mt_comm_curve_s(c, bytes) > mt_comm_curve_s(best, bytes))) {
+			best = c;
+			best_span = span;
+		}
+	}
+	return best;
+}
+
+/* True when the value is at a measured point (bytes within 1%), so nothing was interpolated. */
+static bool at_point(const struct mt_comm_curve *c, double bytes)
+{
+	for (int i = 0; i < c->points; i++)
+		if (fabs(c->bytes[i] - bytes) <= 0.01 * bytes)
+			return true;
+	return false;
+}
+
+/* The slowest class from the first member of each group to its others. Bandwidth in a hierarchy is an ultrametric, so no
+ * pair of a group is slower than the slowest from any one member. */
+static int slowest_class(const struct mt_machine *m, int size, int stride)
+{
+	int slowest = -1, span = size * stride;
+	for (int first = 0; first + span <= m->world && m->pair_class; first++) {
+		if (first / stride % size != 0)
+			continue;
+		for (int i = 1; i < size; i++) {
+			int class = m->pair_class[(int64_t)first * m->world + first + i * stride];
+			if (class >= 0 && (slowest < 0 || m->classes[class].bandwidth_gbps < m->classes[slowest].bandwidth_gbps))
+				slowest = class;
+		}
+	}
+	return slowest;
+}
+
+/* Without a class a pair: one host's groups take the fastest class, others the slowest. */
+static int class_by_hosts(const struct mt_machine *m, bool inside)
+{
+	int found = 0;
+	for (int i = 1; i < m->class_count; i++) {
+		double gbps = m->classes[i].bandwidth_gbps, so_far = m->classes[found].bandwidth_gbps;
+		if (inside ? gbps > so_far : gbps < so_far)
+			found = i;
+	}
+	return found;
+}
+
+static bool inside_hosts(const struct mt_machine *m, int size, int stride)
+{
+	int span = size * stride;
+	if (stride <= 0 || span > m->world)
+		return m->host_count <= 1;
+	for (int first = 0; first + span <= m->world; first += 1)
+		if (first / stride % size == 0 && m->rank_host[first] != m->rank_host[first + (size - 1) * stride])
+			return false;
+	return true;
+}
+
+/* Ranks of a host that cross to another at once, over its NICs: groups lie across hosts side by side `stride` at a time; in
+ * all_to_all every rank crosses. */
+static double sharing(const struct mt_machine *m, const struct mt_comm_key *key)
+{
+	double worst = 1;
+	for (int h = 0; h < m->host_count; h++) {
+		const struct mt_machine_host *host = &m->hosts[h];
+		int crossing = key->op == MT_COMM_ALL_TO_ALL || key->stride <= 0 || key->stride > host->ranks ? host->ranks : key->stride;
+		worst = fmax(worst, (double)crossing / (host->nics > 0 ? host->nics : 1));
+	}
+	return worst;
+}
+
+static double alpha_beta_s(const struct mt_machine *m, const struct mt_comm_key *key)
+{
+	int class = -1, n = key->size;
+	bool inside = inside_hosts(m, n, key->stride);
+	if (m->class_count == 0)
+		return 0;
+	if (key->stride > 0 && (int64_t)n * key->stride <= m->world)
+		class = slowest_class(m, n, key->stride);
+	if (class < 0)
+		class = class_by_hosts(m, inside);
+	double alpha_s = m->classes[class].latency_us * 1e-6, gbps = m->classes[class].bandwidth_gbps;
+	double wire_s = gbps > 0 ? (double)key->bytes / (gbps * 1e9) * (inside ? 1 : sharing(m, key)) : 0;
+	double steps = ceil(log2(n)), part = (double)(n - 1) / n;
+	switch (key->op) {
+	case MT_COMM_ALL_REDUCE:
+		return 2 * steps * alpha_s + 2 * part * wire_s;
+	case MT_COMM_REDUCE_SCATTER:
+	case MT_COMM_ALL_GATHER:
+		return steps * alpha_s + part * wire_s;
+	case MT_COMM_ALL_TO_ALL:
+		return (n - 1) * alpha_s + part * wire_s;
+	case MT_COMM_BROADCAST:
+		return steps * alpha_s + fmin(steps, 2 * part) * wire_s;
+	case MT_COMM_BARRIER:
+		return steps * alpha_s;
+	default:
+		return alpha_s + wire_s;
+	}
+}
+
+/* By curves; 0 when none applies. */
+static double curve_s(const struct mt_machine *m, const struct mt_comm_key *key, bool *exact)
+{
+	double bytes = (double)(key->bytes > 0 ? key->bytes : 1);
+	const struct mt_comm_curve *c = key->stride > 0 ? find_exact(m, key->op, key->dtype, key->size, key->stride) : NULL;
+	*exact = c && at_point(c, bytes);
+	if (c)
+		return mt_comm_curve_s(c, bytes);
+	if (key->op == MT_COMM_REDUCE_SCATTER && key->dtype != MT_F32 && key->stride > 0) {
+		const struct mt_comm_curve *swept = find_exact(m, key->op, MT_F32, key->size, key->stride);
+		const struct mt_comm_curve *f32 = find_exact(m, MT_COMM_ALL_REDUCE, MT_F32, key->size, key->stride);
+		const struct mt_comm_curve *own = find_exact(m, MT_COMM_ALL_REDUCE, key->dtype, key->size, key->stride);
+		if (swept && f32 && own)
+			return mt_comm_curve_s(swept, bytes) * fmax(1, mt_comm_curve_s(own, bytes) / mt_comm_curve_s(f32, bytes));
+	}
+	c = find_not_faster(m, key->op, key->dtype, key->size, key->stride, bytes);
+	if (!c) /* another type of the same reduction is nearer than a model of links */
+		c = find_not_faster(m, key->op, MT_F32, key->size, key->stride, bytes);
+	return c ? mt_comm_curve_s(c, bytes) : 0;
+}
+
+double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_key *key, enum mt_provenance *provenance)
+{
+	bool exact = false;
+	double seconds = 0;
+	struct mt_comm_key asked = *key;
+	if (key->size > 1) {
+		if (key->op == MT_COMM_BARRIER && machine->curve_count > 0) { /* as an all_reduce of one element */
+			asked.op = MT_COMM_ALL_REDUCE;
+			asked.dtype = MT_F32;
+			asked.bytes = 4;
+		}
+		seconds = curve_s(machine, &asked, &exact);
+		if (seconds <= 0)
+			seconds = alpha_beta_s(machine, key);
+	}
+	if (provenance)
+		*provenance = exact || machine->provenance != MT_MEASURED ? machine->provenance : MT_INTERPOLATED;
+	return seconds;
+}

@@ -1,0 +1,207 @@
+/* pair: latency and bandwidth between pairs of ranks by ping-pong, half a round trip.
+ *
+ * Pairs are measured in steps; in a step every host takes part in at most one pair, so no two of them share a link or a
+ * host's memory. Pairs inside hosts come first (each host its own list, all hosts side by side), then host against host as
+ * in a round-robin tournament (circle method: H-1 rounds, each host once a round). In a world of at most 16 ranks every pair of
+ * ranks is measured; in a larger one the first ranks of two hosts stand for the others. When the steps are too many for
+ * the budget, evenly spaced ones are taken; classes.c says what the others are taken for. */
+#include "probes/parts.h"
+
+#include "base/clock.h"
+#include "base/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EVERY_PAIR_WORLD 16
+#define STEP_S		 3e-3 /* less than this a step is not worth starting */
+
+struct pairs {
+	struct mt_probe *probe;
+	int *by_host;	/* owned: ranks, host by host */
+	int *first;	/* owned: host_count + 1 offsets into by_host */
+	int host, local; /* this rank's place */
+	int near_steps, far_rounds, far_sub; /* sub-steps a round: every pair of ranks of two hosts, or one */
+	void *memory;	/* on the device */
+	int partner;
+	int64_t bytes;
+};
+
+static int local_ranks(const struct pairs *p, int host)
+{
+	return p->first[host + 1] - p->first[host];
+}
+
+/* Opponent of a in round r of n players, n even. */
+static int opponent(int a, int r, int n)
+{
+	if (a == n - 1)
+		return r;
+	int b = ((2 * r - a) % (n - 1) + (n - 1)) % (n - 1);
+	return b == a ? n - 1 : b;
+}
+
+/* The `index`-th pair i < j of n, in order; false past the last. */
+static bool nth_pair(int index, int n, int *i, int *j)
+{
+	for (*i = 0; *i < n - 1; ++*i) {
+		if (index < n - 1 - *i) {
+			*j = *i + 1 + index;
+			return true;
+		}
+		index -= n - 1 - *i;
+	}
+	return false;
+}
+
+/* World rank this rank plays with in a step, -1 for none. */
+static int partner_at(const struct pairs *p, int step)
+{
+	const struct mt_machine *m = p->probe->machine;
+	const int *mine = p->by_host + p->first[p->host];
+	int i, j;
+	if (step < p->near_steps) {
+		if (!nth_pair(step, local_ranks(p, p->host), &i, &j) || (p->local != i && p->local != j))
+			return -1;
+		return mine[p->local == i ? j : i];
+	}
+	int round = (step - p->near_steps) / p->far_sub, sub = (step - p->near_steps) % p->far_sub;
+	int other = opponent(p->host, round, m->host_count + m->host_count % 2);
+	if (other >= m->host_count)
+		return -1;
+	int low = p->host < other ? p->host : other, high = p->host < other ? other : p->host;
+	i = sub / local_ranks(p, high);
+	j = sub % local_ranks(p, high);
+	if (i >= local_ranks(p, low) || p->local != (p->host == low ? i : j))
+		return -1;
+	return p->by_host[p->first[other] + (p->host == low ? j : i)];
+}
+
+static enum mt_status plan(struct pairs *p)
+{
+	const struct mt_machine *m = p->probe->machine;
+	p->by_host = malloc((size_t)m->world * sizeof *p->by_host);
+	p->first = calloc((size_t)m->host_count + 1, sizeof *p->first);
+	if (!p->by_host || !p->first)
+		return mt_fail(MT_NOMEM, "probe: no memory for %d ranks", m->world);
+	int at = 0, most = 1;
+	for (int h = 0; h < m->host_count; h++) {
+		for (int r = 0; r < m->world; r++) {
+			if (m->rank_host[r] != h)
+				continue;
+			if (r == p->probe->rank)
+				p->host = h, p->local = at - p->first[h];
+			p->by_host[at++] = r;
+		}
+		p->first[h + 1] = at;
+		most = local_ranks(p, h) > most ? local_ranks(p, h) : most;
+	}
+	p->near_steps = most * (most - 1) / 2;
+	p->far_rounds = m->host_count > 1 ? m->host_count + m->host_count % 2 - 1 : 0;
+	p->far_sub = m->world <= EVERY_PAIR_WORLD ? most * most : 1;
+	return MT_OK;
+}
+
+/* Half a round trip. The lower rank serves. The message is two bytes at least: the smallest element type of a fabric. */
+static enum mt_status ping_pong(void *context, int repeats, double *seconds)
+{
+	struct pairs *p = context;
+	struct mt_probe *probe = p->probe;
+	enum mt_dtype dtype = p->bytes < 4 ? MT_BF16 : MT_F32;
+	int64_t count = p->bytes < 4 ? 1 : p->bytes / 4;
+	*seconds = 0;
+	if (p->partner < 0)
+		return MT_OK;
+	double start_s = mt_clock_s();
+	for (int r = 0; r < repeats; r++) {
+		if (probe->rank < p->partner)
+			MT_TRY(mt_comm_send(probe->world, probe->stream, p->memory, count, dtype, p->partner));
+		MT_TRY(mt_comm_recv(probe->world, probe->stream, p->memory, count, dtype, p->partner));
+		if (probe->rank > p->partner)
+			MT_TRY(mt_comm_send(probe->world, probe->stream, p->memory, count, dtype, p->partner));
+	}
+	MT_TRY(mt_stream_synchronize(probe->stream));
+	*seconds = (mt_clock_s() - start_s) / repeats / 2;
+	return MT_OK;
+}
+
+/* One step: latency, then growing messages as long as the next one fits the step's share of the time. */
+static enum mt_status measure_step(struct pairs *p, double share_s, double *latency_us, double *gbps)
+{
+	struct mt_probe_series series;
+	struct mt_probe_work work = {ping_pong, p, p->partner < 0};
+	double end_s = p->probe->elapsed_s + share_s, slowest = 0;
+	p->bytes = 1;
+	MT_TRY(mt_probe_sample(p->probe, &work, 0.25 * share_s, &series));
+	if (p->partner >= 0)
+		*latency_us = 1e6 * mt_stats_median(series.own, (size_t)series.count);
+	int64_t most = p->probe->options->most_bytes;
+	for (int64_t bytes = most < 64 << 10 ? most : 64 << 10, last = 0; bytes <= most; last = bytes, bytes *= 8) {
+		double predicted_s = last ? slowest * (double)bytes / (double)last : 0;
+		if (2 * 3 * predicted_s > end_s - p->probe->elapsed_s) /* warm-up and two samples, there and back */
+			break;
+		p->bytes = bytes;
+		MT_TRY(mt_probe_sample(p->probe, &work, fmax(0, end_s - p->probe->elapsed_s) / 2, &series));
+		slowest = mt_stats_median(series.slowest, (size_t)series.count);
+		if (p->partner >= 0)
+			*gbps = (double)(bytes / 4 * 4) / mt_stats_median(series.own, (size_t)series.count) * 1e-9;
+	}
+	return MT_OK;
+}
+
+static enum mt_status run_steps(struct pairs *p, double share_s, double *latency_us, double *gbps)
+{
+	int steps = p->near_steps + p->far_rounds * p->far_sub;
+	int most = (int)fmax(1, fmin(steps, share_s / STEP_S));
+	double end_s = p->probe->elapsed_s + share_s;
+	for (int i = 0; i < most; i++) {
+		double latency = 0, rate = 0;
+		p->partner = partner_at(p, (int)((int64_t)i * steps / most));
+		MT_TRY(measure_step(p, fmax(0, end_s - p->probe->elapsed_s) / (most - i), &latency, &rate));
+		if (p->partner >= 0)
+			latency_us[p->partner] = latency, gbps[p->partner] = rate;
+	}
+	return MT_OK;
+}
+
+/* The lower rank's numbers count for both. */
+static void mirror(double *matrix, int world)
+{
+	for (int a = 0; a < world; a++)
+		for (int b = 0; b <= a; b++)
+			matrix[a * world + b] = a == b ? 0 : matrix[b * world + a];
+}
+
+enum mt_status mt_probe_pairs(struct mt_probe *probe, double share_s)
+{
+	struct pairs p = {.probe = probe, .partner = -1};
+	struct mt_arena *arena = NULL;
+	size_t n = (size_t)probe->size, bytes = (size_t)(probe->options->most_bytes > 4096 ? probe->options->most_bytes : 4096);
+	double *own = calloc(2 * n, sizeof *own), *all = calloc(2 * n * n, sizeof *all), zero[64] = {0};
+	enum mt_status st = own && all ? MT_OK : mt_fail(MT_NOMEM, "probe: no memory for %zu pairs", n * n);
+	if (st == MT_OK)
+		st = plan(&p);
+	if (st == MT_OK)
+		st = mt_arena_create(&arena, "probe pairs", mt_device_memory(probe->device), bytes + (1 << 20));
+	if (st == MT_OK)
+		st = mt_arena_alloc(arena, bytes, &p.memory);
+	for (size_t at = 0; st == MT_OK && at < bytes; at += sizeof zero) /* touch the pages before they are timed */
+		st = mt_device_upload(probe->device, probe->stream, (char *)p.memory + at, zero, bytes - at < sizeof zero ? bytes - at : sizeof zero);
+	MT_GOTO(out, mt_probe_agree(probe, st));
+	MT_GOTO(out, run_steps(&p, share_s, own, own + n));
+	MT_GOTO(out, mt_comm_host_all_gather(probe->world, own, all, n * sizeof *own));
+	MT_GOTO(out, mt_comm_host_all_gather(probe->world, own + n, all + n * n, n * sizeof *own));
+	mirror(all, probe->size);
+	mirror(all + n * n, probe->size);
+	struct mt_probe_pairs pairs = {probe->size, all, all + n * n};
+	st = mt_probe_classify(probe->machine, &pairs);
+out:
+	mt_arena_free(arena, p.memory);
+	mt_arena_destroy(arena);
+	free(p.by_host);
+	free(p.first);
+	free(own);
+	free(all);
+	return st;
+}

@@ -12,7 +12,7 @@ static void *field(const struct mt_option *option, void *values)
 	return (char *)values + option->offset;
 }
 
-/* The index of text in a NULL-terminated list, '-' equal to '_'; -1 when it is not there. */
+/* Equal but for '-' and '_', which are the same letter. */
 static bool same_name(const char *a, const char *b)
 {
 	while (*a && (*a == *b || (*a == '-' && *b == '_') || (*a == '_' && *b == '-'))) {

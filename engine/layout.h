@@ -50,6 +50,7 @@ struct mt_layout_rule {
 	const char *name; /* "heads_divisible_by_tp" */
 	const char *text; /* "attention heads must be a multiple of tp" */
 	bool (*broken)(const struct mt_model *model, const struct mt_layout *layout);
+	const char *values; /* the options it reads, blanks between: "heads tp"; "model.seq" where both have one */
 };
 extern const struct mt_layout_rule mt_layout_rules[];
 extern const int mt_layout_rule_count;

@@ -1,0 +1,147 @@
+/* layout: the option table, ranks and groups, and how layers and words are cut.
+ *
+ * rank = tp + TP * (cp + CP * (dp + DP * pp)): tensor-parallel neighbours have neighbouring ranks, as they talk most. */
+#include "engine/layout.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const recomputes[] = {"none", "full", NULL};
+static const char *const schedules[] = {"1f1b", NULL};
+static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
+
+#define INT(field, value, least, most, help) \
+	{#field, MT_OPTION_INT, offsetof(struct mt_layout, field), value, least, most, NULL, help}
+#define CHOICE(field, value, choices, help) \
+	{#field, MT_OPTION_CHOICE, offsetof(struct mt_layout, field), value, 0, 0, choices, help}
+
+/* Bounds are those of any machine; what a model allows is in the rules. */
+static const struct mt_option options[] = {
+	INT(tp, "1", 1, 1 << 20, "tensor-parallel ranks: heads, MLP columns and words are split over them"),
+	INT(pp, "1", 1, 1 << 20, "pipeline stages: layers are split over them"),
+	INT(vp, "1", 1, 1 << 20, "model chunks a stage (interleaving); 1 in this release"),
+	INT(cp, "1", 1, 1 << 20, "context-parallel ranks; 1 in this release"),
+	INT(ep, "1", 1, 1 << 20, "expert-parallel ranks; 1 in this release"),
+	INT(dp, "1", 1, 1 << 20, "data-parallel ranks: sequences are split over them"),
+	INT(mbs, "1", 1, 1 << 20, "sequences in a micro-batch"),
+	INT(gbs, "8", 1, 1 << 30, "sequences in a step, all data-parallel ranks together"),
+	INT(seq, "0", 0, 1 << 24, "tokens in a sequence; 0: the model's longest"),
+	{"sp", MT_OPTION_BOOL, offsetof(struct mt_layout, sp), "false", 0, 0, NULL,
+	 "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"},
+	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
+	CHOICE(recompute, "none", recomputes, "full: keep only a layer's input and run its forward pass again before its backward pass"),
+	CHOICE(schedule, "1f1b", schedules, "order of the micro-batches' passes on a stage"),
+	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
+	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),
+	INT(bucket_bytes, "40Mi", 0, 1e15, "gradient bucket in bytes of f32, reduced at once; 0: one bucket"),
+};
+
+const struct mt_option_table mt_layout_options = {"layout", options, sizeof options / sizeof options[0]};
+
+int64_t mt_layout_microbatches(const struct mt_layout *layout)
+{
+	return layout->gbs / (layout->dp * layout->mbs);
+}
+
+int64_t mt_layout_world(const struct mt_layout *layout)
+{
+	const int64_t sizes[] = {layout->tp, layout->cp, layout->dp, layout->pp};
+	int64_t world = 1;
+
+	for (int i = 0; i < 4; i++) {
+		if (__builtin_mul_overflow(world, sizes[i], &world))
+			return INT64_MAX;
+	}
+	return world;
+}
+
+struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank)
+{
+	struct mt_coordinates at;
+	int tp = (int)layout->tp, cp = (int)layout->cp, dp = (int)layout->dp;
+
+	at.tp = rank % tp;
+	at.cp = rank / tp % cp;
+	at.dp = rank / tp / cp % dp;
+	at.pp = rank / tp / cp / dp;
+	return at;
+}
+
+int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at)
+{
+	return at.tp + (int)layout->tp * (at.cp + (int)layout->cp * (at.dp + (int)layout->dp * at.pp));
+}
+
+int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride)
+{
+	const char axes[] = "tcdp";
+	const int sizes[] = {(int)layout->tp, (int)layout->cp, (int)layout->dp, (int)layout->pp};
+	const char *found = axis ? strchr(axes, axis) : NULL;
+	int step = 1;
+
+	if (!found)
+		return 0;
+	for (int i = 0; i < found - axes; i++)
+		step *= sizes[i];
+	int size = sizes[found - axes];
+	int first = rank - rank / step % size * step;
+	for (int i = 0; i < size; i++)
+		ranks[i] = first + i * step;
+	if (stride)
+		*stride = step;
+	return size;
+}
+
+/* Appends to text of 96 bytes, a blank between; what does not fit is cut. */
+static void append(char buf[96], const char *name, int64_t value)
+{
+	size_t used = strlen(buf);
+
+	if (value < 0)
+		snprintf(buf + used, 96 - used, "%s%s", used ? " " : "", name);
+	else
+		snprintf(buf + used, 96 - used, "%s%s%lld", used ? " " : "", name, (long long)value);
+}
+
+void mt_layout_text(const struct mt_layout *layout, char buf[96])
+{
+	buf[0] = '\0';
+	append(buf, "tp", layout->tp);
+	append(buf, "pp", layout->pp);
+	append(buf, "dp", layout->dp);
+	if (layout->vp != 1)
+		append(buf, "vp", layout->vp);
+	if (layout->cp != 1)
+		append(buf, "cp", layout->cp);
+	if (layout->ep != 1)
+		append(buf, "ep", layout->ep);
+	append(buf, "mbs", layout->mbs);
+	if (layout->sp)
+		append(buf, "sp", -1);
+	if (layout->zero != 0)
+		append(buf, "zero", layout->zero);
+	if (layout->recompute == MT_RECOMPUTE_FULL)
+		append(buf, "full", -1);
+	if (layout->dtype != MT_F32)
+		append(buf, layout->dtype == MT_BF16 ? "bf16" : "f64", -1);
+	if (layout->threads != 0)
+		append(buf, "t", layout->threads);
+}
+
+void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first, int64_t *count)
+{
+	int64_t each = model->layers / layout->pp, rest = model->layers % layout->pp;
+	/* stages with one layer more: a run in the middle; one to the left where it cannot be centred, as the head costs most */
+	int64_t start = (layout->pp - rest) / 2;
+	int64_t before = stage <= start ? 0 : stage - start < rest ? stage - start : rest;
+
+	*first = stage * each + before;
+	*count = each + (stage >= start && stage < start + rest ? 1 : 0);
+}
+
+int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout)
+{
+	int64_t unit = 128 * layout->tp;
+
+	return (model->vocab + unit - 1) / unit * unit;
+}

@@ -1,0 +1,236 @@
+/* layout_rules: what a layout must keep for a model, one rule a row. Each rule stands alone: it is broken by values that
+ * are wrong for it, and leaves sizes below one to sizes_at_least_one. */
+#define _GNU_SOURCE
+#include "engine/layout.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_RANKS (1 << 20)
+
+#define RULE(name) static bool name(const struct mt_model *m, const struct mt_layout *l)
+
+static bool indivisible(int64_t number, int64_t by)
+{
+	return by > 0 && number % by != 0;
+}
+
+/* dp * mbs, and mbs * seq: bounded by the option table, but layouts also come from code. */
+static int64_t product(int64_t a, int64_t b)
+{
+	int64_t result;
+	return __builtin_mul_overflow(a, b, &result) ? INT64_MAX : result;
+}
+
+RULE(sizes_at_least_one)
+{
+	return l->tp < 1 || l->pp < 1 || l->vp < 1 || l->cp < 1 || l->ep < 1 || l->dp < 1 || l->mbs < 1 || l->gbs < 1 || l->seq < 1;
+}
+
+RULE(world_fits)
+{
+	return mt_layout_world(l) > MOST_RANKS;
+}
+
+RULE(vp_is_one)
+{
+	return l->vp > 1;
+}
+
+RULE(cp_is_one)
+{
+	return l->cp > 1;
+}
+
+RULE(ep_is_one)
+{
+	return l->ep > 1;
+}
+
+RULE(layers_at_least_pp)
+{
+	return m->layers < l->pp;
+}
+
+RULE(hidden_divisible_by_heads)
+{
+	return m->head_dim == 0 && indivisible(m->hidden, m->heads);
+}
+
+RULE(heads_divisible_by_tp)
+{
+	return indivisible(m->heads, l->tp);
+}
+
+RULE(kv_heads_divisible_by_tp)
+{
+	return indivisible(m->kv_heads, l->tp);
+}
+
+RULE(ffn_divisible_by_tp)
+{
+	return indivisible(m->ffn, l->tp);
+}
+
+RULE(gbs_divisible_by_dp_mbs)
+{
+	int64_t unit = product(l->dp, l->mbs);
+	return l->gbs >= unit && indivisible(l->gbs, unit);
+}
+
+RULE(microbatches_at_least_one)
+{
+	return l->gbs >= 1 && l->gbs < product(l->dp, l->mbs);
+}
+
+RULE(microbatch_tokens_fit)
+{
+	return product(l->mbs, l->seq) > INT32_MAX;
+}
+
+RULE(seq_within_positions)
+{
+	return m->position == MT_MODEL_LEARNED && l->seq > m->seq;
+}
+
+RULE(sp_needs_tp)
+{
+	return l->sp && l->tp == 1;
+}
+
+RULE(sp_rows_divisible_by_tp)
+{
+	return l->sp && indivisible(product(l->mbs, l->seq), l->tp);
+}
+
+RULE(zero_is_0_or_1)
+{
+	return l->zero < 0 || l->zero > 1;
+}
+
+RULE(zero_needs_dp)
+{
+	return l->zero > 0 && l->dp == 1;
+}
+
+RULE(recompute_is_known)
+{
+	return l->recompute != MT_RECOMPUTE_NONE && l->recompute != MT_RECOMPUTE_FULL;
+}
+
+RULE(schedule_is_known)
+{
+	return l->schedule != MT_SCHEDULE_1F1B;
+}
+
+RULE(dtype_is_real)
+{
+	return l->dtype != MT_F32 && l->dtype != MT_BF16 && l->dtype != MT_F64;
+}
+
+RULE(threads_not_negative)
+{
+	return l->threads < 0;
+}
+
+RULE(bucket_bytes_not_negative)
+{
+	return l->bucket_bytes < 0;
+}
+
+#define ROW(rule, values, text) {#rule, text, rule, values}
+
+const struct mt_layout_rule mt_layout_rules[] = {
+	ROW(sizes_at_least_one, "tp pp vp cp ep dp mbs gbs seq", "every size must be at least 1"),
+	ROW(world_fits, "tp cp dp pp", "tp * cp * dp * pp must be at most 1,048,576 ranks"),
+	ROW(vp_is_one, "vp", "vp must be 1: this release has no interleaved schedule"),
+	ROW(cp_is_one, "cp", "cp must be 1: this release has no context parallelism"),
+	ROW(ep_is_one, "ep", "ep must be 1: this release has no expert parallelism"),
+	ROW(layers_at_least_pp, "layers pp", "every pipeline stage must have a layer: layers must be at least pp"),
+	ROW(hidden_divisible_by_heads, "hidden heads", "hidden must be a multiple of heads unless head_dim is given"),
+	ROW(heads_divisible_by_tp, "heads tp", "attention heads must be a multiple of tp"),
+	ROW(kv_heads_divisible_by_tp, "kv_heads tp", "key and value heads must be a multiple of tp"),
+	ROW(ffn_divisible_by_tp, "ffn tp", "the inner width of the MLP must be a multiple of tp"),
+	ROW(gbs_divisible_by_dp_mbs, "gbs dp mbs", "gbs must be a multiple of dp * mbs"),
+	ROW(microbatches_at_least_one, "gbs dp mbs", "gbs must be at least dp * mbs: every data-parallel rank needs a micro-batch"),
+	ROW(microbatch_tokens_fit, "mbs seq", "mbs * seq must be below 2^31 tokens"),
+	ROW(seq_within_positions, "seq model.seq", "seq must be at most the model's learned positions"),
+	ROW(sp_needs_tp, "sp tp", "sequence parallelism needs tp above 1"),
+	ROW(sp_rows_divisible_by_tp, "mbs seq tp", "with sequence parallelism mbs * seq must be a multiple of tp"),
+	ROW(zero_is_0_or_1, "zero", "zero must be 0 or 1"),
+	ROW(zero_needs_dp, "zero dp", "zero shards over data-parallel ranks: it needs dp above 1"),
+	ROW(recompute_is_known, "recompute", "recompute must be none or full"),
+	ROW(schedule_is_known, "schedule", "schedule must be 1f1b"),
+	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16 or f64"),
+	ROW(threads_not_negative, "threads", "threads must be at least 0"),
+	ROW(bucket_bytes_not_negative, "bucket_bytes", "bucket_bytes must be at least 0"),
+};
+
+const int mt_layout_rule_count = sizeof mt_layout_rules / sizeof mt_layout_rules[0];
+
+int mt_layout_first_broken(const struct mt_model *model, const struct mt_layout *layout)
+{
+	for (int i = 0; i < mt_layout_rule_count; i++) {
+		if (mt_layout_rules[i].broken(model, layout))
+			return i;
+	}
+	return -1;
+}
+
+/* "tp 8": a value by its option's name, of the layout unless it says model or only the model has it. */
+static void print_value(FILE *out, const struct mt_model *model, const struct mt_layout *layout, const char *name)
+{
+	bool of_model = strncmp(name, "model.", 6) == 0;
+	const struct mt_option *option = of_model ? NULL : mt_options_find(&mt_layout_options, name);
+	const char *values = (const char *)layout;
+
+	if (!option) {
+		option = mt_options_find(&mt_model_options, of_model ? name + 6 : name);
+		values = (const char *)model;
+	}
+	const char *field = values + option->offset;
+	long long number = option->kind == MT_OPTION_INT    ? (long long)*(const int64_t *)field
+			   : option->kind == MT_OPTION_BOOL ? *(const bool *)field
+							    : *(const int *)field;
+	fprintf(out, "%s %lld", name, number);
+}
+
+static void print_rule(FILE *out, const struct mt_layout_rule *rule, const struct mt_model *model, const struct mt_layout *layout)
+{
+	char names[64], *save = NULL;
+	const char *separator = " (";
+
+	fprintf(out, "%s", rule->text);
+	snprintf(names, sizeof names, "%s", rule->values);
+	for (char *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
+		fputs(separator, out);
+		print_value(out, model, layout, name);
+		separator = ", ";
+	}
+	fputc(')', out);
+}
+
+enum mt_status mt_layout_check(const struct mt_model *model, const struct mt_layout *layout, const char *where)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	int broken = 0;
+
+	if (mt_layout_first_broken(model, layout) < 0)
+		return MT_OK;
+	FILE *out = open_memstream(&text, &bytes);
+	if (!out)
+		return mt_fail(MT_NOMEM, "out of memory");
+	for (int i = 0; i < mt_layout_rule_count; i++) {
+		if (!mt_layout_rules[i].broken(model, layout))
+			continue;
+		if (broken++)
+			fputs("; ", out);
+		print_rule(out, &mt_layout_rules[i], model, layout);
+	}
+	fclose(out);
+	enum mt_status st = mt_fail(MT_INPUT, "%s: %s", where, text ? text : "the layout breaks its rules");
+	free(text);
+	return st;
+}

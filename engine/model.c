@@ -1,0 +1,137 @@
+/* model: the option table of a model, what is derived from it and what is counted in it. */
+#include "engine/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const norms[] = {"layernorm", "rmsnorm", NULL};
+static const char *const positions[] = {"learned", "rope", NULL};
+static const char *const mlps[] = {"gelu", "swiglu", NULL};
+
+/* The bounds keep every count below in 63 bits: layers * hidden * (4 * heads * head_dim + 3 * ffn) < 2^61. */
+#define INT(field, value, least, most, help) \
+	{#field, MT_OPTION_INT, offsetof(struct mt_model, field), value, least, most, NULL, help}
+#define FLOAT(field, value, least, most, help) \
+	{#field, MT_OPTION_FLOAT, offsetof(struct mt_model, field), value, least, most, NULL, help}
+#define CHOICE(field, value, choices, help) \
+	{#field, MT_OPTION_CHOICE, offsetof(struct mt_model, field), value, 0, 0, choices, help}
+#define BOOL(field, value, help) {#field, MT_OPTION_BOOL, offsetof(struct mt_model, field), value, 0, 0, NULL, help}
+
+static const struct mt_option options[] = {
+	{"name", MT_OPTION_STRING, offsetof(struct mt_model, name), NULL, 0, 0, NULL, "what reports call the model"},
+	INT(layers, NULL, 0, 16384, "transformer layers; must be given"),
+	INT(hidden, NULL, 0, 1 << 20, "width of the residual stream; must be given"),
+	INT(heads, NULL, 0, 4096, "attention heads; must be given"),
+	INT(kv_heads, "0", 0, 4096, "key and value heads (grouped-query attention); 0: as many as heads"),
+	INT(head_dim, "0", 0, 4096, "size of a head; 0: hidden / heads"),
+	INT(ffn, "0", 0, 1 << 22, "inner width of the MLP; 0: 4 * hidden with gelu, must be given with swiglu"),
+	INT(vocab, NULL, 0, 1 << 24, "words of the vocabulary, unpadded; must be given"),
+	INT(seq, NULL, 0, 1 << 24, "longest sequence in tokens: rows of the learned positions; must be given"),
+	CHOICE(norm, "layernorm", norms, "normalisation before attention and MLP"),
+	CHOICE(position, "learned", positions, "how positions enter: an embedding or rotated queries and keys"),
+	CHOICE(mlp, "gelu", mlps, "activation of the MLP; swiglu has a gate matrix beside the up matrix"),
+	BOOL(bias, "true", "the linear layers have biases (gelu only)"),
+	BOOL(tied, "true", "the head uses the word embedding"),
+	FLOAT(norm_eps, "1e-5", 0, 1, "added to the variance before its root"),
+	FLOAT(rope_theta, "10000", 1, 1e12, "base of the rotation wavelengths"),
+	FLOAT(init_std, "0.02", 0, 10, "standard deviation of the initial weights"),
+};
+
+const struct mt_option_table mt_model_options = {"model", options, sizeof options / sizeof options[0]};
+
+/* Values that did not come through the YAML reader (a config.json, code) keep the table's bounds too. */
+static enum mt_status check_ranges(const struct mt_model *model, const char *where)
+{
+	static const char *const given[] = {"layers", "hidden", "heads", "vocab", "seq"};
+
+	for (size_t i = 0; i < mt_model_options.count; i++) {
+		const struct mt_option *o = &options[i];
+		const char *field = (const char *)model + o->offset;
+		double value = o->kind == MT_OPTION_INT	    ? (double)*(const int64_t *)field
+			       : o->kind == MT_OPTION_FLOAT ? *(const double *)field
+							    : 0;
+		if ((o->kind == MT_OPTION_INT || o->kind == MT_OPTION_FLOAT) && !(value >= o->least && value <= o->most))
+			return mt_fail(MT_INPUT, "%s: %s is %g, must be %g to %g", where, o->name, value, o->least, o->most);
+	}
+	for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
+		const struct mt_option *o = mt_options_find(&mt_model_options, given[i]);
+		if (*(const int64_t *)((const char *)model + o->offset) == 0)
+			return mt_fail(MT_INPUT, "%s: the model has no %s: give %s (%s)", where, o->name, o->name, o->help);
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_model_complete(struct mt_model *model, const char *where)
+{
+	MT_TRY(check_ranges(model, where));
+	if (!model->name && !(model->name = strdup("custom")))
+		return mt_fail(MT_NOMEM, "out of memory");
+	if (model->kv_heads == 0)
+		model->kv_heads = model->heads;
+	if (model->heads % model->kv_heads != 0)
+		return mt_fail(MT_INPUT, "%s: heads %lld is not a multiple of kv_heads %lld", where, (long long)model->heads,
+			       (long long)model->kv_heads);
+	if (model->head_dim == 0) {
+		if (model->hidden % model->heads != 0)
+			return mt_fail(MT_INPUT, "%s: hidden %lld is not a multiple of heads %lld: change one or give head_dim", where,
+				       (long long)model->hidden, (long long)model->heads);
+		model->head_dim = model->hidden / model->heads;
+	}
+	if (model->position == MT_MODEL_ROPE && model->head_dim % 2 != 0)
+		return mt_fail(MT_INPUT, "%s: position rope rotates pairs, so head_dim %lld must be even", where,
+			       (long long)model->head_dim);
+	if (model->mlp == MT_MODEL_SWIGLU && model->ffn == 0)
+		return mt_fail(MT_INPUT, "%s: mlp swiglu has no usual width: give ffn", where);
+	if (model->mlp == MT_MODEL_SWIGLU && model->bias)
+		return mt_fail(MT_INPUT, "%s: mlp swiglu is trained without biases: set bias to false", where);
+	if (model->ffn == 0)
+		model->ffn = 4 * model->hidden;
+	return MT_OK;
+}
+
+void mt_model_free(struct mt_model *model)
+{
+	if (model)
+		mt_options_free(&mt_model_options, model);
+}
+
+enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from)
+{
+	char *name = from->name ? strdup(from->name) : NULL;
+
+	if (from->name && !name)
+		return mt_fail(MT_NOMEM, "out of memory");
+	*to = *from;
+	to->name = name;
+	return MT_OK;
+}
+
+/* q: hidden x (heads*head_dim); k, v: hidden x (kv_heads*head_dim); out: as q. MLP: up and down, with swiglu a gate. */
+int64_t mt_model_matmul_parameters(const struct mt_model *model)
+{
+	int64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
+	int64_t attention = model->hidden * (2 * q + 2 * kv);
+	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2);
+
+	return model->layers * (attention + mlp);
+}
+
+int64_t mt_model_parameters(const struct mt_model *model)
+{
+	int64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
+	int64_t norm = model->hidden * (model->norm == MT_MODEL_LAYERNORM ? 2 : 1);
+	int64_t biases = model->bias ? q + 2 * kv + model->hidden + model->ffn + model->hidden : 0;
+	int64_t words = model->vocab * model->hidden * (model->tied ? 1 : 2);
+	int64_t positions_rows = model->position == MT_MODEL_LEARNED ? model->seq : 0;
+
+	return mt_model_matmul_parameters(model) + model->layers * (2 * norm + biases) + norm + words + positions_rows * model->hidden;
+}
+
+double mt_model_step_flops(const struct mt_model *model, double tokens, int64_t seq, bool full_attention)
+{
+	double products = (double)mt_model_matmul_parameters(model) + (double)model->hidden * (double)model->vocab;
+	/* scores and their product with the values: 2 * 2*s*q a token and layer forward, half of it under the causal mask */
+	double attention = (double)seq * (double)model->layers * (double)(model->heads * model->head_dim) * (full_attention ? 2 : 1);
+
+	return 6 * tokens * (products + attention);
+}

@@ -1,0 +1,10 @@
+/* model_private: what the loaders of a model share. */
+#ifndef MT_ENGINE_MODEL_PRIVATE_H
+#define MT_ENGINE_MODEL_PRIVATE_H
+
+#include "engine/model.h"
+
+/* Fills a model of defaults from a Hugging Face config.json, read from `path`; does not complete it. */
+enum mt_status mt_model_read_hf(struct mt_model *model, const json_t *config, const char *path);
+
+#endif

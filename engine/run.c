@@ -1,0 +1,168 @@
+/* run: a run file, from and to YAML. */
+#define _GNU_SOURCE
+#include "engine/run.h"
+#include "base/file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const decays[] = {"cosine", "constant", "linear", NULL};
+static const char *const tokenizers[] = {"byte", NULL};
+
+#define TRAIN(field, kind, value, least, most, choices, help) \
+	{#field, MT_OPTION_##kind, offsetof(struct mt_train_options, field), value, least, most, choices, help}
+#define DATA(field, kind, value, choices, help) \
+	{#field, MT_OPTION_##kind, offsetof(struct mt_data_options, field), value, 0, 0, choices, help}
+
+static const struct mt_option train_options[] = {
+	TRAIN(steps, INT, "20", 1, 1e12, NULL, "optimizer steps"),
+	TRAIN(seed, INT, "1234", 0, 9e15, NULL, "of initial weights and data order"),
+	TRAIN(lr, FLOAT, "6e-4", 0, 10, NULL, "peak learning rate"),
+	TRAIN(min_lr, FLOAT, "6e-5", 0, 10, NULL, "learning rate at the end of the decay"),
+	TRAIN(warmup_steps, INT, "2", 0, 1e12, NULL, "steps of the linear rise from 0 to lr"),
+	TRAIN(decay_steps, INT, "0", 0, 1e12, NULL, "steps until min_lr is reached, warm-up included; 0: steps"),
+	TRAIN(decay, CHOICE, "cosine", 0, 0, decays, "shape of the fall from lr to min_lr"),
+	TRAIN(beta1, FLOAT, "0.9", 0, 1, NULL, "AdamW: decay of the first moment"),
+	TRAIN(beta2, FLOAT, "0.95", 0, 1, NULL, "AdamW: decay of the second moment"),
+	TRAIN(eps, FLOAT, "1e-8", 0, 1, NULL, "AdamW: added to the root of the second moment"),
+	TRAIN(weight_decay, FLOAT, "0.1", 0, 10, NULL, "AdamW: decay of matrices; biases and norms have none"),
+	TRAIN(clip, FLOAT, "1", 0, 1e9, NULL, "largest global gradient norm; 0: no clipping"),
+	TRAIN(device, STRING, "cpu", 0, 0, NULL, "cpu, or reference (plain loops)"),
+	TRAIN(log, STRING, NULL, 0, 0, NULL, "file for one JSON line a step"),
+	TRAIN(trace, STRING, NULL, 0, 0, NULL, "file for a Chrome trace of the last step"),
+	TRAIN(peak_tflops, FLOAT, "0", 0, 1e6, NULL, "dense peak of one device in TFLOP/s, for MFU; 0: measured at start"),
+	TRAIN(deadline_s, FLOAT, "0", 0, 1e9, NULL, "stop after so many seconds; 0: never"),
+};
+
+static const struct mt_option data_options[] = {
+	DATA(path, STRING, NULL, NULL, "text files or directories (colons between), or the PREFIX of a PREFIX.bin and PREFIX.idx; none: synthetic"),
+	DATA(tokenizer, CHOICE, "byte", tokenizers, "of text files; byte: 256 byte values and 256 at the end of a file"),
+	DATA(shuffle, BOOL, "true", NULL, "take the sequences of an epoch in random order"),
+};
+
+const struct mt_option_table mt_train_options_table = {"train", train_options, sizeof train_options / sizeof train_options[0]};
+const struct mt_option_table mt_data_options_table = {"data", data_options, sizeof data_options / sizeof data_options[0]};
+
+void mt_run_default(struct mt_run *run)
+{
+	memset(run, 0, sizeof *run);
+	mt_options_default(&mt_model_options, &run->model);
+	mt_options_default(&mt_layout_options, &run->layout);
+	mt_options_default(&mt_train_options_table, &run->train);
+	mt_options_default(&mt_data_options_table, &run->data);
+}
+
+void mt_run_free(struct mt_run *run)
+{
+	if (!run)
+		return;
+	mt_options_free(&mt_model_options, &run->model);
+	mt_options_free(&mt_layout_options, &run->layout);
+	mt_options_free(&mt_train_options_table, &run->train);
+	mt_options_free(&mt_data_options_table, &run->data);
+}
+
+/* A path in a run file is first looked for beside the run file, so that a folder of both can be moved. */
+static enum mt_status load_model(struct mt_model *model, const char *what, const char *run_path)
+{
+	const char *slash = strrchr(run_path, '/');
+	bool path = strchr(what, '/') || strstr(what, ".yaml") || strstr(what, ".json");
+	char *beside = NULL;
+	struct mt_model loaded;
+
+	if (slash && path && what[0] != '/') {
+		beside = mt_string("%.*s/%s", (int)(slash - run_path), run_path, what);
+		if (!beside)
+			return mt_fail(MT_NOMEM, "out of memory");
+	}
+	enum mt_status st = mt_model_load(&loaded, beside && mt_file_exists(beside) ? beside : what);
+	free(beside);
+	if (st == MT_OK) {
+		mt_model_free(model);
+		*model = loaded;
+	}
+	return st;
+}
+
+static enum mt_status read_model(struct mt_model *model, const struct mt_yaml *node, const char *run_path)
+{
+	char where[512];
+
+	if (!node)
+		return mt_fail(MT_INPUT, "%s: no model: add 'model: gpt2-124m', a path, or a mapping", run_path);
+	snprintf(where, sizeof where, "%s:%d", run_path, node->line);
+	if (node->kind == MT_YAML_SCALAR)
+		return load_model(model, node->text, run_path);
+	if (node->kind != MT_YAML_MAP)
+		return mt_fail(MT_INPUT, "%s: model must be a name, a path or a mapping", where);
+	MT_TRY(mt_options_read(&mt_model_options, model, node));
+	return mt_model_complete(model, where);
+}
+
+/* What no single section can say. */
+static enum mt_status check_together(const struct mt_run *run, const char *where)
+{
+	const struct mt_train_options *train = &run->train;
+
+	if (train->min_lr > train->lr)
+		return mt_fail(MT_INPUT, "%s: min_lr %g is above lr %g", where, train->min_lr, train->lr);
+	if (train->beta1 >= 1 || train->beta2 >= 1)
+		return mt_fail(MT_INPUT, "%s: beta1 %g and beta2 %g must be below 1", where, train->beta1, train->beta2);
+	if (run->layout.dtype == MT_F64 && (!train->device || strcmp(train->device, "reference") != 0))
+		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where, train->device ? train->device : "none");
+	return mt_layout_check(&run->model, &run->layout, where);
+}
+
+enum mt_status mt_run_load(struct mt_run *run, const char *path)
+{
+	static const char *const sections[] = {"model", "layout", "train", "data"};
+	struct mt_yaml *root = NULL;
+	enum mt_status st;
+
+	mt_run_default(run);
+	MT_GOTO(out, mt_yaml_load(&root, path));
+	if (root->kind != MT_YAML_MAP) {
+		st = mt_fail(MT_INPUT, "%s:%d: a run file is a mapping with sections model, layout, train, data", path, root->line);
+		goto out;
+	}
+	MT_GOTO(out, mt_yaml_check_keys(root, sections, sizeof sections / sizeof sections[0]));
+	MT_GOTO(out, read_model(&run->model, mt_yaml_get(root, "model"), path));
+	MT_GOTO(out, mt_options_read(&mt_layout_options, &run->layout, mt_yaml_get(root, "layout")));
+	MT_GOTO(out, mt_options_read(&mt_train_options_table, &run->train, mt_yaml_get(root, "train")));
+	MT_GOTO(out, mt_options_read(&mt_data_options_table, &run->data, mt_yaml_get(root, "data")));
+	if (run->layout.seq == 0)
+		run->layout.seq = run->model.seq;
+	st = check_together(run, path);
+out:
+	mt_yaml_free(root);
+	if (st != MT_OK)
+		mt_run_free(run);
+	return st;
+}
+
+/* Each line of `header` after "# ". */
+static void write_header(FILE *out, const char *header)
+{
+	for (const char *line = header; *line;) {
+		size_t length = strcspn(line, "\n");
+		fprintf(out, "#%s%.*s\n", length ? " " : "", (int)length, line);
+		line += length;
+		if (*line)
+			line++;
+	}
+}
+
+enum mt_status mt_run_save(const struct mt_run *run, const char *path, const char *header)
+{
+	struct mt_file file;
+
+	MT_TRY(mt_file_create(&file, path));
+	if (header)
+		write_header(file.stream, header);
+	mt_options_write(&mt_model_options, &run->model, file.stream);
+	mt_options_write(&mt_layout_options, &run->layout, file.stream);
+	mt_options_write(&mt_train_options_table, &run->train, file.stream);
+	mt_options_write(&mt_data_options_table, &run->data, file.stream);
+	return mt_file_commit(&file);
+}

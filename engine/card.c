@@ -1,0 +1,139 @@
+/* card: see card.h. */
+#include "engine/card.h"
+
+#include "engine/internal.h"
+
+#include <string.h>
+
+struct bench {
+	struct mt_run run; /* shallow copy: strings are borrowed */
+	struct mt_device *device;
+	struct mt_fabric *fabric;
+	struct mt_dry_world *world;
+	struct mt_engine *engine;
+};
+
+static void close_bench(struct bench *b)
+{
+	mt_engine_destroy(b->engine);
+	mt_fabric_destroy(b->fabric);
+	mt_dry_world_destroy(b->world);
+	mt_device_destroy(b->device);
+}
+
+/* An engine of one layer, one stage, one micro-batch, on the dry device. */
+static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops, struct mt_comm_cost_source comms)
+{
+	struct mt_device_config device = {.kind = "dry", .cost = ops};
+	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)run->layout.tp, .cost = comms};
+	struct mt_engine_config config = {.run = &b->run};
+
+	b->run = *run;
+	b->run.model.layers = 1;
+	b->run.layout.pp = b->run.layout.dp = 1;
+	b->run.layout.zero = 0;
+	b->run.layout.gbs = b->run.layout.mbs;
+	MT_TRY(mt_dry_world_create(&b->world, fabric.size));
+	fabric.dry_world = b->world;
+	MT_TRY(mt_device_create(&b->device, &device));
+	MT_TRY(mt_fabric_create(&b->fabric, &fabric));
+	config.device = b->device;
+	config.fabric = b->fabric;
+	return mt_engine_create(&b->engine, &config);
+}
+
+static int64_t live_bytes(const struct mt_engine *e)
+{
+	struct mt_arena_stats stats;
+
+	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
+	return (int64_t)stats.live_bytes;
+}
+
+static int64_t peak_bytes(const struct mt_engine *e)
+{
+	struct mt_arena_stats stats;
+
+	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
+	return (int64_t)stats.peak_bytes;
+}
+
+/* Takes the time and the tensor-parallel time that passed since the last call. */
+static double lap(struct mt_engine *e, double *last_s, double *tp_s)
+{
+	double now_s = mt_stream_now_s(e->compute), passed_s = now_s - *last_s;
+
+	*last_s = now_s;
+	*tp_s += e->tp_s;
+	e->tp_s = 0;
+	return passed_s;
+}
+
+static int64_t at_least_zero(int64_t value)
+{
+	return value > 0 ? value : 0;
+}
+
+static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
+{
+	struct mt_flight *flight = &e->flights[0];
+	struct mt_layer_saved *saved = &flight->layers[0];
+	double last_s = mt_stream_now_s(e->compute);
+	int64_t before, kept, before_head;
+
+	card->token_bytes = e->rows * 4;
+	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
+	before = live_bytes(e);
+	MT_TRY(mt_embedding_forward(e, flight));
+	card->embedding.forward_s = lap(e, &last_s, &card->embedding.tp_s);
+	saved->x = flight->input;
+	flight->input = NULL;
+	MT_TRY(mt_layer_forward(e, 0, saved, &flight->output));
+	card->layer.forward_s = lap(e, &last_s, &card->layer.tp_s);
+	before_head = live_bytes(e);
+	card->layer_kept_bytes = before_head - before - card->edge_bytes; /* the output belongs to the next block */
+	MT_TRY(mt_head_forward(e, flight, 0));
+	card->head.forward_s = lap(e, &last_s, &card->head.tp_s);
+	kept = live_bytes(e);
+	card->head_kept_bytes = kept - before_head;
+	MT_TRY(mt_head_backward(e, flight));
+	card->head.backward_s = lap(e, &last_s, &card->head.tp_s);
+	card->head_work_bytes = at_least_zero(peak_bytes(e) - kept);
+	before = live_bytes(e);
+	MT_TRY(mt_layer_backward(e, 0, saved, &flight->gradient));
+	card->layer.backward_s = lap(e, &last_s, &card->layer.tp_s);
+	/* What a backward pass needs beyond what is kept: dy and dx of the widest products, and under recompute the layer itself. */
+	card->layer_work_bytes = at_least_zero(peak_bytes(e) - before - card->head_kept_bytes);
+	MT_TRY(mt_embedding_backward(e, flight));
+	card->embedding.backward_s = lap(e, &last_s, &card->embedding.tp_s);
+	mt_engine_release(e, &flight->tokens);
+	mt_engine_release(e, &flight->targets);
+	return MT_OK;
+}
+
+enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops, struct mt_comm_cost_source comms)
+{
+	struct bench bench = {0};
+	enum mt_status st;
+
+	memset(card, 0, sizeof *card);
+	st = open_bench(&bench, run, ops, comms);
+	if (st == MT_OK)
+		st = measure(bench.engine, card);
+	close_bench(&bench);
+	return st;
+}
+
+enum mt_status mt_card_elements(const struct mt_run *run, int stage, int64_t *elements, int *buckets)
+{
+	struct mt_param_table table;
+	struct mt_coordinates at = {.pp = stage};
+
+	MT_TRY(mt_param_table_create(&table, &run->model, &run->layout, at));
+	*elements = table.elements;
+	*buckets = table.bucket_count;
+	mt_param_table_free(&table);
+	return MT_OK;
+}

@@ -62,7 +62,7 @@ static bool at_point(const struct mt_comm_curve *c, double bytes)
 static int slowest_class(const struct mt_machine *m, int size, int stride)
 {
 	int slowest = -1, span = size * stride;
-	for (int first = 0; first + span <= m->world && m->pair_class; first++) {
+	for (int first = 0; first + span - stride < m->world && m->pair_class; first++) {
 		if (first / stride % size != 0)
 			continue;
 		for (int i = 1; i < size; i++) {
@@ -88,10 +88,9 @@ static int class_by_hosts(const struct mt_machine *m, bool inside)
 
 static bool inside_hosts(const struct mt_machine *m, int size, int stride)
 {
-	int span = size * stride;
-	if (stride <= 0 || span > m->world)
+	if (stride <= 0 || (int64_t)size * stride > m->world)
 		return m->host_count <= 1;
-	for (int first = 0; first + span <= m->world; first += 1)
+	for (int first = 0; first + (size - 1) * stride < m->world; first++)
 		if (first / stride % size == 0 && m->rank_host[first] != m->rank_host[first + (size - 1) * stride])
 			return false;
 	return true;

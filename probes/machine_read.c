@@ -147,7 +147,7 @@ static enum mt_status read_hosts(const struct mt_yaml *root, struct mt_machine *
 		MT_TRY(read_record(list->items[i], &mt_section_host, more, &host));
 		if (repeat)
 			MT_TRY(mt_yaml_int(repeat, "count", &n));
-		if (n < 1 || n * host.ranks + ranks > MOST_WORLD)
+		if (n < 1 || n > MOST_WORLD || n * host.ranks + ranks > MOST_WORLD)
 			return mt_fail(MT_INPUT, "%s:%d: host %s: %lld hosts of %d ranks; a machine has 1 to %d ranks", list->file, list->items[i]->line,
 				       host.name, (long long)n, host.ranks, MOST_WORLD);
 		struct mt_machine_host *hosts = realloc(m->hosts, (size_t)(total + n) * sizeof *hosts);
@@ -157,7 +157,7 @@ static enum mt_status read_hosts(const struct mt_yaml *root, struct mt_machine *
 		for (int64_t k = 0; k < n; k++) {
 			m->hosts[total] = host;
 			if (repeat)
-				snprintf(m->hosts[total].name, sizeof host.name, "%.50s%lld", host.name, (long long)k);
+				snprintf(m->hosts[total].name, sizeof host.name, "%.50s%d", host.name, (int)k);
 			total++;
 		}
 		ranks += n * host.ranks;

@@ -1,0 +1,167 @@
+/* comm: the calls of comm.h. Each checks its arguments, does groups of one rank as local copies, and hands the rest to the
+ * group's fabric as one struct mt_comm_call. */
+#include "comm/fabric.h"
+
+#include <string.h>
+
+const char *mt_comm_op_name(enum mt_comm_op op)
+{
+	static const char *const names[MT_COMM_OP_COUNT] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
+							    "broadcast",  "send_recv",	    "barrier"};
+	return (unsigned)op < MT_COMM_OP_COUNT ? names[op] : "unknown";
+}
+
+int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
+{
+	int64_t bytes = call->count * (int64_t)mt_dtype_bytes(call->dtype);
+	switch (call->op) {
+	case MT_COMM_REDUCE_SCATTER:
+	case MT_COMM_ALL_GATHER:
+	case MT_COMM_ALL_TO_ALL:
+		return bytes * size;
+	default:
+		return bytes;
+	}
+}
+
+void mt_comm_trace(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
+		   double end_s)
+{
+	const struct mt_device *device = stream->device;
+	if (!device->trace)
+		return;
+	struct mt_trace_event event = {
+		.name = mt_comm_op_name(call->op),
+		.group = group->name,
+		.group_size = group->size,
+		.bytes = mt_comm_call_bytes(call, group->size),
+		.stream = stream->name,
+		.start_s = start_s,
+		.end_s = end_s,
+	};
+	device->trace(device->trace_context, &event);
+}
+
+/* The largest count whose bytes over the whole group still fit 63 bits. */
+static bool count_fits(const struct mt_group *group, const struct mt_comm_call *call)
+{
+	int64_t each = (int64_t)mt_dtype_bytes(call->dtype) * group->size;
+	return call->count >= 0 && call->count <= INT64_MAX / each;
+}
+
+static enum mt_status check(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call)
+{
+	const char *name = mt_comm_op_name(call->op);
+	bool rooted = call->op == MT_COMM_BROADCAST || call->op == MT_COMM_SEND_RECV;
+	if ((unsigned)call->dtype >= MT_DTYPE_COUNT)
+		return mt_fail(MT_INPUT, "%s on group %s: type %d is not known", name, group->name, call->dtype);
+	if (!count_fits(group, call))
+		return mt_fail(MT_INPUT, "%s on group %s: count %lld is out of range", name, group->name, (long long)call->count);
+	if ((unsigned)call->reduction > MT_MAX)
+		return mt_fail(MT_INPUT, "%s on group %s: reduction %d is not known", name, group->name, call->reduction);
+	if (rooted && (call->peer < 0 || call->peer >= group->size))
+		return mt_fail(MT_INPUT, "%s on group %s: rank %d is not in 0..%d", name, group->name, call->peer, group->size - 1);
+	if (call->op == MT_COMM_SEND_RECV && call->peer == group->rank)
+		return mt_fail(MT_INPUT, "%s on group %s: rank %d cannot send to itself", name, group->name, call->peer);
+	if (group->fabric->ops != &mt_fabric_self && group->fabric->ops->executes != stream->device->info.executes)
+		return mt_fail(MT_INPUT, "%s on group %s: fabric %s cannot work with device %s; dry goes with dry", name, group->name,
+			       group->fabric->ops->kind, stream->device->info.kind);
+	return MT_OK;
+}
+
+/* A group of one: the result is the input. */
+static enum mt_status run_alone(struct mt_stream *stream, const struct mt_comm_call *call)
+{
+	if (call->op == MT_COMM_BROADCAST || call->send == call->recv || call->count == 0 || !stream->device->info.executes)
+		return MT_OK;
+	/* A comm stream may still be writing what is copied here. */
+	if (stream->kind == MT_STREAM_COMM)
+		MT_TRY(mt_stream_synchronize(stream));
+	memmove(call->recv, call->send, (size_t)call->count * mt_dtype_bytes(call->dtype));
+	return MT_OK;
+}
+
+static enum mt_status run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
+{
+	MT_TRY(check(group, stream, call));
+	if (group->size == 1)
+		return run_alone(stream, call);
+	return group->fabric->ops->run(group, stream, call);
+}
+
+enum mt_status mt_comm_all_reduce(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype, enum mt_reduction reduction)
+{
+	struct mt_comm_call call = {.op = MT_COMM_ALL_REDUCE, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	call.reduction = reduction;
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_reduce_scatter(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
+				      int64_t count, enum mt_dtype dtype)
+{
+	struct mt_comm_call call = {.op = MT_COMM_REDUCE_SCATTER, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_all_gather(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype)
+{
+	struct mt_comm_call call = {.op = MT_COMM_ALL_GATHER, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype)
+{
+	struct mt_comm_call call = {.op = MT_COMM_ALL_TO_ALL, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	if (send == recv && count > 0 && group->size > 1)
+		return mt_fail(MT_INPUT, "all_to_all on group %s: send and receive buffer are the same; it is not done in place",
+			       group->name);
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count,
+				 enum mt_dtype dtype, int root)
+{
+	struct mt_comm_call call = {.op = MT_COMM_BROADCAST, .send = buffer, .recv = buffer, .count = count, .dtype = dtype};
+	call.peer = root;
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_send(struct mt_group *group, struct mt_stream *stream, const void *buffer, int64_t count,
+			    enum mt_dtype dtype, int to)
+{
+	struct mt_comm_call call = {.op = MT_COMM_SEND_RECV, .send = buffer, .count = count, .dtype = dtype, .peer = to};
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_recv(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
+			    int from)
+{
+	struct mt_comm_call call = {.op = MT_COMM_SEND_RECV, .recv = buffer, .count = count, .dtype = dtype, .peer = from};
+	call.receiving = true;
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_barrier(struct mt_group *group)
+{
+	return group->size > 1 && group->fabric->ops->barrier ? group->fabric->ops->barrier(group) : MT_OK;
+}
+
+enum mt_status mt_comm_host_all_reduce(struct mt_group *group, double *values, int count, enum mt_reduction reduction)
+{
+	if (group->size == 1 || !group->fabric->ops->host_all_reduce)
+		return MT_OK;
+	return group->fabric->ops->host_all_reduce(group, values, count, reduction);
+}
+
+enum mt_status mt_comm_host_all_gather(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank)
+{
+	char *to = recv;
+	if (group->size > 1 && group->fabric->ops->host_all_gather)
+		return group->fabric->ops->host_all_gather(group, send, recv, bytes_per_rank);
+	for (int r = 0; r < group->size; r++)
+		memmove(to + (size_t)r * bytes_per_rank, send, bytes_per_rank);
+	return MT_OK;
+}

@@ -1,0 +1,134 @@
+/* fabric: making one by name, and what is known of its ranks and hosts. */
+#include "comm/fabric.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* NULL ends the list. A fabric that this build lacks is known by name in mt_fabric_create only. */
+static const struct mt_fabric_ops *const fabrics[] = {
+	&mt_fabric_self,
+#ifdef MT_HAVE_MPI
+	&mt_fabric_mpi,
+#endif
+	&mt_fabric_dry,
+	NULL,
+};
+
+const char *const *mt_fabric_kinds(void)
+{
+	static const char *const kinds[] = {
+		"self",
+#ifdef MT_HAVE_MPI
+		"mpi",
+#endif
+		"dry", NULL,
+	};
+	return kinds;
+}
+
+static bool is_set(const char *variable)
+{
+	const char *value = getenv(variable);
+	return value && *value;
+}
+
+bool mt_fabric_launched(void)
+{
+	return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || (is_set("PMI_RANK") && is_set("SLURM_JOB_ID"));
+}
+
+static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
+{
+	for (int i = 0; fabrics[i]; i++) {
+		*ops = fabrics[i];
+		if (kind && strcmp(fabrics[i]->kind, kind) == 0)
+			return MT_OK;
+	}
+	if (kind && strcmp(kind, "mpi") == 0)
+		return mt_fail(MT_UNAVAILABLE, "fabric mpi: this build has no MPI, so only one rank can run; install Open MPI "
+					       "(Debian: openmpi-bin libopenmpi-dev) and build again");
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi and dry", kind ? kind : "(null)");
+}
+
+enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)
+{
+	struct mt_fabric *f;
+	enum mt_status st;
+	const struct mt_fabric_ops *ops;
+	*fabric = NULL;
+	MT_TRY(find(config->kind, &ops));
+	f = calloc(1, sizeof *f);
+	if (!f)
+		return mt_fail(MT_NOMEM, "fabric %s: no memory", ops->kind);
+	f->ops = ops;
+	MT_GOTO(fail, ops->open(f, config));
+	*fabric = f;
+	return MT_OK;
+fail:
+	free(f->hosts);
+	free(f);
+	return st;
+}
+
+void mt_fabric_destroy(struct mt_fabric *fabric)
+{
+	if (!fabric)
+		return;
+	if (fabric->groups)
+		mt_error("fabric %s is destroyed while %d of its groups are alive", fabric->ops->kind, fabric->groups);
+	if (fabric->ops->close)
+		fabric->ops->close(fabric);
+	free(fabric->hosts);
+	free(fabric);
+}
+
+void mt_fabric_abort(struct mt_fabric *fabric, int exit_code)
+{
+	if (fabric && fabric->ops->abort)
+		fabric->ops->abort(fabric, exit_code);
+	exit(exit_code);
+}
+
+enum mt_status mt_fabric_one_host(struct mt_fabric *fabric)
+{
+	fabric->hosts = calloc(1, sizeof *fabric->hosts);
+	if (!fabric->hosts)
+		return mt_fail(MT_NOMEM, "fabric %s: no memory", fabric->ops->kind);
+	fabric->host_entries = 1;
+	if (gethostname(fabric->hosts[0], MT_FABRIC_HOST - 1) != 0)
+		strcpy(fabric->hosts[0], "localhost");
+	return MT_OK;
+}
+
+int mt_fabric_rank(const struct mt_fabric *fabric)
+{
+	return fabric->rank;
+}
+
+int mt_fabric_size(const struct mt_fabric *fabric)
+{
+	return fabric->size;
+}
+
+int mt_fabric_local_rank(const struct mt_fabric *fabric)
+{
+	return fabric->local_rank;
+}
+
+int mt_fabric_local_size(const struct mt_fabric *fabric)
+{
+	return fabric->local_size;
+}
+
+const char *mt_fabric_host(const struct mt_fabric *fabric, int rank)
+{
+	return fabric->hosts[fabric->host_entries > 1 ? rank : 0];
+}
+
+const char *mt_fabric_library(const struct mt_fabric *fabric)
+{
+	return fabric->library;
+}

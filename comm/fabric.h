@@ -1,0 +1,65 @@
+/* fabric: inside comm. What every fabric shares, and the table of functions that a fabric is. */
+#ifndef MT_COMM_FABRIC_H
+#define MT_COMM_FABRIC_H
+
+#include "comm/comm.h"
+
+#define MT_FABRIC_HOST 256
+
+/* One data operation as the caller asked for it. `peer`: root of a broadcast, destination of a send, source of a receive. */
+struct mt_comm_call {
+	enum mt_comm_op op;
+	bool receiving; /* SEND_RECV: this side receives */
+	const void *send;
+	void *recv;
+	int64_t count;
+	enum mt_dtype dtype;
+	enum mt_reduction reduction;
+	int peer;
+};
+
+/* The functions of a fabric, in this order in every fabric; NULL means nothing to do there. Groups of one rank never
+ * reach `run`, `barrier` and the host helpers: comm.c does them locally. */
+struct mt_fabric_ops {
+	const char *kind;
+	enum mt_status (*open)(struct mt_fabric *fabric, const struct mt_fabric_config *config);
+	void (*close)(struct mt_fabric *fabric);
+	void (*abort)(struct mt_fabric *fabric, int exit_code);
+	enum mt_status (*group_open)(struct mt_group *group);
+	void (*group_close)(struct mt_group *group);
+	enum mt_status (*run)(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call);
+	enum mt_status (*barrier)(struct mt_group *group);
+	enum mt_status (*host_all_reduce)(struct mt_group *group, double *values, int count, enum mt_reduction reduction);
+	enum mt_status (*host_all_gather)(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank);
+	bool executes; /* moves data; false: costs only. Must agree with the device of the stream. */
+};
+
+struct mt_fabric {
+	const struct mt_fabric_ops *ops;
+	int rank, size, local_rank, local_size;
+	char (*hosts)[MT_FABRIC_HOST]; /* owned: one a rank, or one for all */
+	int host_entries;
+	char library[64];
+	int groups;    /* alive */
+	void *backend; /* owned by the fabric's open and close */
+};
+
+struct mt_group {
+	struct mt_fabric *fabric;
+	char name[16];
+	int rank, size, stride;
+	int *ranks;    /* owned: world ranks */
+	void *backend; /* owned by group_open and group_close */
+};
+
+extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_mpi, mt_fabric_dry;
+
+/* nccl-tests' S of a call. */
+int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size);
+/* Gives the device's trace sink one piece of work, if tracing is on. */
+void mt_comm_trace(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
+		   double end_s);
+/* Name of this host in hosts[0]; for fabrics of one process. */
+enum mt_status mt_fabric_one_host(struct mt_fabric *fabric);
+
+#endif

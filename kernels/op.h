@@ -11,6 +11,7 @@
 #ifndef MT_KERNELS_OP_H
 #define MT_KERNELS_OP_H
 
+#include "base/status.h"
 #include "kernels/dtype.h"
 
 #include <stdbool.h>
@@ -214,6 +215,9 @@ uint64_t mt_op_key_hash(const struct mt_op_key *key);
 /* "linear bf16 256x768x2304+b": fits buf, for tables and the store. */
 void mt_op_key_text(const struct mt_op_key *key, char buf[96]);
 const char *mt_op_name(enum mt_op_kind kind); /* "linear", "linear_dgrad", ... */
+
+/* MT_INPUT with what is wrong when kind, dtype or shape is one no backend can run; pointers are not looked at. */
+enum mt_status mt_op_check(const struct mt_op *op);
 
 /* Floating-point operations of the matrix products and attention of a key (others count 0), and the bytes that must at
  * least move (each operand once). */

@@ -1,0 +1,132 @@
+/* device: makes a device from the table of backends, and what is the same for all of them: shape checks, the order of
+ * a stream on the host, tracing. */
+#include "kernels/device.h"
+
+#include "base/clock.h"
+#include "kernels/backends.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BACKEND_COUNT 3
+/* Both in the same order: the names cannot be read from the tables at compile time. */
+static const struct mt_device_ops *const backends[BACKEND_COUNT] = {&mt_device_cpu_ops, &mt_device_reference_ops,
+								    &mt_device_dry_ops};
+static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", NULL};
+
+const char *const *mt_device_kinds(void)
+{
+	return kinds;
+}
+
+static enum mt_status find_backend(const char *kind, const struct mt_device_ops **ops)
+{
+	for (int i = 0; kind && i < BACKEND_COUNT; i++)
+		if (!strcmp(kind, backends[i]->kind)) {
+			*ops = backends[i];
+			return MT_OK;
+		}
+	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s or %s", kind ? kind : "", kinds[0], kinds[1],
+		       kinds[2]);
+}
+
+enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config)
+{
+	*device = NULL;
+	const struct mt_device_ops *ops = NULL;
+	MT_TRY(find_backend(config->kind, &ops));
+	if (config->threads < 0)
+		return mt_fail(MT_INPUT, "device threads must be 0 (all) or more, not %d", config->threads);
+	struct mt_device *made = calloc(1, sizeof *made);
+	if (!made)
+		return mt_fail(MT_NOMEM, "device '%s': out of memory", ops->kind);
+	made->ops = ops;
+	made->info.kind = ops->kind;
+	made->info.threads = 1;
+	made->info.executes = made->info.real_time = true;
+	enum mt_status st = ops->open(made, config);
+	if (st != MT_OK) {
+		free(made);
+		return st;
+	}
+	*device = made;
+	return MT_OK;
+}
+
+void mt_device_destroy(struct mt_device *device)
+{
+	if (!device)
+		return;
+	device->ops->close(device);
+	free(device);
+}
+
+void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *context)
+{
+	device->trace = sink;
+	device->trace_context = context;
+}
+
+static enum mt_status unsupported(const struct mt_device *device, const char *what)
+{
+	return mt_fail(MT_UNAVAILABLE, "the %s device has no %s", device->info.kind, what);
+}
+
+/* Runs one operation between two readings of the device's clock. */
+static enum mt_status enqueue_traced(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	struct mt_op_key key;
+	mt_op_key(op, &key);
+	struct mt_trace_event event = {.name = mt_op_name(op->kind), .key = &key, .stream = stream->name};
+	bool real_time = device->info.real_time;
+	event.start_s = real_time ? mt_clock_s() : mt_stream_advance(stream, 0, 0);
+	MT_TRY(device->ops->enqueue(device, stream, op));
+	event.end_s = real_time ? mt_clock_s() : stream->clock_s;
+	device->trace(device->trace_context, &event);
+	return MT_OK;
+}
+
+enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	MT_TRY(mt_op_check(op));
+	if (stream->kind != MT_STREAM_COMPUTE)
+		return mt_fail(MT_INPUT, "%s on stream '%s': a communication stream takes collectives only", mt_op_name(op->kind),
+			       stream->name);
+	if (!device->ops->enqueue)
+		return unsupported(device, "operations");
+	if (device->info.real_time)
+		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	if (device->trace)
+		return enqueue_traced(device, stream, op);
+	return device->ops->enqueue(device, stream, op);
+}
+
+enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
+{
+	if (!device->ops->upload)
+		return unsupported(device, "upload");
+	if (device->info.real_time)
+		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	return device->ops->upload(device, stream, dst, src, bytes);
+}
+
+/* The host waits for the stream here, on a virtual clock too. */
+enum mt_status mt_device_download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
+{
+	if (!device->ops->download)
+		return unsupported(device, "download");
+	MT_TRY(mt_stream_synchronize(stream));
+	return device->ops->download(device, stream, dst, src, bytes);
+}
+
+const struct mt_arena_backing *mt_device_memory(struct mt_device *device)
+{
+	return device->ops->memory(device);
+}
+
+enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
+{
+	if (bytes)
+		memcpy(dst, src, bytes);
+	return MT_OK;
+}

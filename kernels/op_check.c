@@ -1,0 +1,117 @@
+/* op_check: is an operation's shape one that can be run? Rows and counts may be 0 (an empty shard), widths may not. */
+#include "kernels/op.h"
+
+static enum mt_status refuse(const struct mt_op *op, const char *why)
+{
+	struct mt_op_key key;
+	char text[96];
+	mt_op_key(op, &key);
+	mt_op_key_text(&key, text);
+	return mt_fail(MT_INPUT, "%s: %s", text, why);
+}
+
+/* The `why` of a shape that is refused, NULL when it is fine. */
+static const char *check_attention(const struct mt_attention *a)
+{
+	if (a->batch < 0 || a->seq < 1 || a->heads < 1 || a->kv_heads < 1 || a->head_dim < 1)
+		return "seq, heads, kv_heads and head_dim must be at least 1";
+	if (a->heads % a->kv_heads)
+		return "heads must be a multiple of kv_heads";
+	if (a->q_stride < a->heads * a->head_dim || a->o_stride < a->heads * a->head_dim)
+		return "q_stride and o_stride must hold heads * head_dim elements";
+	return a->kv_stride < a->kv_heads * a->head_dim ? "kv_stride must hold kv_heads * head_dim elements" : NULL;
+}
+
+static const char *check_rope(const struct mt_rope *r)
+{
+	if (r->batch < 0 || r->seq < 1 || r->heads < 1 || r->head_dim < 2 || r->head_dim % 2)
+		return "seq and heads must be at least 1 and head_dim even";
+	if (r->stride < r->heads * r->head_dim)
+		return "stride must hold heads * head_dim elements";
+	return r->sign == 1 || r->sign == -1 ? NULL : "sign must be 1 or -1";
+}
+
+static const char *check_embedding(const struct mt_embedding *e)
+{
+	if (e->rows < 0 || e->cols < 1 || e->seq < 1)
+		return "cols and seq must be at least 1";
+	return e->first < 0 || e->count < 0 || e->first_row < 0 ? "first, count and first_row must not be negative" : NULL;
+}
+
+static const char *check_loss(const struct mt_op *op)
+{
+	const struct mt_loss *l = &op->loss;
+	if (l->rows < 0 || l->cols < 1 || l->vocab < 1 || l->first < 0)
+		return "cols and vocab must be at least 1 and first not negative";
+	return op->kind == MT_OP_LOSS && l->parts < 1 ? "parts must be at least 1" : NULL;
+}
+
+static const char *check_move(const struct mt_op *op)
+{
+	const struct mt_move *m = &op->move;
+	if (op->kind == MT_OP_COPY)
+		return m->rows < 0 || m->cols < 1 || m->src_stride < m->cols || m->dst_stride < m->cols
+			       ? "cols must be at least 1 and the strides at least cols"
+			       : NULL;
+	if (m->count < 0)
+		return "count must not be negative";
+	if ((unsigned)m->dst_dtype >= MT_DTYPE_COUNT || (op->kind == MT_OP_CAST && (unsigned)m->src_dtype >= MT_DTYPE_COUNT))
+		return "no such type to move from or to";
+	return NULL;
+}
+
+static const char *check_shape(const struct mt_op *op)
+{
+	switch (op->kind) {
+	case MT_OP_LINEAR:
+	case MT_OP_LINEAR_DGRAD:
+	case MT_OP_LINEAR_WGRAD:
+		return op->linear.rows < 0 || op->linear.in < 1 || op->linear.out < 1 ? "in and out must be at least 1" : NULL;
+	case MT_OP_ATTENTION:
+	case MT_OP_ATTENTION_BWD:
+		return check_attention(&op->attention);
+	case MT_OP_NORM:
+	case MT_OP_NORM_BWD:
+		return op->norm.rows < 0 || op->norm.cols < 1 || (unsigned)op->norm.kind > MT_NORM_RMS ? "cols must be at least 1"
+												       : NULL;
+	case MT_OP_ACTIVATION:
+	case MT_OP_ACTIVATION_BWD:
+		return op->activation.rows < 0 || op->activation.cols < 1 || (unsigned)op->activation.kind > MT_SWIGLU
+			       ? "cols must be at least 1"
+			       : NULL;
+	case MT_OP_ROPE:
+		return check_rope(&op->rope);
+	case MT_OP_EMBEDDING:
+	case MT_OP_EMBEDDING_BWD:
+		return check_embedding(&op->embedding);
+	case MT_OP_ADD:
+	case MT_OP_BIAS_GRAD:
+		return op->add.rows < 0 || op->add.cols < 1 ? "cols must be at least 1" : NULL;
+	case MT_OP_LOSS_STATS:
+	case MT_OP_LOSS:
+		return check_loss(op);
+	case MT_OP_CAST:
+	case MT_OP_FILL:
+	case MT_OP_COPY:
+		return check_move(op);
+	case MT_OP_SUMSQ:
+		return op->sumsq.count < 0 ? "count must not be negative" : NULL;
+	case MT_OP_ADAMW:
+		return op->adamw.count < 0 || op->adamw.step < 1 ? "count must not be negative and step counts from 1" : NULL;
+	case MT_OP_KIND_COUNT:
+		break;
+	}
+	return NULL;
+}
+
+enum mt_status mt_op_check(const struct mt_op *op)
+{
+	if ((unsigned)op->kind >= MT_OP_KIND_COUNT)
+		return mt_fail(MT_INPUT, "operation kind %d is not one of the %d known", (int)op->kind, MT_OP_KIND_COUNT);
+	/* Cast and fill name their types themselves; a copy moves elements of any type. */
+	bool any_type = op->kind == MT_OP_CAST || op->kind == MT_OP_FILL || op->kind == MT_OP_COPY;
+	if ((unsigned)op->dtype >= MT_DTYPE_COUNT || (op->dtype == MT_I32 && !any_type))
+		return mt_fail(MT_INPUT, "%s has no form for type %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
+	const char *why = check_shape(op);
+	return why ? refuse(op, why) : MT_OK;
+}

@@ -1,0 +1,105 @@
+/* op_cost: floating-point operations and least traffic of an operation, from its key.
+ *
+ * Bytes count each operand once, written or read; what is accumulated into is read and written. `a` is the size of an
+ * element of the op's dtype, `s` that of what op.h calls f32. */
+#include "kernels/op.h"
+
+double mt_op_key_flops(const struct mt_op_key *key)
+{
+	const int64_t *d = key->dims;
+	switch ((enum mt_op_kind)key->kind) {
+	case MT_OP_LINEAR:
+	case MT_OP_LINEAR_DGRAD:
+	case MT_OP_LINEAR_WGRAD:
+		return 2.0 * (double)d[0] * (double)d[1] * (double)d[2];
+	case MT_OP_ATTENTION:
+		return 2.0 * (double)d[0] * (double)d[2] * (double)d[1] * (double)d[1] * (double)d[4];
+	case MT_OP_ATTENTION_BWD:
+		return 5.0 * (double)d[0] * (double)d[2] * (double)d[1] * (double)d[1] * (double)d[4];
+	default:
+		return 0;
+	}
+}
+
+static double linear_bytes(const struct mt_op_key *key, double a, double s)
+{
+	double rows = (double)key->dims[0], in = (double)key->dims[1], out = (double)key->dims[2];
+	if (key->kind == MT_OP_LINEAR_WGRAD)
+		return a * rows * (in + out) + 2 * s * in * out;
+	return a * (rows * (in + out) + in * out + (key->dims[3] ? out : 0));
+}
+
+/* q, o and k, v once; backward reads q, k, v, o, do and writes dq, dk, dv, and delta is written and read. */
+static double attention_bytes(const struct mt_op_key *key, double a, double s)
+{
+	double rows = (double)key->dims[0] * (double)key->dims[1], heads = (double)key->dims[2];
+	double q = rows * heads * (double)key->dims[4], kv = rows * (double)key->dims[3] * (double)key->dims[4];
+	if (key->kind == MT_OP_ATTENTION)
+		return a * 2 * (q + kv) + s * rows * heads;
+	return a * 4 * (q + kv) + s * 3 * rows * heads;
+}
+
+/* Forward x, y, and residual, sum where there is one; backward sum, dy, dx and dresidual. */
+static double norm_bytes(const struct mt_op_key *key, double a, double s)
+{
+	double rows = (double)key->dims[1], cols = (double)key->dims[2], vectors = key->dims[0] == MT_NORM_LAYER ? 2 : 1;
+	bool extra = key->dims[3] != 0;
+	if (key->kind == MT_OP_NORM)
+		return a * rows * cols * (extra ? 4 : 2) + a * cols * vectors + s * rows * vectors;
+	return a * rows * cols * (extra ? 4 : 3) + a * cols + s * rows * vectors + 2 * s * cols * vectors;
+}
+
+static double activation_bytes(const struct mt_op_key *key, double a)
+{
+	double y = (double)key->dims[1] * (double)key->dims[2], x = key->dims[0] == MT_SWIGLU ? 2 * y : y;
+	return a * (key->kind == MT_OP_ACTIVATION ? x + y : 2 * x + y);
+}
+
+double mt_op_key_bytes(const struct mt_op_key *key)
+{
+	const int64_t *d = key->dims;
+	double a = (double)mt_dtype_bytes((enum mt_dtype)key->dtype), s = key->dtype == MT_F64 ? 8 : 4;
+	double d0 = (double)d[0], d1 = (double)d[1], d01 = d0 * d1;
+	switch ((enum mt_op_kind)key->kind) {
+	case MT_OP_LINEAR:
+	case MT_OP_LINEAR_DGRAD:
+	case MT_OP_LINEAR_WGRAD:
+		return linear_bytes(key, a, s);
+	case MT_OP_ATTENTION:
+	case MT_OP_ATTENTION_BWD:
+		return attention_bytes(key, a, s);
+	case MT_OP_NORM:
+	case MT_OP_NORM_BWD:
+		return norm_bytes(key, a, s);
+	case MT_OP_ACTIVATION:
+	case MT_OP_ACTIVATION_BWD:
+		return activation_bytes(key, a);
+	case MT_OP_ROPE:
+		return 2 * a * d01 * (double)d[2] * (double)d[3];
+	case MT_OP_EMBEDDING:
+		return 2 * a * d01 + 4 * d0;
+	case MT_OP_EMBEDDING_BWD:
+		return (a + 2 * s) * d01 + 4 * d0;
+	case MT_OP_ADD:
+		return a * d01 * (d[2] ? 3 : 2) + (d[3] ? a * d1 : 0);
+	case MT_OP_BIAS_GRAD:
+		return a * d01 + 2 * s * d1;
+	case MT_OP_LOSS_STATS:
+		return a * d01 + (3 * s + 4) * d0;
+	case MT_OP_LOSS:
+		return (d[3] ? 2 * a * d01 : 0) + (3 * s * (double)d[2] + s + 4) * d0;
+	case MT_OP_CAST:
+		return d0 * (double)(mt_dtype_bytes((enum mt_dtype)d[1]) + mt_dtype_bytes((enum mt_dtype)d[2]));
+	case MT_OP_FILL:
+		return d0 * (double)mt_dtype_bytes((enum mt_dtype)d[1]);
+	case MT_OP_COPY:
+		return 2 * a * d01;
+	case MT_OP_SUMSQ:
+		return s * d0 + 16;
+	case MT_OP_ADAMW:
+		return (7 * s + a) * d0;
+	case MT_OP_KIND_COUNT:
+		break;
+	}
+	return 0;
+}

@@ -1,0 +1,148 @@
+/* attention: causal, grouped-query. With a[t,u] = q[t,:] . k[u,:] * scale for u <= t, for each sequence and query head:
+ *   forward   lse[t] = log(sum_u exp a[t,u]),  p[t,u] = exp(a[t,u] - lse[t]),  o[t,:] = sum_u p[t,u] v[u,:]
+ *   backward  delta[t] = do[t,:] . o[t,:],  da[t,u] = p[t,u] (do[t,:] . v[u,:] - delta[t])
+ *             dq[t,:] = scale sum_u da[t,u] k[u,:]
+ *             dk[u,:] = scale sum_t da[t,u] q[t,:],  dv[u,:] = sum_t p[t,u] do[t,:], over all heads of the k/v group
+ * q, o (B,T,H,D), k, v (B,T,G,D) with row strides; lse, delta (B,H,T) f32. Scores are recomputed from lse, never kept.
+ * Dao et al. 2022, arXiv:2205.14135, section 3.1 and appendix B; Ainslie et al. 2023, arXiv:2305.13245 (groups). */
+#include "kernels/reference/reference.h"
+
+#include <stdlib.h>
+
+/* Index of element (b,t,head,0) in a tensor of that row stride. */
+static int64_t at(const struct mt_attention *a, int64_t b, int64_t t, int64_t stride, int64_t head)
+{
+	return (b * a->seq + t) * stride + head * a->head_dim;
+}
+
+static int64_t stat(const struct mt_attention *a, int64_t b, int64_t h, int64_t t)
+{
+	return (b * a->heads + h) * a->seq + t;
+}
+
+static int64_t kv_head(const struct mt_attention *a, int64_t h)
+{
+	return h / (a->heads / a->kv_heads);
+}
+
+static double dot(const struct mt_op *op, const void *x, int64_t x_at, const void *y, int64_t y_at)
+{
+	double sum = 0;
+	for (int64_t d = 0; d < op->attention.head_dim; d++)
+		sum += load(op->dtype, x, x_at + d) * load(op->dtype, y, y_at + d);
+	return sum;
+}
+
+static double score(const struct mt_op *op, int64_t b, int64_t h, int64_t t, int64_t u)
+{
+	const struct mt_attention *a = &op->attention;
+	return a->scale * dot(op, a->q, at(a, b, t, a->q_stride, h), a->k, at(a, b, u, a->kv_stride, kv_head(a, h)));
+}
+
+/* p[t,u] and da[t,u] of the backward pass. */
+static void probability(const struct mt_op *op, int64_t b, int64_t h, int64_t t, int64_t u, double *p, double *da)
+{
+	const struct mt_attention *a = &op->attention;
+	int64_t row = stat(a, b, h, t);
+	*p = exp(score(op, b, h, t, u) - load(wide(op), a->lse, row));
+	double dp = dot(op, a->do_, at(a, b, t, a->o_stride, h), a->v, at(a, b, u, a->kv_stride, kv_head(a, h)));
+	*da = *p * (dp - load(wide(op), a->delta, row));
+}
+
+static enum mt_status scratch(double **values, int64_t count)
+{
+	*values = malloc((size_t)count * sizeof **values);
+	return *values ? MT_OK : mt_fail(MT_NOMEM, "attention: no memory for %lld scores", (long long)count);
+}
+
+static void attend(const struct mt_op *op, double *p, int64_t b, int64_t h, int64_t t)
+{
+	const struct mt_attention *a = &op->attention;
+	double most = -INFINITY, sum = 0;
+	for (int64_t u = 0; u <= t; u++) {
+		p[u] = score(op, b, h, t, u);
+		most = fmax(most, p[u]);
+	}
+	for (int64_t u = 0; u <= t; u++) {
+		p[u] = exp(p[u] - most);
+		sum += p[u];
+	}
+	for (int64_t d = 0; d < a->head_dim; d++) {
+		double o = 0;
+		for (int64_t u = 0; u <= t; u++)
+			o += p[u] * load(op->dtype, a->v, at(a, b, u, a->kv_stride, kv_head(a, h)) + d);
+		store(op->dtype, a->o, at(a, b, t, a->o_stride, h) + d, o / sum);
+	}
+	store(wide(op), a->lse, stat(a, b, h, t), most + log(sum));
+}
+
+enum mt_status mt_reference_attention(const struct mt_op *op)
+{
+	const struct mt_attention *a = &op->attention;
+	double *p;
+	MT_TRY(scratch(&p, a->seq));
+	for (int64_t b = 0; b < a->batch; b++)
+		for (int64_t h = 0; h < a->heads; h++)
+			for (int64_t t = 0; t < a->seq; t++)
+				attend(op, p, b, h, t);
+	free(p);
+	return MT_OK;
+}
+
+static void query_gradient(const struct mt_op *op, double *dq, int64_t b, int64_t h, int64_t t)
+{
+	const struct mt_attention *a = &op->attention;
+	for (int64_t d = 0; d < a->head_dim; d++)
+		dq[d] = 0;
+	for (int64_t u = 0; u <= t; u++) {
+		double p, da;
+		probability(op, b, h, t, u, &p, &da);
+		for (int64_t d = 0; d < a->head_dim; d++)
+			dq[d] += a->scale * da * load(op->dtype, a->k, at(a, b, u, a->kv_stride, kv_head(a, h)) + d);
+	}
+	for (int64_t d = 0; d < a->head_dim; d++)
+		store(op->dtype, a->dq, at(a, b, t, a->q_stride, h) + d, dq[d]);
+}
+
+static void key_value_gradient(const struct mt_op *op, double *dk, double *dv, int64_t b, int64_t g, int64_t u)
+{
+	const struct mt_attention *a = &op->attention;
+	int64_t group = a->heads / a->kv_heads;
+	for (int64_t d = 0; d < a->head_dim; d++)
+		dk[d] = dv[d] = 0;
+	for (int64_t h = g * group; h < (g + 1) * group; h++)
+		for (int64_t t = u; t < a->seq; t++) {
+			double p, da;
+			probability(op, b, h, t, u, &p, &da);
+			for (int64_t d = 0; d < a->head_dim; d++) {
+				dk[d] += a->scale * da * load(op->dtype, a->q, at(a, b, t, a->q_stride, h) + d);
+				dv[d] += p * load(op->dtype, a->do_, at(a, b, t, a->o_stride, h) + d);
+			}
+		}
+	for (int64_t d = 0; d < a->head_dim; d++) {
+		store(op->dtype, a->dk, at(a, b, u, a->kv_stride, g) + d, dk[d]);
+		store(op->dtype, a->dv, at(a, b, u, a->kv_stride, g) + d, dv[d]);
+	}
+}
+
+enum mt_status mt_reference_attention_bwd(const struct mt_op *op)
+{
+	const struct mt_attention *a = &op->attention;
+	double *sums;
+	MT_TRY(scratch(&sums, 2 * a->head_dim));
+	for (int64_t b = 0; b < a->batch; b++) {
+		for (int64_t h = 0; h < a->heads; h++)
+			for (int64_t t = 0; t < a->seq; t++) {
+				int64_t row = at(a, b, t, a->o_stride, h);
+				store(wide(op), a->delta, stat(a, b, h, t), dot(op, a->do_, row, a->o, row));
+			}
+		for (int64_t h = 0; h < a->heads; h++)
+			for (int64_t t = 0; t < a->seq; t++)
+				query_gradient(op, sums, b, h, t);
+		for (int64_t g = 0; g < a->kv_heads; g++)
+			for (int64_t u = 0; u < a->seq; u++)
+				key_value_gradient(op, sums, sums + a->head_dim, b, g, u);
+	}
+	free(sums);
+	return MT_OK;
+}

@@ -1,0 +1,36 @@
+/* optimizer: sumsq  *out += sum of x[i]^2, in order, in double: the norm for clipping
+ *            adamw  g = grad * grad_scale,  m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+ *                   master -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + decay master)
+ *                   param = master in dtype; param may be master when they are of one type
+ * grad, master, m, v f32. Moves 7 f32 and a param each: bandwidth-bound.
+ * Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. */
+#include "kernels/reference/reference.h"
+
+enum mt_status mt_reference_sumsq(const struct mt_op *op)
+{
+	double sum = 0;
+	for (int64_t i = 0; i < op->sumsq.count; i++) {
+		double x = load(wide(op), op->sumsq.x, i);
+		sum += x * x;
+	}
+	accumulate(MT_F64, op->sumsq.out, 0, sum);
+	return MT_OK;
+}
+
+enum mt_status mt_reference_adamw(const struct mt_op *op)
+{
+	const struct mt_adamw *a = &op->adamw;
+	enum mt_dtype w = wide(op);
+	double unbias_m = 1 / (1 - pow(a->beta1, (double)a->step)), unbias_v = 1 / (1 - pow(a->beta2, (double)a->step));
+	for (int64_t i = 0; i < a->count; i++) {
+		double g = load(w, a->grad, i) * a->grad_scale, master = load(w, a->master, i);
+		double m = a->beta1 * load(w, a->m, i) + (1 - a->beta1) * g;
+		double v = a->beta2 * load(w, a->v, i) + (1 - a->beta2) * g * g;
+		master -= a->lr * (m * unbias_m / (sqrt(v * unbias_v) + a->eps) + a->decay * master);
+		store(w, a->m, i, m);
+		store(w, a->v, i, v);
+		store(w, a->master, i, master);
+		store(op->dtype, a->param, i, load(w, a->master, i));
+	}
+	return MT_OK;
+}

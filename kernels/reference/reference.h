@@ -1,0 +1,87 @@
+/* reference: private to kernels/reference. Elements of any type as doubles, and one function an operation.
+ *
+ * Everything is read into double, computed and summed in double, and rounded once where it is stored, so the answer of
+ * each operation is defined up to that one rounding. */
+#ifndef MT_KERNELS_REFERENCE_REFERENCE_H
+#define MT_KERNELS_REFERENCE_REFERENCE_H
+
+#include "base/status.h"
+#include "kernels/op.h"
+
+#include <math.h>
+
+static inline double load(enum mt_dtype dtype, const void *base, int64_t i)
+{
+	switch (dtype) {
+	case MT_F32:
+		return ((const float *)base)[i];
+	case MT_BF16:
+		return mt_bf16_to_f32(((const uint16_t *)base)[i]);
+	case MT_F64:
+		return ((const double *)base)[i];
+	default:
+		return ((const int32_t *)base)[i];
+	}
+}
+
+/* Integers are rounded to nearest; what does not fit saturates, NaN becomes 0. */
+static inline int32_t to_i32(double value)
+{
+	if (!(value > INT32_MIN))
+		return isnan(value) ? 0 : INT32_MIN;
+	return value < INT32_MAX ? (int32_t)lrint(value) : INT32_MAX;
+}
+
+static inline void store(enum mt_dtype dtype, void *base, int64_t i, double value)
+{
+	switch (dtype) {
+	case MT_F32:
+		((float *)base)[i] = (float)value;
+		break;
+	case MT_BF16:
+		((uint16_t *)base)[i] = mt_bf16_from_f32((float)value);
+		break;
+	case MT_F64:
+		((double *)base)[i] = value;
+		break;
+	default:
+		((int32_t *)base)[i] = to_i32(value);
+		break;
+	}
+}
+
+/* base[i] += value */
+static inline void accumulate(enum mt_dtype dtype, void *base, int64_t i, double value)
+{
+	store(dtype, base, i, load(dtype, base, i) + value);
+}
+
+/* The type of what op.h calls f32. */
+static inline enum mt_dtype wide(const struct mt_op *op)
+{
+	return op->dtype == MT_F64 ? MT_F64 : MT_F32;
+}
+
+enum mt_status mt_reference_linear(const struct mt_op *op);
+enum mt_status mt_reference_linear_dgrad(const struct mt_op *op);
+enum mt_status mt_reference_linear_wgrad(const struct mt_op *op);
+enum mt_status mt_reference_attention(const struct mt_op *op);
+enum mt_status mt_reference_attention_bwd(const struct mt_op *op);
+enum mt_status mt_reference_norm(const struct mt_op *op);
+enum mt_status mt_reference_norm_bwd(const struct mt_op *op);
+enum mt_status mt_reference_activation(const struct mt_op *op);
+enum mt_status mt_reference_activation_bwd(const struct mt_op *op);
+enum mt_status mt_reference_rope(const struct mt_op *op);
+enum mt_status mt_reference_embedding(const struct mt_op *op);
+enum mt_status mt_reference_embedding_bwd(const struct mt_op *op);
+enum mt_status mt_reference_add(const struct mt_op *op);
+enum mt_status mt_reference_bias_grad(const struct mt_op *op);
+enum mt_status mt_reference_loss_stats(const struct mt_op *op);
+enum mt_status mt_reference_loss(const struct mt_op *op);
+enum mt_status mt_reference_cast(const struct mt_op *op);
+enum mt_status mt_reference_fill(const struct mt_op *op);
+enum mt_status mt_reference_copy(const struct mt_op *op);
+enum mt_status mt_reference_sumsq(const struct mt_op *op);
+enum mt_status mt_reference_adamw(const struct mt_op *op);
+
+#endif

@@ -25,6 +25,7 @@
 struct block {
 	uint64_t offset, size;	 /* in units */
 	uint32_t before, behind; /* neighbours by address; NONE at the ends. Unused records are chained by `behind` */
+	bool live;
 };
 
 struct free_entry {
@@ -169,11 +170,14 @@ static void remove_free_at(struct mt_arena *arena, uint32_t at)
 	memmove(&arena->free[at], &arena->free[at + 1], (arena->free_count - at) * sizeof *arena->free);
 }
 
-static bool is_free(const struct mt_arena *arena, uint32_t block, uint32_t *at)
+static bool is_free(const struct mt_arena *arena, uint32_t block)
 {
-	const struct block *b = &arena->blocks[block];
-	*at = search_free(arena, b->size, b->offset);
-	return *at < arena->free_count && arena->free[*at].block == block;
+	return block != NONE && !arena->blocks[block].live;
+}
+
+static void remove_free(struct mt_arena *arena, uint32_t block)
+{
+	remove_free_at(arena, search_free(arena, arena->blocks[block].size, arena->blocks[block].offset));
 }
 
 /* --- the public functions --- */
@@ -275,6 +279,7 @@ enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **point
 	remove_free_at(arena, at);
 	if (arena->blocks[block].size > size)
 		split(arena, block, size);
+	arena->blocks[block].live = true;
 	put_live(arena, block);
 
 	uint64_t offset = arena->blocks[block].offset;
@@ -300,8 +305,6 @@ static void join(struct mt_arena *arena, uint32_t block, uint32_t behind)
 
 void mt_arena_free(struct mt_arena *arena, void *pointer)
 {
-	uint32_t at;
-
 	if (!pointer)
 		return;
 	uintptr_t distance = (uintptr_t)pointer - (uintptr_t)arena->base;
@@ -314,13 +317,14 @@ void mt_arena_free(struct mt_arena *arena, void *pointer)
 	remove_live(arena, slot);
 	arena->stats.live_bytes -= (size_t)arena->blocks[block].size * UNIT;
 
+	arena->blocks[block].live = false;
 	uint32_t before = arena->blocks[block].before, behind = arena->blocks[block].behind;
-	if (behind != NONE && is_free(arena, behind, &at)) {
-		remove_free_at(arena, at);
+	if (is_free(arena, behind)) {
+		remove_free(arena, behind);
 		join(arena, block, behind);
 	}
-	if (before != NONE && is_free(arena, before, &at)) {
-		remove_free_at(arena, at);
+	if (is_free(arena, before)) {
+		remove_free(arena, before);
 		join(arena, before, block);
 		block = before;
 	}

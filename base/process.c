@@ -20,8 +20,10 @@
 
 #define ERRORS_BYTES ((size_t)64 << 10)
 #define POLL_MS	     20
+#define AT_ONCE_BYTES ((size_t)1 << 20) /* read from a pipe before looking at the clock again */
 #define GRACE_S	     3.0 /* between SIGTERM and SIGKILL: launchers clean up on the first */
-#define LINGER_S     0.2 /* after the child's end, for what its own children still write */
+#define QUIET_S	     0.2 /* after the child's end: how long its own children may pause in writing, */
+#define LINGER_S     2.0 /* and how long they are listened to at all */
 
 extern char **environ;
 
@@ -59,12 +61,13 @@ static void close_pipe(int *fd)
 /* Reads what is there. False when out of memory. */
 static bool drain(struct capture *capture)
 {
-	while (capture->fd >= 0) {
+	for (size_t taken = 0; capture->fd >= 0 && taken < AT_ONCE_BYTES;) {
 		if (!make_room(capture))
 			return false;
 		ssize_t got = read(capture->fd, capture->text + capture->used, capture->room - capture->used - 1);
 		if (got > 0) {
 			capture->used += (size_t)got;
+			taken += (size_t)got;
 			continue;
 		}
 		if (got == 0 || (errno != EAGAIN && errno != EINTR))
@@ -187,38 +190,47 @@ static bool has_ended(pid_t pid)
 	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
 }
 
-/* Drains both pipes until the child has ended and they are closed or quiet. At `end_s`, or when we are interrupted, the
- * group gets SIGTERM, and SIGKILL a moment later. */
+/* When waiting is over after the child's end: all it started has closed the pipes, or pauses, or goes on too long. */
+struct linger {
+	double ended_s, heard_s;
+};
+
+static bool heard_enough(struct linger *linger, double now, bool open, bool heard)
+{
+	if (linger->ended_s == 0)
+		linger->ended_s = linger->heard_s = now;
+	if (heard)
+		linger->heard_s = now;
+	return !open || now - linger->heard_s > QUIET_S || now - linger->ended_s > LINGER_S;
+}
+
+/* Drains both pipes until the child has ended. At `end_s`, or when we are interrupted, the group gets SIGTERM, and
+ * SIGKILL a moment later. */
 static enum mt_status attend(pid_t pid, double end_s, struct capture *out, struct capture *err, int *timed_out)
 {
 	enum mt_status st = MT_OK;
-	double kill_s = 0, quiet_s = 0;
+	struct linger linger = {0};
+	double kill_s = 0;
 
 	for (;;) {
 		struct pollfd pipes[2] = {{.fd = out->fd, .events = POLLIN}, {.fd = err->fd, .events = POLLIN}};
-		bool open = out->fd >= 0 || err->fd >= 0, ended = has_ended(pid);
-		int ready = poll(pipes, 2, ended && !open ? 0 : open ? POLL_MS : 1);
-		if (!drain(out) || !drain(err)) {
-			kill(-pid, SIGKILL);
+		bool ended = has_ended(pid), open = out->fd >= 0 || err->fd >= 0;
+		int ready = poll(pipes, 2, open ? POLL_MS : ended ? 0 : 2);
+		if (!drain(out) || !drain(err))
 			return mt_fail(MT_NOMEM, "out of memory reading the output of a program");
-		}
 		double now = mt_clock_s();
-		if (ended) {
-			if (ready > 0 || quiet_s == 0)
-				quiet_s = now;
-			if ((out->fd < 0 && err->fd < 0) || now - quiet_s > LINGER_S)
-				return st;
-			if (kill_s == 0 && (now < end_s || end_s == 0) && !mt_process_interrupted())
-				continue;
-		}
-		if (kill_s == 0 && (mt_process_interrupted() || (end_s > 0 && now >= end_s))) {
+		if (ended && heard_enough(&linger, now, out->fd >= 0 || err->fd >= 0, ready > 0))
+			return st;
+		if (ended)
+			continue;
+		if (kill_s > 0) {
+			if (now >= kill_s)
+				kill(-pid, SIGKILL);
+		} else if (mt_process_interrupted() || (end_s > 0 && now >= end_s)) {
 			*timed_out = !mt_process_interrupted();
 			if (!*timed_out)
 				st = mt_fail(MT_INTERRUPTED, "interrupted by a signal");
 			kill(-pid, SIGTERM);
-			kill_s = now + GRACE_S;
-		} else if (kill_s > 0 && now >= kill_s) {
-			kill(-pid, SIGKILL);
 			kill_s = now + GRACE_S;
 		}
 	}
@@ -236,7 +248,7 @@ enum mt_status mt_process_run(struct mt_process_result *result, const char *cons
 		return mt_fail(MT_INTERRUPTED, "interrupted by a signal before %s was started", argv[0]);
 	MT_TRY(start(argv, environment, &pid, &out, &err));
 	enum mt_status st = attend(pid, timeout_s > 0 ? start_s + timeout_s : 0, &out, &err, &result->timed_out);
-	kill(-pid, SIGKILL); /* what the child left behind */
+	kill(-pid, SIGKILL); /* what the child left behind, or all of it after a failure */
 	while (waitpid(pid, &wait_status, 0) < 0 && errno == EINTR)
 		;
 	result->seconds = mt_clock_s() - start_s;
@@ -249,7 +261,7 @@ enum mt_status mt_process_run(struct mt_process_result *result, const char *cons
 	free(err.text);
 	if (st == MT_OK && (!result->output || !result->errors))
 		st = mt_fail(MT_NOMEM, "out of memory keeping the output of %s", argv[0]);
-	if (st == MT_NOMEM)
+	if (st != MT_OK)
 		mt_process_result_free(result);
 	return st;
 }

@@ -12,7 +12,7 @@
 
 struct mt_dataset;
 
-/* Opens what options->path names (text files through the tokenizer, Megatron .bin/.idx mapped, or synthetic when NULL:
+/* Opens what options->path names (text files through the tokenizer, Megatron .bin/.idx, or synthetic when NULL:
  * Philox tokens with a learnable structure). Tokens must be < vocab: MT_INPUT names the file and what to change.
  * Too few tokens for one window is MT_INPUT. */
 enum mt_status mt_dataset_open(struct mt_dataset **dataset, const struct mt_data_options *options, int64_t vocab,
@@ -20,7 +20,8 @@ enum mt_status mt_dataset_open(struct mt_dataset **dataset, const struct mt_data
 void mt_dataset_close(struct mt_dataset *dataset);
 int64_t mt_dataset_tokens(const struct mt_dataset *dataset);
 const char *mt_dataset_text(const struct mt_dataset *dataset); /* "3 text files, 123,456 bytes", for logs */
-/* tokens[seq] and targets[seq] of global sample `index` (>= 0, unbounded). A file that shrank since it was opened: MT_IO. */
+/* tokens[seq] and targets[seq] of global sample `index` (>= 0, unbounded). A file that shrank since it was opened: MT_IO.
+ * May be called on several threads at once. */
 enum mt_status mt_dataset_sample(struct mt_dataset *dataset, uint64_t index, int32_t *tokens, int32_t *targets);
 
 /* Writes Megatron's PREFIX.bin and PREFIX.idx from `count` documents of i32 tokens (u16 when vocab < 65500, else i32). */

@@ -10,10 +10,14 @@ static const char *const recomputes[] = {"none", "full", NULL};
 static const char *const schedules[] = {"1f1b", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
 
-#define INT(field, value, least, most, help) \
-	{#field, MT_OPTION_INT, offsetof(struct mt_layout, field), value, least, most, NULL, help}
-#define CHOICE(field, value, choices, help) \
-	{#field, MT_OPTION_CHOICE, offsetof(struct mt_layout, field), value, 0, 0, choices, help}
+#define INT(field, value, least, most, help)                                                                                       \
+	{                                                                                                                          \
+#field, MT_OPTION_INT, offsetof(struct mt_layout, field), value, least, most, NULL, help                           \
+	}
+#define CHOICE(field, value, choices, help)                                                                                        \
+	{                                                                                                                          \
+#field, MT_OPTION_CHOICE, offsetof(struct mt_layout, field), value, 0, 0, choices, help                            \
+	}
 
 /* Bounds are those of any machine; what a model allows is in the rules. */
 static const struct mt_option options[] = {
@@ -29,7 +33,8 @@ static const struct mt_option options[] = {
 	{"sp", MT_OPTION_BOOL, offsetof(struct mt_layout, sp), "false", 0, 0, NULL,
 	 "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"},
 	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
-	CHOICE(recompute, "none", recomputes, "full: keep only a layer's input and run its forward pass again before its backward pass"),
+	CHOICE(recompute, "none", recomputes,
+	       "full: keep only a layer's input and run its forward pass again before its backward pass"),
 	CHOICE(schedule, "1f1b", schedules, "order of the micro-batches' passes on a stage"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
 	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),

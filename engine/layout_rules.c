@@ -139,7 +139,10 @@ RULE(bucket_bytes_not_negative)
 	return l->bucket_bytes < 0;
 }
 
-#define ROW(rule, values, text) {#rule, text, rule, values}
+#define ROW(rule, values, text)                                                                                                    \
+	{                                                                                                                          \
+#rule, text, rule, values                                                                                          \
+	}
 
 const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(sizes_at_least_one, "tp pp vp cp ep dp mbs gbs seq", "every size must be at least 1"),

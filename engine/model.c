@@ -9,13 +9,22 @@ static const char *const positions[] = {"learned", "rope", NULL};
 static const char *const mlps[] = {"gelu", "swiglu", NULL};
 
 /* The bounds keep every count below in 63 bits: layers * hidden * (4 * heads * head_dim + 3 * ffn) < 2^61. */
-#define INT(field, value, least, most, help) \
-	{#field, MT_OPTION_INT, offsetof(struct mt_model, field), value, least, most, NULL, help}
-#define FLOAT(field, value, least, most, help) \
-	{#field, MT_OPTION_FLOAT, offsetof(struct mt_model, field), value, least, most, NULL, help}
-#define CHOICE(field, value, choices, help) \
-	{#field, MT_OPTION_CHOICE, offsetof(struct mt_model, field), value, 0, 0, choices, help}
-#define BOOL(field, value, help) {#field, MT_OPTION_BOOL, offsetof(struct mt_model, field), value, 0, 0, NULL, help}
+#define INT(field, value, least, most, help)                                                                                       \
+	{                                                                                                                          \
+#field, MT_OPTION_INT, offsetof(struct mt_model, field), value, least, most, NULL, help                            \
+	}
+#define FLOAT(field, value, least, most, help)                                                                                     \
+	{                                                                                                                          \
+#field, MT_OPTION_FLOAT, offsetof(struct mt_model, field), value, least, most, NULL, help                          \
+	}
+#define CHOICE(field, value, choices, help)                                                                                        \
+	{                                                                                                                          \
+#field, MT_OPTION_CHOICE, offsetof(struct mt_model, field), value, 0, 0, choices, help                             \
+	}
+#define BOOL(field, value, help)                                                                                                   \
+	{                                                                                                                          \
+#field, MT_OPTION_BOOL, offsetof(struct mt_model, field), value, 0, 0, NULL, help                                  \
+	}
 
 static const struct mt_option options[] = {
 	{"name", MT_OPTION_STRING, offsetof(struct mt_model, name), NULL, 0, 0, NULL, "what reports call the model"},
@@ -47,7 +56,7 @@ static enum mt_status check_ranges(const struct mt_model *model, const char *whe
 	for (size_t i = 0; i < mt_model_options.count; i++) {
 		const struct mt_option *o = &options[i];
 		const char *field = (const char *)model + o->offset;
-		double value = o->kind == MT_OPTION_INT	    ? (double)*(const int64_t *)field
+		double value = o->kind == MT_OPTION_INT     ? (double)*(const int64_t *)field
 			       : o->kind == MT_OPTION_FLOAT ? *(const double *)field
 							    : 0;
 		if ((o->kind == MT_OPTION_INT || o->kind == MT_OPTION_FLOAT) && !(value >= o->least && value <= o->most))
@@ -73,8 +82,8 @@ enum mt_status mt_model_complete(struct mt_model *model, const char *where)
 			       (long long)model->kv_heads);
 	if (model->head_dim == 0) {
 		if (model->hidden % model->heads != 0)
-			return mt_fail(MT_INPUT, "%s: hidden %lld is not a multiple of heads %lld: change one or give head_dim", where,
-				       (long long)model->hidden, (long long)model->heads);
+			return mt_fail(MT_INPUT, "%s: hidden %lld is not a multiple of heads %lld: change one or give head_dim",
+				       where, (long long)model->hidden, (long long)model->heads);
 		model->head_dim = model->hidden / model->heads;
 	}
 	if (model->position == MT_MODEL_ROPE && model->head_dim % 2 != 0)
@@ -124,14 +133,16 @@ int64_t mt_model_parameters(const struct mt_model *model)
 	int64_t words = model->vocab * model->hidden * (model->tied ? 1 : 2);
 	int64_t positions_rows = model->position == MT_MODEL_LEARNED ? model->seq : 0;
 
-	return mt_model_matmul_parameters(model) + model->layers * (2 * norm + biases) + norm + words + positions_rows * model->hidden;
+	return mt_model_matmul_parameters(model) + model->layers * (2 * norm + biases) + norm + words +
+	       positions_rows * model->hidden;
 }
 
 double mt_model_step_flops(const struct mt_model *model, double tokens, int64_t seq, bool full_attention)
 {
 	double products = (double)mt_model_matmul_parameters(model) + (double)model->hidden * (double)model->vocab;
 	/* scores and their product with the values: 2 * 2*s*q a token and layer forward, half of it under the causal mask */
-	double attention = (double)seq * (double)model->layers * (double)(model->heads * model->head_dim) * (full_attention ? 2 : 1);
+	double attention =
+		(double)seq * (double)model->layers * (double)(model->heads * model->head_dim) * (full_attention ? 2 : 1);
 
 	return 6 * tokens * (products + attention);
 }

@@ -78,7 +78,8 @@ static enum mt_status read_yaml(struct mt_model *model, const char *path)
 	else
 		section = root;
 	if (section->kind != MT_YAML_MAP) {
-		st = mt_fail(MT_INPUT, "%s:%d: a model is a mapping such as 'layers: 12', not a single value or a list", path, section->line);
+		st = mt_fail(MT_INPUT, "%s:%d: a model is a mapping such as 'layers: 12', not a single value or a list", path,
+			     section->line);
 		goto out;
 	}
 	MT_GOTO(out, mt_options_read(&mt_model_options, model, section));
@@ -144,8 +145,10 @@ static enum mt_status fail_unknown(const char *name, const char *directory)
 	size_t bytes = 0;
 
 	if (count < 0)
-		return mt_fail(MT_INPUT, "no model '%s': the model directory %s cannot be read; set MEGATUNE_DATA to the directory "
-			       "above models/, or give a path", name, directory);
+		return mt_fail(MT_INPUT,
+			       "no model '%s': the model directory %s cannot be read; set MEGATUNE_DATA to the directory "
+			       "above models/, or give a path",
+			       name, directory);
 	FILE *list = open_memstream(&known, &bytes);
 	for (int i = 0; i < count; i++) {
 		entries[i]->d_name[strlen(entries[i]->d_name) - strlen(".yaml")] = '\0';
@@ -158,9 +161,9 @@ static enum mt_status fail_unknown(const char *name, const char *directory)
 	for (int i = 0; i < count; i++)
 		names[i] = entries[i]->d_name;
 	const char *nearest = mt_options_nearest(name, names, (size_t)count);
-	enum mt_status st = mt_fail(MT_INPUT, "no model '%s' in %s%s%s%s; known: %s; or give the path of a YAML file or a config.json", name,
-				    directory, nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "",
-				    known && *known ? known : "none");
+	enum mt_status st = mt_fail(
+		MT_INPUT, "no model '%s' in %s%s%s%s; known: %s; or give the path of a YAML file or a config.json", name, directory,
+		nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "", known && *known ? known : "none");
 	for (int i = 0; i < count; i++)
 		free(entries[i]);
 	free(entries);

@@ -10,10 +10,14 @@
 static const char *const decays[] = {"cosine", "constant", "linear", NULL};
 static const char *const tokenizers[] = {"byte", NULL};
 
-#define TRAIN(field, kind, value, least, most, choices, help) \
-	{#field, MT_OPTION_##kind, offsetof(struct mt_train_options, field), value, least, most, choices, help}
-#define DATA(field, kind, value, choices, help) \
-	{#field, MT_OPTION_##kind, offsetof(struct mt_data_options, field), value, 0, 0, choices, help}
+#define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
+	{                                                                                                                          \
+#field, MT_OPTION_##kind, offsetof(struct mt_train_options, field), value, least, most, choices, help              \
+	}
+#define DATA(field, kind, value, choices, help)                                                                                    \
+	{                                                                                                                          \
+#field, MT_OPTION_##kind, offsetof(struct mt_data_options, field), value, 0, 0, choices, help                      \
+	}
 
 static const struct mt_option train_options[] = {
 	TRAIN(steps, INT, "20", 1, 1e12, NULL, "optimizer steps"),
@@ -36,7 +40,8 @@ static const struct mt_option train_options[] = {
 };
 
 static const struct mt_option data_options[] = {
-	DATA(path, STRING, NULL, NULL, "text files or directories (colons between), or the PREFIX of a PREFIX.bin and PREFIX.idx; none: synthetic"),
+	DATA(path, STRING, NULL, NULL,
+	     "text files or directories (colons between), or the PREFIX of a PREFIX.bin and PREFIX.idx; none: synthetic"),
 	DATA(tokenizer, CHOICE, "byte", tokenizers, "of text files; byte: 256 byte values and 256 at the end of a file"),
 	DATA(shuffle, BOOL, "true", NULL, "take the sequences of an epoch in random order"),
 };
@@ -110,7 +115,8 @@ static enum mt_status check_together(const struct mt_run *run, const char *where
 	if (train->beta1 >= 1 || train->beta2 >= 1)
 		return mt_fail(MT_INPUT, "%s: beta1 %g and beta2 %g must be below 1", where, train->beta1, train->beta2);
 	if (run->layout.dtype == MT_F64 && (!train->device || strcmp(train->device, "reference") != 0))
-		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where, train->device ? train->device : "none");
+		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where,
+			       train->device ? train->device : "none");
 	return mt_layout_check(&run->model, &run->layout, where);
 }
 

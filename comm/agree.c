@@ -57,10 +57,11 @@ enum mt_status mt_comm_agree(const struct mt_group *group, const struct mt_comm_
 		odd++;
 	describe(&signatures[odd], odd_call);
 	describe(&signatures[most], most_call);
-	return mt_fail(MT_FAILED,
-		       "members of group %s do not call the same collective: rank %d (world rank %d on %s) calls %s, rank %d (world "
-		       "rank %d on %s) and %d more call %s",
-		       group->name, odd, group->ranks[odd], mt_fabric_host(group->fabric, group->ranks[odd]), odd_call, most,
-		       group->ranks[most], mt_fabric_host(group->fabric, group->ranks[most]),
-		       votes(signatures, group->size, most) - 1, most_call);
+	return mt_fail(
+		MT_FAILED,
+		"members of group %s do not call the same collective: rank %d (world rank %d on %s) calls %s, rank %d (world "
+		"rank %d on %s) and %d more call %s",
+		group->name, odd, group->ranks[odd], mt_fabric_host(group->fabric, group->ranks[odd]), odd_call, most,
+		group->ranks[most], mt_fabric_host(group->fabric, group->ranks[most]), votes(signatures, group->size, most) - 1,
+		most_call);
 }

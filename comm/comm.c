@@ -7,7 +7,7 @@
 const char *mt_comm_op_name(enum mt_comm_op op)
 {
 	static const char *const names[MT_COMM_OP_COUNT] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
-							    "broadcast",  "send_recv",	    "barrier"};
+							    "broadcast",  "send_recv",      "barrier"};
 	return (unsigned)op < MT_COMM_OP_COUNT ? names[op] : "unknown";
 }
 
@@ -64,8 +64,8 @@ static enum mt_status check(const struct mt_group *group, const struct mt_stream
 	if (call->op == MT_COMM_SEND_RECV && call->peer == group->rank)
 		return mt_fail(MT_INPUT, "%s on group %s: rank %d cannot send to itself", name, group->name, call->peer);
 	if (group->fabric->ops != &mt_fabric_self && group->fabric->ops->executes != stream->device->info.executes)
-		return mt_fail(MT_INPUT, "%s on group %s: fabric %s cannot work with device %s; dry goes with dry", name, group->name,
-			       group->fabric->ops->kind, stream->device->info.kind);
+		return mt_fail(MT_INPUT, "%s on group %s: fabric %s cannot work with device %s; dry goes with dry", name,
+			       group->name, group->fabric->ops->kind, stream->device->info.kind);
 	return MT_OK;
 }
 
@@ -97,8 +97,8 @@ enum mt_status mt_comm_all_reduce(struct mt_group *group, struct mt_stream *stre
 	return run(group, stream, &call);
 }
 
-enum mt_status mt_comm_reduce_scatter(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
-				      int64_t count, enum mt_dtype dtype)
+enum mt_status mt_comm_reduce_scatter(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				      enum mt_dtype dtype)
 {
 	struct mt_comm_call call = {.op = MT_COMM_REDUCE_SCATTER, .send = send, .recv = recv, .count = count, .dtype = dtype};
 	return run(group, stream, &call);
@@ -121,8 +121,8 @@ enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stre
 	return run(group, stream, &call);
 }
 
-enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count,
-				 enum mt_dtype dtype, int root)
+enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
+				 int root)
 {
 	struct mt_comm_call call = {.op = MT_COMM_BROADCAST, .send = buffer, .recv = buffer, .count = count, .dtype = dtype};
 	call.peer = root;

@@ -146,8 +146,8 @@ static enum mt_status take(struct mt_dry_world *world, const struct mt_group *gr
 	while (box && !box->first && !world->poisoned)
 		pthread_cond_wait(&world->posted, &world->lock);
 	if (box && !box->first)
-		st = mt_fail(MT_FAILED, "receive on dry group %s: rank %d waits for rank %d, but the run was given up: %s", group->name,
-			     to, from, world->why);
+		st = mt_fail(MT_FAILED, "receive on dry group %s: rank %d waits for rank %d, but the run was given up: %s",
+			     group->name, to, from, world->why);
 	if (st == MT_OK) {
 		struct letter *first = box->first;
 		*letter = *first;

@@ -24,7 +24,8 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"dry", NULL,
+		"dry",
+		NULL,
 	};
 	return kinds;
 }

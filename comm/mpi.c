@@ -12,6 +12,8 @@
 
 #define GROUP_TAG 0x7f0000 /* plus 0..0xfffe from the group's name and ranks: the largest tags in use */
 
+#define DIRECT_RANKS 16 /* n-1 partners at once are fine up to here */
+
 static enum mt_status call_failed(const struct mt_fabric *fabric, const char *where, int code)
 {
 	char text[MPI_MAX_ERROR_STRING] = "";
@@ -20,11 +22,11 @@ static enum mt_status call_failed(const struct mt_fabric *fabric, const char *wh
 	return mt_fail(MT_FAILED, "fabric mpi, world rank %d: %s: %s", fabric->rank, where, text);
 }
 
-#define MPI_TRY(fabric, call)                                           \
-	do {                                                            \
-		int mpi_try_code_ = (call);                             \
-		if (mpi_try_code_ != MPI_SUCCESS)                       \
-			return call_failed(fabric, #call, mpi_try_code_); \
+#define MPI_TRY(fabric, call)                                                                                                      \
+	do {                                                                                                                       \
+		int mpi_try_code_ = (call);                                                                                        \
+		if (mpi_try_code_ != MPI_SUCCESS)                                                                                  \
+			return call_failed(fabric, #call, mpi_try_code_);                                                          \
 	} while (0)
 
 /* Initializes MPI unless the program did. */
@@ -65,8 +67,7 @@ static enum mt_status learn_hosts(struct mt_fabric *fabric)
 	if (!fabric->hosts)
 		return mt_fail(MT_NOMEM, "fabric mpi: no memory for %d host names", fabric->size);
 	fabric->host_entries = fabric->size;
-	MPI_TRY(fabric,
-		MPI_Allgather(name, MT_FABRIC_HOST, MPI_CHAR, fabric->hosts, MT_FABRIC_HOST, MPI_CHAR, MPI_COMM_WORLD));
+	MPI_TRY(fabric, MPI_Allgather(name, MT_FABRIC_HOST, MPI_CHAR, fabric->hosts, MT_FABRIC_HOST, MPI_CHAR, MPI_COMM_WORLD));
 	for (int r = 0; r < fabric->size; r++) {
 		if (strcmp(fabric->hosts[r], name) != 0)
 			continue;
@@ -180,6 +181,7 @@ static enum mt_status group_open(struct mt_group *group)
 	members->received = members->sent + group->size;
 	members->comm = members->shadow = MPI_COMM_NULL;
 	members->one_host = true;
+	members->direct_ranks = DIRECT_RANKS;
 	for (int i = 1; i < group->size; i++)
 		if (strcmp(mt_fabric_host(group->fabric, group->ranks[i]), mt_fabric_host(group->fabric, group->ranks[0])) != 0)
 			members->one_host = false;

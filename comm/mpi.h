@@ -32,7 +32,7 @@ struct mpi_fabric {
 	pthread_cond_t wake;
 	pthread_t thread;
 	bool thread_runs, stop;
-	int queued;	       /* flights in lanes */
+	int queued;            /* flights in lanes */
 	struct lane *lanes;    /* owned, one a comm stream in use */
 	struct flight *idle;   /* owned: flights for reuse, with their buffers */
 	struct flight *wrecks; /* owned: failed ones whose requests may still touch their buffers; freed after MPI ended */
@@ -41,18 +41,19 @@ struct mpi_fabric {
 struct mpi_group {
 	MPI_Comm comm, shadow; /* shadow: agreement checks of debug builds, else MPI_COMM_NULL */
 	bool one_host;
-	uint64_t called;	      /* collectives called so far, by the device's thread */
-	_Atomic uint64_t started;     /* collectives started so far */
-	uint64_t *sent, *received;    /* owned: messages so far to and from each member */
-	_Atomic int flying;	      /* flights alive */
-	_Atomic bool broken;	      /* a collective failed: the members are no longer in step */
+	int direct_ranks;          /* groups up to this size may use all pairs at once (mpi_choose) */
+	uint64_t called;           /* collectives called so far, by the device's thread */
+	_Atomic uint64_t started;  /* collectives started so far */
+	uint64_t *sent, *received; /* owned: messages so far to and from each member */
+	_Atomic int flying;        /* flights alive */
+	_Atomic bool broken;       /* a collective failed: the members are no longer in step */
 };
 
 /* Rounds count from 0. `prepare` runs once before; `post` with the MPI lock held; `finish` without. */
 struct algorithm {
 	int64_t (*rounds)(const struct flight *f);
 	size_t (*staging_bytes)(const struct flight *f); /* NULL: none */
-	void (*prepare)(struct flight *f);		 /* NULL: nothing */
+	void (*prepare)(struct flight *f);               /* NULL: nothing */
 	enum mt_status (*post)(struct flight *f, int64_t round);
 	enum mt_status (*finish)(struct flight *f, int64_t round); /* NULL: nothing */
 };
@@ -68,7 +69,7 @@ struct flight {
 	bool ordered; /* a collective: starts in the group's order */
 	bool started, turn_passed;
 	double start_s;
-	clockid_t caller; /* CPU clock of the device's thread */
+	clockid_t caller;                          /* CPU clock of the device's thread */
 	const struct algorithm *algorithm, *after; /* after: what follows the agreement check */
 	int64_t round;
 	struct mt_comm_signature signature;

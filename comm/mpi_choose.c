@@ -4,15 +4,14 @@
 
 #ifdef MT_HAVE_MPI
 
-#define DIRECT_RANKS 16		/* n-1 partners at once are fine up to here */
-#define SHORT_BYTES (64 << 10)	/* of one rank's part: latency counts, not bandwidth */
+#define SHORT_BYTES (64 << 10) /* of one rank's part: latency counts, not bandwidth */
 
 enum way { DIRECT, RING, LIBRARY };
 
 static enum way way_of(const struct flight *f)
 {
 	int64_t part = mt_comm_call_bytes(&f->call, f->group->size) / f->group->size;
-	bool few = f->group->size <= DIRECT_RANKS;
+	bool few = f->group->size <= members_of(f->group)->direct_ranks;
 	if (part <= SHORT_BYTES)
 		return few ? DIRECT : LIBRARY;
 	return few && members_of(f->group)->one_host ? DIRECT : RING;

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define PART_BYTES (512 << 10) /* of one rank in one segment */
-#define BLOCK 4096	       /* elements added at a time over all ranks: the sum so far stays in L1 */
+#define BLOCK      4096        /* elements added at a time over all ranks: the sum so far stays in L1 */
 
 static int64_t least(int64_t a, int64_t b)
 {

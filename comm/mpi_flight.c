@@ -11,7 +11,7 @@
 /* Longer messages go as several: counts of MPI are int, and short pieces let flights share the wire. */
 #define PIECE_BYTES (4 << 20)
 /* Tags: two spaces, collectives and messages, each counted modulo 2^22 (the least MPI_TAG_UB met is 2^23 - 1). */
-#define TAG_COUNT 0x3fffffu
+#define TAG_COUNT   0x3fffffu
 #define TAG_MESSAGE 0x400000
 
 static void number(struct flight *f)
@@ -64,8 +64,8 @@ enum mt_status mpi_flight_fail(const struct flight *f, const char *where, int co
 	int length = 0;
 	MPI_Error_string(code, text, &length);
 	return mt_fail(MT_FAILED, "%s on group %s (size %d, rank %d; world rank %d on %s): %s: %s", mt_comm_op_name(f->call.op),
-		       group->name, group->size, group->rank, group->fabric->rank, mt_fabric_host(group->fabric, group->fabric->rank),
-		       where, text);
+		       group->name, group->size, group->rank, group->fabric->rank,
+		       mt_fabric_host(group->fabric, group->fabric->rank), where, text);
 }
 
 static enum mt_status no_memory(const struct flight *f, size_t bytes)

@@ -190,7 +190,8 @@ static enum mt_status agree_post(struct flight *f, int64_t round)
 	MPI_Request *request = mpi_flight_request(f);
 	if (!request)
 		return MT_NOMEM;
-	int code = MPI_Iallgather(&f->signature, bytes, MPI_BYTE, f->staging, bytes, MPI_BYTE, members_of(f->group)->shadow, request);
+	int code =
+		MPI_Iallgather(&f->signature, bytes, MPI_BYTE, f->staging, bytes, MPI_BYTE, members_of(f->group)->shadow, request);
 	return code == MPI_SUCCESS ? MT_OK : mpi_flight_fail(f, "agreement check: MPI_Iallgather", code);
 }
 

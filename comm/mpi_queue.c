@@ -18,10 +18,10 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#define SPIN_S 50e-6	 /* after a move, the next is likely near */
-#define BLOCKED_S 2e-3	 /* nobody spins longer than this */
+#define SPIN_S      50e-6 /* after a move, the next is likely near */
+#define BLOCKED_S   2e-3  /* nobody spins longer than this */
 #define NAP_LEAST_S 20e-6
-#define NAP_MOST_S 100e-6
+#define NAP_MOST_S  100e-6
 
 struct lane {
 	struct lane *next;

@@ -4,14 +4,14 @@
 /* The greater, and NaN if either is: (a > b or a is NaN) ? a : b. */
 #define GREATER(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
 
-#define COMBINE(name, type)                                                                                      \
-	static void add_##name(type *out, const type *a, const type *b, int64_t count)                           \
-	{                                                                                                        \
-		_Pragma("omp simd") for (int64_t i = 0; i < count; i++) out[i] = (type)(a[i] + b[i]);            \
-	}                                                                                                        \
-	static void max_##name(type *out, const type *a, const type *b, int64_t count)                           \
-	{                                                                                                        \
-		_Pragma("omp simd") for (int64_t i = 0; i < count; i++) out[i] = GREATER(a[i], b[i]);            \
+#define COMBINE(name, type)                                                                                                        \
+	static void add_##name(type *out, const type *a, const type *b, int64_t count)                                             \
+	{                                                                                                                          \
+		_Pragma("omp simd") for (int64_t i = 0; i < count; i++) out[i] = (type)(a[i] + b[i]);                              \
+	}                                                                                                                          \
+	static void max_##name(type *out, const type *a, const type *b, int64_t count)                                             \
+	{                                                                                                                          \
+		_Pragma("omp simd") for (int64_t i = 0; i < count; i++) out[i] = GREATER(a[i], b[i]);                              \
 	}
 
 COMBINE(f32, float)

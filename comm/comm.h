@@ -65,6 +65,9 @@ enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabri
 /* Every group of the fabric must have been destroyed. mpi: collective; finalizes MPI if this fabric initialized it. */
 void mt_fabric_destroy(struct mt_fabric *fabric);
 const char *const *mt_fabric_kinds(void);
+/* The block of `size` consecutive ranks that holds this rank, as a fabric of its own; size must divide the fabric's. No
+ * communication. Destroy it before the fabric. */
+enum mt_status mt_fabric_block(struct mt_fabric **block, struct mt_fabric *fabric, int size);
 /* True when this process was started by an MPI launcher (mpirun, srun with PMIx), so "mpi" is the right fabric. */
 bool mt_fabric_launched(void);
 int mt_fabric_rank(const struct mt_fabric *fabric);

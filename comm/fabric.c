@@ -80,7 +80,7 @@ void mt_fabric_destroy(struct mt_fabric *fabric)
 		return;
 	if (fabric->groups)
 		mt_error("fabric %s is destroyed while %d of its groups are alive", fabric->ops->kind, fabric->groups);
-	if (fabric->ops->close)
+	if (fabric->ops->close && !fabric->parent)
 		fabric->ops->close(fabric);
 	free(fabric->hosts);
 	free(fabric);
@@ -88,6 +88,8 @@ void mt_fabric_destroy(struct mt_fabric *fabric)
 
 void mt_fabric_abort(struct mt_fabric *fabric, int exit_code)
 {
+	if (fabric && fabric->parent)
+		mt_fabric_abort(fabric->parent, exit_code);
 	if (fabric && fabric->ops->abort)
 		fabric->ops->abort(fabric, exit_code);
 	exit(exit_code);

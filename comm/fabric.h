@@ -41,6 +41,8 @@ struct mt_fabric {
 	int host_entries;
 	char library[64];
 	int groups;    /* alive */
+	struct mt_fabric *parent; /* a block of a larger fabric: the groups are made there; else NULL */
+	int first;		  /* world rank, in the parent, of the block's rank 0 */
 	void *backend; /* owned by the fabric's open and close */
 };
 
@@ -48,6 +50,7 @@ struct mt_group {
 	struct mt_fabric *fabric;
 	char name[16];
 	int rank, size, stride;
+	int first; /* what to take from ranks[] when the group was made through a block */
 	int *ranks;    /* owned: world ranks */
 	void *backend; /* owned by group_open and group_close */
 };

@@ -45,6 +45,23 @@ static int regular_stride(const int *ranks, int count)
 	return stride > 0 ? stride : 0;
 }
 
+/* A group of a block is one of the larger fabric, whose ranks begin elsewhere. */
+static enum mt_status create_in_parent(struct mt_fabric *block, const char *name, const int *ranks, int count, struct mt_group **group)
+{
+	int *shifted = malloc((size_t)count * sizeof *shifted);
+	enum mt_status st;
+
+	if (!shifted)
+		return mt_fail(MT_NOMEM, "group %s: no memory for %d ranks", name, count);
+	for (int i = 0; i < count; i++)
+		shifted[i] = ranks[i] + block->first;
+	st = mt_group_create(block->parent, name, shifted, count, group);
+	if (st == MT_OK)
+		(*group)->first = block->first;
+	free(shifted);
+	return st;
+}
+
 enum mt_status mt_group_create(struct mt_fabric *fabric, const char *name, const int *ranks, int count, struct mt_group **group)
 {
 	struct mt_group *g = NULL;
@@ -57,6 +74,8 @@ enum mt_status mt_group_create(struct mt_fabric *fabric, const char *name, const
 		return mt_fail(MT_INPUT, "group %s: %d members of a world of %d ranks", name, count, fabric->size);
 	MT_TRY(check_ranks(fabric, name, ranks, count, &mine));
 	MT_TRY(check_distinct(fabric, name, ranks, count));
+	if (fabric->parent)
+		return create_in_parent(fabric, name, ranks, count, group);
 
 	g = calloc(1, sizeof *g);
 	if (!g || !(g->ranks = malloc((size_t)count * sizeof *ranks))) {
@@ -104,5 +123,5 @@ int mt_group_size(const struct mt_group *group)
 
 int mt_group_world_rank(const struct mt_group *group, int group_rank)
 {
-	return group->ranks[group_rank];
+	return group->ranks[group_rank] - group->first;
 }

@@ -34,6 +34,9 @@ static void say(struct row *row, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(row->value, sizeof row->value, format, arguments);
 	va_end(arguments);
+	for (char *c = row->value; *c; c++) /* names come from outside; JSON takes UTF-8 only */
+		if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e)
+			*c = '?';
 }
 
 static void blame(struct row *row, enum state state, const char *leaves_out, const char *what_to_do)

@@ -218,7 +218,7 @@ static enum mt_status read_pairs(const struct mt_yaml *root, struct mt_machine *
 		for (int b = 0; b < m->world; b++) {
 			const char *digit = strchr(MT_CLASS_DIGITS, text[b]);
 			int class = a == b ? -1 : digit ? (int)(digit - MT_CLASS_DIGITS) : m->class_count;
-			bool same = b > a || m->pair_class[(int64_t)b * m->world + a] == class;
+			bool same = b >= a || m->pair_class[(int64_t)b * m->world + a] == class;
 			if ((a == b) != (text[b] == '.') || class >= m->class_count || !same)
 				return mt_fail(MT_INPUT, "%s:%d: pair_class of ranks %d and %d is '%c'; classes are 0 to %d, '.' is a rank with itself, and both ways must agree",
 					       list->file, list->items[a]->line, a, b, text[b], m->class_count - 1);

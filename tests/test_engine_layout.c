@@ -1,0 +1,340 @@
+/* Layouts: ranks, groups, stages, and the rules. */
+#include "base/random.h"
+#include "engine/layout.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define PROBLEMS 300
+
+static struct mt_model plain_model(void)
+{
+	return (struct mt_model){
+		.layers = 8, .hidden = 64, .heads = 8, .kv_heads = 8, .head_dim = 8, .ffn = 256, .vocab = 512, .seq = 64};
+}
+
+static struct mt_layout plain_layout(void)
+{
+	struct mt_layout layout;
+
+	mt_options_default(&mt_layout_options, &layout);
+	layout.seq = 64;
+	return layout;
+}
+
+/* A layout of a few dozen ranks; cp too, as the order of ranks holds for it. */
+static struct mt_layout random_layout(uint64_t problem)
+{
+	struct mt_layout l = plain_layout();
+
+	l.tp = 1 + (int64_t)mt_random_integer(1, 1, problem, 5);
+	l.cp = 1 + (int64_t)mt_random_integer(1, 2, problem, 3);
+	l.dp = 1 + (int64_t)mt_random_integer(1, 3, problem, 4);
+	l.pp = 1 + (int64_t)mt_random_integer(1, 4, problem, 5);
+	return l;
+}
+
+static void coordinates_and_rank_are_inverse(void **state)
+{
+	for (uint64_t i = 0; i < PROBLEMS; i++) {
+		struct mt_layout l = random_layout(i);
+		for (int rank = 0; rank < mt_layout_world(&l); rank++)
+			assert_int_equal(mt_layout_rank(&l, mt_layout_coordinates(&l, rank)), rank);
+	}
+}
+
+static void tensor_parallel_ranks_are_neighbours(void **state)
+{
+	struct mt_layout l = plain_layout();
+
+	l.tp = 4, l.dp = 2, l.pp = 2;
+	struct mt_coordinates at = mt_layout_coordinates(&l, 13);
+	assert_int_equal(at.tp, 1);
+	assert_int_equal(at.dp, 1);
+	assert_int_equal(at.pp, 1);
+}
+
+/* Along each axis: the groups of all ranks cover every rank, and two groups are the same or disjoint. */
+static void layout_ranks_partition_the_world(void **state)
+{
+	int ranks[8], again[8], stride;
+
+	for (uint64_t i = 0; i < PROBLEMS; i++) {
+		struct mt_layout l = random_layout(i);
+		const int64_t sizes[] = {l.tp, l.cp, l.dp, l.pp};
+		for (int axis = 0; axis < 4; axis++) {
+			for (int rank = 0; rank < mt_layout_world(&l); rank++) {
+				int size = mt_layout_group(&l, rank, "tcdp"[axis], ranks, &stride), found = 0;
+				assert_int_equal(size, sizes[axis]);
+				for (int k = 0; k < size; k++) {
+					found += ranks[k] == rank;
+					assert_int_equal(ranks[k], ranks[0] + k * stride);
+					assert_int_equal(mt_layout_group(&l, ranks[k], "tcdp"[axis], again, NULL), size);
+					assert_memory_equal(again, ranks, (size_t)size * sizeof ranks[0]);
+				}
+				assert_int_equal(found, 1);
+			}
+		}
+	}
+	struct mt_layout l = plain_layout();
+	assert_int_equal(mt_layout_group(&l, 0, 'x', ranks, NULL), 0);
+	assert_int_equal(mt_layout_group(&l, 0, '\0', ranks, NULL), 0);
+}
+
+static void groups_of_two_axes_meet_in_one_rank(void **state)
+{
+	int a[8], b[8];
+
+	for (uint64_t i = 0; i < PROBLEMS; i++) {
+		struct mt_layout l = random_layout(i);
+		int rank = (int)mt_random_integer(1, 5, i, (uint64_t)mt_layout_world(&l));
+		int n = mt_layout_group(&l, rank, 't', a, NULL), m = mt_layout_group(&l, rank, 'p', b, NULL), common = 0;
+		for (int x = 0; x < n; x++)
+			for (int y = 0; y < m; y++)
+				common += a[x] == b[y];
+		assert_int_equal(common, 1);
+	}
+}
+
+static void stages_partition_the_layers_evenly(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+
+	for (m.layers = 1; m.layers <= 40; m.layers++) {
+		for (l.pp = 1; l.pp <= m.layers; l.pp++) {
+			int64_t next = 0, first, count, least = m.layers / l.pp;
+			for (int stage = 0; stage < l.pp; stage++) {
+				mt_layout_stage_layers(&m, &l, stage, &first, &count);
+				assert_int_equal(first, next);
+				if (count != least && count != least + 1)
+					fail_msg("layers %lld pp %lld stage %d: %lld layers", (long long)m.layers, (long long)l.pp,
+						 stage, (long long)count);
+				next += count;
+			}
+			assert_int_equal(next, m.layers);
+		}
+	}
+}
+
+static void the_last_stage_has_no_layer_more_than_another(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+	int64_t first, count;
+
+	for (m.layers = 2; m.layers <= 40; m.layers++) {
+		for (l.pp = 2; l.pp <= m.layers; l.pp++) {
+			mt_layout_stage_layers(&m, &l, (int)l.pp - 1, &first, &count);
+			assert_int_equal(count, m.layers / l.pp);
+		}
+	}
+	m.layers = 10, l.pp = 4; /* 2 3 3 2 */
+	mt_layout_stage_layers(&m, &l, 0, &first, &count);
+	assert_int_equal(count, 2);
+	mt_layout_stage_layers(&m, &l, 1, &first, &count);
+	assert_int_equal(count, 3);
+}
+
+static void padded_vocabulary_splits_into_128s(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+
+	m.vocab = 50257;
+	assert_int_equal(mt_layout_padded_vocab(&m, &l), 50304);
+	for (l.tp = 1; l.tp <= 16; l.tp++) {
+		int64_t padded = mt_layout_padded_vocab(&m, &l);
+		assert_int_equal(padded % (128 * l.tp), 0);
+		assert_in_range(padded - m.vocab, 0, 128 * l.tp - 1);
+	}
+}
+
+static void the_text_says_only_what_differs(void **state)
+{
+	struct mt_layout l = plain_layout();
+	char text[96];
+
+	mt_layout_text(&l, text);
+	assert_string_equal(text, "tp1 pp1 dp1 mbs1");
+	l.tp = 2, l.mbs = 4, l.sp = true, l.zero = 1, l.recompute = MT_RECOMPUTE_FULL, l.threads = 1;
+	mt_layout_text(&l, text);
+	assert_string_equal(text, "tp2 pp1 dp1 mbs4 sp zero1 full t1");
+	l.tp = l.pp = l.dp = l.vp = l.cp = l.ep = l.mbs = l.threads = INT64_MAX, l.dtype = MT_BF16;
+	mt_layout_text(&l, text);
+	assert_in_range(strlen(text), 1, 95);
+}
+
+/* --- rules --- */
+
+/* A layout or model that breaks one rule, and no other. */
+struct breaker {
+	const char *rule;
+	void (*edit)(struct mt_model *m, struct mt_layout *l);
+};
+
+#define EDIT(name, ...)                                                                                                            \
+	static void name(struct mt_model *m, struct mt_layout *l)                                                                  \
+	{                                                                                                                          \
+		(void)m, (void)l;                                                                                                  \
+		__VA_ARGS__;                                                                                                       \
+	}
+
+EDIT(no_tp, l->tp = 0)
+EDIT(huge_world, l->tp = l->dp = l->gbs = 1 << 20, m->heads = m->kv_heads = m->ffn = 1 << 20)
+EDIT(vp_2, l->vp = 2)
+EDIT(cp_2, l->cp = 2)
+EDIT(ep_2, l->ep = 2)
+EDIT(pp_9, l->pp = 9)
+EDIT(hidden_63, m->hidden = 63, m->head_dim = 0)
+EDIT(heads_9, l->tp = 2, m->heads = 9)
+EDIT(kv_3, l->tp = 2, m->kv_heads = 3)
+EDIT(ffn_255, l->tp = 2, m->ffn = 255)
+EDIT(gbs_9, l->gbs = 9, l->mbs = 2)
+EDIT(gbs_less, l->gbs = 1, l->mbs = 2)
+EDIT(long_rows, l->mbs = l->gbs = 1 << 20, l->seq = m->seq = 1 << 12)
+EDIT(seq_65, l->seq = 65)
+EDIT(sp_alone, l->sp = true)
+EDIT(sp_rows, l->sp = true, l->tp = 2, l->seq = 63)
+EDIT(zero_3, l->zero = 3, l->dp = 2)
+EDIT(zero_alone, l->zero = 1)
+EDIT(recompute_5, l->recompute = 5)
+EDIT(schedule_5, l->schedule = 5)
+EDIT(dtype_i32, l->dtype = MT_I32)
+EDIT(threads_less, l->threads = -1)
+EDIT(bucket_less, l->bucket_bytes = -1)
+
+static const struct breaker breakers[] = {
+	{"sizes_at_least_one", no_tp},
+	{"world_fits", huge_world},
+	{"vp_is_one", vp_2},
+	{"cp_is_one", cp_2},
+	{"ep_is_one", ep_2},
+	{"layers_at_least_pp", pp_9},
+	{"hidden_divisible_by_heads", hidden_63},
+	{"heads_divisible_by_tp", heads_9},
+	{"kv_heads_divisible_by_tp", kv_3},
+	{"ffn_divisible_by_tp", ffn_255},
+	{"gbs_divisible_by_dp_mbs", gbs_9},
+	{"microbatches_at_least_one", gbs_less},
+	{"microbatch_tokens_fit", long_rows},
+	{"seq_within_positions", seq_65},
+	{"sp_needs_tp", sp_alone},
+	{"sp_rows_divisible_by_tp", sp_rows},
+	{"zero_is_0_or_1", zero_3},
+	{"zero_needs_dp", zero_alone},
+	{"recompute_is_known", recompute_5},
+	{"schedule_is_known", schedule_5},
+	{"dtype_is_real", dtype_i32},
+	{"threads_not_negative", threads_less},
+	{"bucket_bytes_not_negative", bucket_less},
+};
+
+static void every_rule_is_broken_by_its_own_mistake_alone(void **state)
+{
+	assert_int_equal(sizeof breakers / sizeof breakers[0], mt_layout_rule_count);
+	for (int i = 0; i < mt_layout_rule_count; i++) {
+		struct mt_model m = plain_model();
+		struct mt_layout l = plain_layout();
+		assert_string_equal(mt_layout_rules[i].name, breakers[i].rule);
+		assert_int_equal(mt_layout_first_broken(&m, &l), -1);
+		breakers[i].edit(&m, &l);
+		for (int k = 0; k < mt_layout_rule_count; k++) {
+			if (mt_layout_rules[k].broken(&m, &l) != (k == i))
+				fail_msg("%s: rule %s is %s", breakers[i].rule, mt_layout_rules[k].name,
+					 k == i ? "kept" : "broken");
+		}
+		mt_error_clear();
+		assert_int_equal(mt_layout_check(&m, &l, "here"), MT_INPUT);
+		assert_non_null(strstr(mt_error_message(), mt_layout_rules[i].text));
+	}
+}
+
+static void the_check_lists_every_broken_rule_with_values(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+
+	l.tp = 3, l.seq = 100, l.zero = 1;
+	mt_error_clear();
+	assert_int_equal(mt_layout_check(&m, &l, "run.yaml"), MT_INPUT);
+	const char *message = mt_error_message();
+	static const char *const parts[] = {"run.yaml: ",      "(heads 8, tp 3)",         "(kv_heads 8, tp 3)",
+					    "(ffn 256, tp 3)", "(seq 100, model.seq 64)", "(zero 1, dp 1)"};
+	for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+		if (!strstr(message, parts[i]))
+			fail_msg("no '%s' in: %s", parts[i], message);
+	}
+}
+
+/* The list of values is read when a rule is broken: every name in it is an option. */
+static void every_rule_names_options_that_exist(void **state)
+{
+	for (int i = 0; i < mt_layout_rule_count; i++) {
+		char names[64], *save = NULL;
+		snprintf(names, sizeof names, "%s", mt_layout_rules[i].values);
+		assert_string_equal(names, mt_layout_rules[i].values);
+		for (char *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
+			bool of_model = strncmp(name, "model.", 6) == 0;
+			assert_true((!of_model && mt_options_find(&mt_layout_options, name)) ||
+				    mt_options_find(&mt_model_options, of_model ? name + 6 : name));
+		}
+	}
+}
+
+/* No rule divides by zero or overflows, whatever the values. */
+static void rules_take_any_values(void **state)
+{
+	static const int64_t values[] = {INT64_MIN, -1, 0, 1, 2, 3, 8, 64, INT32_MAX, INT64_MAX};
+
+	for (uint64_t i = 0; i < 20000; i++) {
+		int64_t pick[16];
+		for (uint64_t k = 0; k < 16; k++)
+			pick[k] = values[mt_random_integer(2, k, i, 10)];
+		struct mt_model m = {.layers = pick[0],
+				     .hidden = pick[1],
+				     .heads = pick[2],
+				     .kv_heads = pick[3],
+				     .head_dim = pick[4],
+				     .ffn = pick[5],
+				     .seq = pick[6]};
+		struct mt_layout l = {.tp = pick[7],
+				      .pp = pick[8],
+				      .vp = 1,
+				      .cp = pick[9],
+				      .ep = 1,
+				      .dp = pick[10],
+				      .mbs = pick[11],
+				      .gbs = pick[12],
+				      .seq = pick[13],
+				      .sp = pick[14] > 0,
+				      .zero = pick[15]};
+		for (int k = 0; k < mt_layout_rule_count; k++)
+			(void)mt_layout_rules[k].broken(&m, &l);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(coordinates_and_rank_are_inverse),
+		cmocka_unit_test(tensor_parallel_ranks_are_neighbours),
+		cmocka_unit_test(layout_ranks_partition_the_world),
+		cmocka_unit_test(groups_of_two_axes_meet_in_one_rank),
+		cmocka_unit_test(stages_partition_the_layers_evenly),
+		cmocka_unit_test(the_last_stage_has_no_layer_more_than_another),
+		cmocka_unit_test(padded_vocabulary_splits_into_128s),
+		cmocka_unit_test(the_text_says_only_what_differs),
+		cmocka_unit_test(every_rule_is_broken_by_its_own_mistake_alone),
+		cmocka_unit_test(the_check_lists_every_broken_rule_with_values),
+		cmocka_unit_test(every_rule_names_options_that_exist),
+		cmocka_unit_test(rules_take_any_values),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -23,7 +23,7 @@
 #define NONE UINT32_MAX
 
 struct block {
-	uint64_t offset, size;	 /* in units */
+	uint64_t offset, size;   /* in units */
 	uint32_t before, behind; /* neighbours by address; NONE at the ends. Unused records are chained by `behind` */
 	bool live;
 };
@@ -34,9 +34,9 @@ struct free_entry {
 };
 
 struct mt_arena {
-	char *name;	     /* owned */
+	char *name; /* owned */
 	struct mt_arena_backing backing;
-	char *base;	     /* owned through the backing */
+	char *base;          /* owned through the backing */
 	size_t backed_bytes; /* reserved at the backing */
 	struct mt_arena_stats stats;
 
@@ -200,7 +200,8 @@ static bool make_room(struct mt_arena *arena)
 	return true;
 }
 
-enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const struct mt_arena_backing *backing, size_t reserve_bytes)
+enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const struct mt_arena_backing *backing,
+			       size_t reserve_bytes)
 {
 	enum mt_status st = MT_OK;
 	struct mt_arena *made = calloc(1, sizeof *made);
@@ -246,9 +247,10 @@ static enum mt_status exhausted(const struct mt_arena *arena, size_t bytes)
 {
 	char asked[MT_UNITS_TEXT], live[MT_UNITS_TEXT], reserve[MT_UNITS_TEXT], largest[MT_UNITS_TEXT];
 	uint64_t hole = arena->free_count ? arena->free[arena->free_count - 1].size : 0;
-	return mt_fail(MT_NOMEM, "arena %s: no room for %s: %s of %s are live, the largest free range is %s; use less or a larger arena",
-		       arena->stats.name, mt_units_bytes(asked, (double)bytes), mt_units_bytes(live, (double)arena->stats.live_bytes),
-		       mt_units_bytes(reserve, (double)arena->stats.reserve_bytes), mt_units_bytes(largest, (double)(hole * UNIT)));
+	return mt_fail(
+		MT_NOMEM, "arena %s: no room for %s: %s of %s are live, the largest free range is %s; use less or a larger arena",
+		arena->stats.name, mt_units_bytes(asked, (double)bytes), mt_units_bytes(live, (double)arena->stats.live_bytes),
+		mt_units_bytes(reserve, (double)arena->stats.reserve_bytes), mt_units_bytes(largest, (double)(hole * UNIT)));
 }
 
 /* Cuts `block` to `size` units; the rest becomes a free block behind it. */

@@ -21,10 +21,11 @@ static enum mt_status host_reserve(void *context, size_t bytes, void **base)
 {
 	(void)context;
 	size_t size = whole_pages(bytes), mapped = size + HUGE_BYTES;
-	char *low = mapped > bytes ? mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
+	char *low = mapped > bytes ? mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+				   : MAP_FAILED;
 	if (low == MAP_FAILED)
-		return mt_fail(MT_NOMEM, "cannot reserve %zu bytes of address space: %s; check ulimit -v and vm.overcommit_memory", bytes,
-			       strerror(errno));
+		return mt_fail(MT_NOMEM, "cannot reserve %zu bytes of address space: %s; check ulimit -v and vm.overcommit_memory",
+			       bytes, strerror(errno));
 	char *aligned = (char *)(((uintptr_t)low + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES);
 	if (aligned > low)
 		munmap(low, (size_t)(aligned - low));
@@ -47,7 +48,7 @@ static void host_release(void *context, void *base, size_t bytes)
  * faults. Ranges follow one another and start over after 62 PB, so live arenas of a process do not share addresses;
  * the cursor is the only state and no decision of an arena depends on it. */
 #define DRY_FIRST ((uint64_t)0x4d10 << 48)
-#define DRY_END	  ((uint64_t)0x4df0 << 48)
+#define DRY_END   ((uint64_t)0x4df0 << 48)
 
 static _Atomic uint64_t dry_cursor = DRY_FIRST;
 

@@ -75,7 +75,8 @@ enum mt_status mt_file_create(struct mt_file *file, const char *path)
 	if (fd >= 0)
 		file->stream = fdopen(fd, "w");
 	if (!file->stream) {
-		enum mt_status st = mt_fail(MT_IO, "cannot write %s: %s; check that the directory exists and is writable", path, strerror(errno));
+		enum mt_status st = mt_fail(MT_IO, "cannot write %s: %s; check that the directory exists and is writable", path,
+					    strerror(errno));
 		if (fd >= 0)
 			close(fd);
 		mt_file_abort(file);
@@ -202,7 +203,8 @@ enum mt_status mt_file_make_directory(const char *path)
 		char kept = *at;
 		*at = '\0';
 		if (mkdir(partial, 0777) != 0 && !(stat(partial, &info) == 0 && S_ISDIR(info.st_mode))) {
-			enum mt_status st = mt_fail(MT_IO, "cannot make directory %s: %s", partial, strerror(errno == EEXIST ? ENOTDIR : errno));
+			enum mt_status st = mt_fail(MT_IO, "cannot make directory %s: %s", partial,
+						    strerror(errno == EEXIST ? ENOTDIR : errno));
 			free(partial);
 			return st;
 		}

@@ -71,8 +71,8 @@ static enum mt_status check_range(const struct mt_option *option, double value, 
 {
 	if ((option->least == 0 && option->most == 0) || (value >= option->least && value <= option->most))
 		return MT_OK;
-	return mt_fail(MT_INPUT, "%s: %s = %s is out of range %.15g..%.15g; the nearest valid value is %.15g", where, option->name, text,
-		       option->least, option->most, value < option->least ? option->least : option->most);
+	return mt_fail(MT_INPUT, "%s: %s = %s is out of range %.15g..%.15g; the nearest valid value is %.15g", where, option->name,
+		       text, option->least, option->most, value < option->least ? option->least : option->most);
 }
 
 static enum mt_status set_choice(const struct mt_option *option, int *value, const char *text, const char *where)
@@ -87,10 +87,11 @@ static enum mt_status set_choice(const struct mt_option *option, int *value, con
 	}
 	for (; option->choices[count]; count++)
 		if (used < sizeof list)
-			used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", count ? ", " : "", option->choices[count]);
+			used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", count ? ", " : "",
+						 option->choices[count]);
 	const char *near = mt_options_nearest(text, option->choices, count);
-	return mt_fail(MT_INPUT, "%s: %s = '%s' is not one of %s%s%s%s", where, option->name, text, list, near ? "; did you mean '" : "",
-		       near ? near : "", near ? "'?" : "");
+	return mt_fail(MT_INPUT, "%s: %s = '%s' is not one of %s%s%s%s", where, option->name, text, list,
+		       near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 static enum mt_status set_string(const struct mt_option *option, char **value, const char *text, const char *where)
@@ -119,13 +120,15 @@ static enum mt_status set_field(const struct mt_option *option, void *values, co
 		return set_bool(option, at, text, where);
 	case MT_OPTION_INT:
 		if (!mt_units_read_int(text, &whole))
-			return mt_fail(MT_INPUT, "%s: %s = '%s' is not a whole number: write 512, 64K or 4Gi", where, option->name, text);
+			return mt_fail(MT_INPUT, "%s: %s = '%s' is not a whole number: write 512, 64K or 4Gi", where, option->name,
+				       text);
 		MT_TRY(check_range(option, (double)whole, text, where));
 		*(int64_t *)at = whole;
 		return MT_OK;
 	case MT_OPTION_FLOAT:
 		if (!mt_units_read(text, &number))
-			return mt_fail(MT_INPUT, "%s: %s = '%s' is not a number: write 0.1, 1.5e-6 or 64K", where, option->name, text);
+			return mt_fail(MT_INPUT, "%s: %s = '%s' is not a number: write 0.1, 1.5e-6 or 64K", where, option->name,
+				       text);
 		MT_TRY(check_range(option, number, text, where));
 		*(double *)at = number;
 		return MT_OK;
@@ -140,8 +143,8 @@ static enum mt_status set_field(const struct mt_option *option, void *values, co
 static void clear_field(const struct mt_option *option, void *values)
 {
 	static const size_t sizes[] = {
-		[MT_OPTION_BOOL] = sizeof(bool),    [MT_OPTION_INT] = sizeof(int64_t),	  [MT_OPTION_FLOAT] = sizeof(double),
-		[MT_OPTION_CHOICE] = sizeof(int),   [MT_OPTION_STRING] = sizeof(char *),
+		[MT_OPTION_BOOL] = sizeof(bool),  [MT_OPTION_INT] = sizeof(int64_t),   [MT_OPTION_FLOAT] = sizeof(double),
+		[MT_OPTION_CHOICE] = sizeof(int), [MT_OPTION_STRING] = sizeof(char *),
 	};
 	memset(field(option, values), 0, sizes[option->kind]);
 }
@@ -170,7 +173,8 @@ void mt_options_free(const struct mt_option_table *table, void *values)
 	}
 }
 
-enum mt_status mt_options_set(const struct mt_option_table *table, void *values, const char *name, const char *text, const char *where)
+enum mt_status mt_options_set(const struct mt_option_table *table, void *values, const char *name, const char *text,
+			      const char *where)
 {
 	const struct mt_option *option = mt_options_find(table, name);
 	return option ? set_field(option, values, text, where) : unknown_option(table, name, where);
@@ -191,7 +195,8 @@ static enum mt_status read_item(const struct mt_option_table *table, void *value
 	if (!option)
 		return unknown_option(table, key, where);
 	if (item->kind != MT_YAML_SCALAR)
-		return mt_fail(MT_INPUT, "%s: %s must be one value, not a %s", where, key, item->kind == MT_YAML_MAP ? "mapping" : "list");
+		return mt_fail(MT_INPUT, "%s: %s must be one value, not a %s", where, key,
+			       item->kind == MT_YAML_MAP ? "mapping" : "list");
 	if (!is_null(item))
 		return set_field(option, values, item->text, where);
 	if (option->kind != MT_OPTION_STRING)

@@ -174,7 +174,10 @@ static void describe(const struct mt_option *option, char *text, size_t bytes)
 		used += (size_t)snprintf(text + used, bytes - used, "%s", kinds[option->kind]);
 	}
 	if (used < bytes)
-		snprintf(text + used, bytes - used, "; default %s)", option->value ? option->value : option->kind == MT_OPTION_STRING ? "none" : "0");
+		snprintf(text + used, bytes - used, "; default %s)",
+			 option->value                      ? option->value
+			 : option->kind == MT_OPTION_STRING ? "none"
+							    : "0");
 }
 
 void mt_options_help(const struct mt_option_table *table, FILE *file)

@@ -18,12 +18,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ERRORS_BYTES ((size_t)64 << 10)
-#define POLL_MS	     20
+#define ERRORS_BYTES  ((size_t)64 << 10)
+#define POLL_MS       20
 #define AT_ONCE_BYTES ((size_t)1 << 20) /* read from a pipe before looking at the clock again */
-#define GRACE_S	     3.0 /* between SIGTERM and SIGKILL: launchers clean up on the first */
-#define QUIET_S	     0.2 /* after the child's end: how long its own children may pause in writing, */
-#define LINGER_S     2.0 /* and how long they are listened to at all */
+#define GRACE_S       3.0               /* between SIGTERM and SIGKILL: launchers clean up on the first */
+#define QUIET_S       0.2               /* after the child's end: how long its own children may pause in writing, */
+#define LINGER_S      2.0               /* and how long they are listened to at all */
 
 extern char **environ;
 
@@ -236,7 +236,8 @@ static enum mt_status attend(pid_t pid, double end_s, struct capture *out, struc
 	}
 }
 
-enum mt_status mt_process_run(struct mt_process_result *result, const char *const *argv, const char *const *environment, double timeout_s)
+enum mt_status mt_process_run(struct mt_process_result *result, const char *const *argv, const char *const *environment,
+			      double timeout_s)
 {
 	struct capture out = {.fd = -1}, err = {.fd = -1, .most = ERRORS_BYTES};
 	pid_t pid = 0;

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define TERMINAL_EVERY_S 0.1
-#define PLAIN_EVERY_S	 30.0
+#define PLAIN_EVERY_S    30.0
 
 void mt_progress_start(struct mt_progress *progress, const char *title, int64_t total)
 {

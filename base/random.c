@@ -7,8 +7,8 @@
 
 #define MULTIPLIER_0 0xd2511f53u
 #define MULTIPLIER_1 0xcd9e8d57u
-#define WEYL_0	     0x9e3779b9u
-#define WEYL_1	     0xbb67ae85u
+#define WEYL_0       0x9e3779b9u
+#define WEYL_1       0xbb67ae85u
 
 void mt_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {

@@ -18,8 +18,8 @@
 #include <math.h>
 #include <string.h>
 
-#define LANES	      16
-#define CHUNK	      (4 * LANES)
+#define LANES         16
+#define CHUNK         (4 * LANES)
 #define NORMAL_BLOCKS ((uint64_t)1 << 63) /* the half of the counters that normals use */
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -89,7 +89,8 @@ ALWAYS_INLINE void turn(uint32_t word, double *cosine, double *sine)
 	c = c * z + 4.16666666666666019037e-02;
 	c = 1.0 + z * (c * z - 0.5);
 
-	uint64_t odd = 0 - (quarter & 1), sine_bits = to_bits(s), cosine_bits = to_bits(c), swapped = (sine_bits ^ cosine_bits) & odd;
+	uint64_t odd = 0 - (quarter & 1), sine_bits = to_bits(s), cosine_bits = to_bits(c),
+		 swapped = (sine_bits ^ cosine_bits) & odd;
 	*cosine = from_bits((cosine_bits ^ swapped) ^ (((quarter ^ (quarter >> 1)) & 1) << 63));
 	*sine = from_bits((sine_bits ^ swapped) ^ ((quarter >> 1) << 63));
 }

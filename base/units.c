@@ -31,8 +31,8 @@ static const char *scaled(char buf[MT_UNITS_TEXT], double value, double base, co
 	if (size >= 1e6)
 		snprintf(buf, MT_UNITS_TEXT, "%s%.2e%s%s", value < 0 ? "-" : "", size, *units[unit] ? " " : "", units[unit]);
 	else
-		snprintf(buf, MT_UNITS_TEXT, "%s%.*f%s%s", value < 0 ? "-" : "", unit == 0 && size == floor(size) ? 0 : decimals(size), size,
-			 *units[unit] ? " " : "", units[unit]);
+		snprintf(buf, MT_UNITS_TEXT, "%s%.*f%s%s", value < 0 ? "-" : "",
+			 unit == 0 && size == floor(size) ? 0 : decimals(size), size, *units[unit] ? " " : "", units[unit]);
 	return buf;
 }
 
@@ -58,7 +58,7 @@ const char *mt_units_seconds(char buf[MT_UNITS_TEXT], double seconds)
 		snprintf(buf, MT_UNITS_TEXT, "0 s");
 	else if (!isfinite(seconds) || size < 119.5)
 		return size >= 0.9995 && isfinite(seconds) ? scaled(buf, seconds, 1e9, units + 3, 1)
-							  : scaled(buf, seconds * 1e9, 1000, units, 4);
+							   : scaled(buf, seconds * 1e9, 1000, units, 4);
 	else if (size < 2 * 3600)
 		snprintf(buf, MT_UNITS_TEXT, "%s%.0f min %02.0f s", sign, floor(round(size) / 60), fmod(round(size), 60));
 	else if (size < 48 * 3600.0)

@@ -90,7 +90,8 @@ static enum mt_status out_of_memory(struct reader *reader)
 static enum mt_status check_plain(struct reader *reader, const yaml_char_t *anchor, const yaml_char_t *tag, int line)
 {
 	if (anchor)
-		return mt_fail(MT_INPUT, "%s:%d: anchors (&%s) are not supported; write the value out", reader->file, line, (const char *)anchor);
+		return mt_fail(MT_INPUT, "%s:%d: anchors (&%s) are not supported; write the value out", reader->file, line,
+			       (const char *)anchor);
 	if (tag)
 		return mt_fail(MT_INPUT, "%s:%d: tags (%s) are not supported; remove it", reader->file, line, (const char *)tag);
 	return MT_OK;
@@ -138,8 +139,8 @@ static enum mt_status check_duplicates(struct reader *reader, const struct mt_ya
 	qsort(sorted, map->count, sizeof *sorted, compare_keys);
 	for (size_t i = 1; i < map->count && st == MT_OK; i++)
 		if (strcmp(sorted[i - 1].key, sorted[i].key) == 0)
-			st = mt_fail(MT_INPUT, "%s:%d: key '%s' was already given on line %d; keep one", reader->file, sorted[i].line, sorted[i].key,
-				     sorted[i - 1].line);
+			st = mt_fail(MT_INPUT, "%s:%d: key '%s' was already given on line %d; keep one", reader->file,
+				     sorted[i].line, sorted[i].key, sorted[i - 1].line);
 	free(sorted);
 	return st;
 }

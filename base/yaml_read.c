@@ -29,7 +29,8 @@ enum mt_status mt_yaml_int(const struct mt_yaml *node, const char *what, int64_t
 {
 	MT_TRY(check_scalar(node, what));
 	if (!mt_units_read_int(node->text, value))
-		return mt_fail(MT_INPUT, "%s:%d: %s: '%s' is not a whole number: write 512, 64K or 4Gi", node->file, node->line, what, node->text);
+		return mt_fail(MT_INPUT, "%s:%d: %s: '%s' is not a whole number: write 512, 64K or 4Gi", node->file, node->line,
+			       what, node->text);
 	return MT_OK;
 }
 
@@ -37,7 +38,8 @@ enum mt_status mt_yaml_float(const struct mt_yaml *node, const char *what, doubl
 {
 	MT_TRY(check_scalar(node, what));
 	if (!mt_units_read(node->text, value))
-		return mt_fail(MT_INPUT, "%s:%d: %s: '%s' is not a number: write 512, 1.5e-6, 64K or 1.5Gi", node->file, node->line, what, node->text);
+		return mt_fail(MT_INPUT, "%s:%d: %s: '%s' is not a number: write 512, 1.5e-6, 64K or 1.5Gi", node->file, node->line,
+			       what, node->text);
 	return MT_OK;
 }
 
@@ -62,7 +64,10 @@ enum mt_status mt_yaml_check_keys(const struct mt_yaml *node, const char *const 
 			continue;
 		const char *near = mt_options_nearest(node->keys[i], known, count);
 		return mt_fail(MT_INPUT, "%s:%d: unknown key '%s'; %s '%s'", node->file, node->items[i]->line, node->keys[i],
-			       near ? "did you mean" : "known are, among others,", near ? near : count ? known[0] : "none");
+			       near ? "did you mean" : "known are, among others,",
+			       near    ? near
+			       : count ? known[0]
+				       : "none");
 	}
 	return MT_OK;
 }

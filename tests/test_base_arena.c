@@ -64,7 +64,8 @@ static void live_ranges_never_overlap(void **state)
 			if (other == slot || !other->pointer)
 				continue;
 			assert_ptr_not_equal(slot->pointer, other->pointer);
-			assert_true(slot->pointer + slot->bytes <= other->pointer || other->pointer + other->bytes <= slot->pointer);
+			assert_true(slot->pointer + slot->bytes <= other->pointer ||
+				    other->pointer + other->bytes <= slot->pointer);
 		}
 	}
 	mt_arena_destroy(arena);

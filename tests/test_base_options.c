@@ -24,10 +24,12 @@ static const char *const recompute_choices[] = {"none", "selective", "full_layer
 
 static const struct mt_option options[] = {
 	{"sp", MT_OPTION_BOOL, offsetof(struct values, sp), "true", 0, 0, NULL, "sequence parallelism"},
-	{"tp", MT_OPTION_INT, offsetof(struct values, tp), "1", 1, 1024, NULL, "tensor-parallel ranks, a divisor of the attention heads, at best within a node"},
+	{"tp", MT_OPTION_INT, offsetof(struct values, tp), "1", 1, 1024, NULL,
+	 "tensor-parallel ranks, a divisor of the attention heads, at best within a node"},
 	{"bucket_bytes", MT_OPTION_INT, offsetof(struct values, bytes), "40Mi", 0, 0, NULL, "bucket size in bytes"},
 	{"rate", MT_OPTION_FLOAT, offsetof(struct values, rate), "3e-4", 0, 1, NULL, "learning rate"},
-	{"recompute", MT_OPTION_CHOICE, offsetof(struct values, recompute), "selective", 0, 0, recompute_choices, "what is recomputed"},
+	{"recompute", MT_OPTION_CHOICE, offsetof(struct values, recompute), "selective", 0, 0, recompute_choices,
+	 "what is recomputed"},
 	{"data", MT_OPTION_STRING, offsetof(struct values, data), "synthetic", 0, 0, NULL, "data set"},
 	{"note", MT_OPTION_STRING, offsetof(struct values, note), NULL, 0, 0, NULL, "free text"},
 };
@@ -79,7 +81,10 @@ static void a_section_sets_what_it_names(void **state)
 
 	(void)state;
 	mt_options_default(&table, &values);
-	assert_int_equal(read_text(&values, "layout:\n  sp: off\n  tp: 8\n  bucket-bytes: 1.5Gi\n  rate: 1\n  recompute: full-layer\n  data: null\n"), MT_OK);
+	assert_int_equal(
+		read_text(&values,
+			  "layout:\n  sp: off\n  tp: 8\n  bucket-bytes: 1.5Gi\n  rate: 1\n  recompute: full-layer\n  data: null\n"),
+		MT_OK);
 	assert_false(values.sp);
 	assert_int_equal(values.tp, 8);
 	assert_int_equal(values.bytes, (int64_t)3 << 29);
@@ -156,7 +161,8 @@ static char *write_to_text(const struct values *values)
 /* Random text of what YAML may trip over. */
 static void random_text(char text[24], uint64_t seed)
 {
-	static const char *const pieces[] = {"a", "7", ":", "#", "'", "\"", "\\", " ", "\n", "-", "{", "]", "\t", "\xc3\xa9", "null", "%", "~", "\x7f", "&", "*", "!"};
+	static const char *const pieces[] = {"a", "7",  ":",        "#",    "'", "\"", "\\",   " ", "\n", "-", "{",
+					     "]", "\t", "\xc3\xa9", "null", "%", "~",  "\x7f", "&", "*",  "!"};
 	text[0] = '\0';
 	for (uint64_t i = 0; i < mt_random_integer(seed, 1, 99, 5); i++)
 		strcat(text, pieces[mt_random_integer(seed, 1, i, 21)]);

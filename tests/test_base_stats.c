@@ -11,11 +11,11 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define assert_near(a, b, tolerance)                                                                                   \
-	do {                                                                                                           \
-		double a_ = (a), b_ = (b);                                                                             \
-		if (!(fabs(a_ - b_) <= (tolerance)))                                                                   \
-			fail_msg("%s = %.17g, expected %.17g", #a, a_, b_);                                            \
+#define assert_near(a, b, tolerance)                                                                                               \
+	do {                                                                                                                       \
+		double a_ = (a), b_ = (b);                                                                                         \
+		if (!(fabs(a_ - b_) <= (tolerance)))                                                                               \
+			fail_msg("%s = %.17g, expected %.17g", #a, a_, b_);                                                        \
 	} while (0)
 
 /* Samples with ties, of any sign. */
@@ -110,7 +110,8 @@ static void median_intervals_are_the_tabled_order_statistics(void **state)
 	static const struct {
 		size_t count, rank;
 		double confidence;
-	} table[] = {{5, 1, 0.9}, {6, 1, 0.95}, {10, 2, 0.95}, {20, 6, 0.95}, {25, 8, 0.95}, {30, 10, 0.95}, {50, 18, 0.95}, {100, 40, 0.95}, {20, 4, 0.99}};
+	} table[] = {{5, 1, 0.9},    {6, 1, 0.95},   {10, 2, 0.95},   {20, 6, 0.95}, {25, 8, 0.95},
+		     {30, 10, 0.95}, {50, 18, 0.95}, {100, 40, 0.95}, {20, 4, 0.99}};
 	double x[100];
 
 	(void)state;
@@ -214,7 +215,8 @@ static void fit_is_the_best_in_the_quadrant(void **state)
 		assert_true(fit.intercept >= 0 && fit.slope >= 0);
 		for (int i = -10; i <= 10; i++)
 			for (int j = -10; j <= 10; j++)
-				assert_true(error_of(x, y, w, 8, fmax(0, fit.intercept + 0.05 * i), fmax(0, fit.slope + 0.02 * j)) >= best - 1e-9);
+				assert_true(error_of(x, y, w, 8, fmax(0, fit.intercept + 0.05 * i),
+						     fmax(0, fit.slope + 0.02 * j)) >= best - 1e-9);
 	}
 }
 

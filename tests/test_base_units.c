@@ -72,8 +72,11 @@ static void suffixes_are_powers_of_1000_or_1024(void **state)
 	static const struct {
 		const char *text;
 		double value;
-	} cases[] = {{"512", 512}, {"64K", 64e3}, {"64k", 64e3}, {"1.5Gi", 1.5 * (1 << 30)}, {"10G", 10e9}, {"2 MiB", 2 << 20}, {"-3T", -3e12}, {"1e-6", 1e-6}, {".5", 0.5}, {"989T", 989e12}};
-	static const char *const bad[] = {"", "x", "1x", "1Kii", "inf", "nan", "0x10", "1 2", "--1", "1e999", "K", "1m", ".", "1BB"};
+	} cases[] = {{"512", 512},  {"64K", 64e3},      {"64k", 64e3},  {"1.5Gi", 1.5 * (1 << 30)},
+		     {"10G", 10e9}, {"2 MiB", 2 << 20}, {"-3T", -3e12}, {"1e-6", 1e-6},
+		     {".5", 0.5},   {"989T", 989e12}};
+	static const char *const bad[] = {"",    "x",   "1x",    "1Kii", "inf", "nan", "0x10",
+					  "1 2", "--1", "1e999", "K",    "1m",  ".",   "1BB"};
 	double value;
 
 	(void)state;

@@ -32,7 +32,8 @@ static void expect_refused(const char *text, const char *place, const char *caus
 static void a_tree_keeps_kinds_texts_and_lines(void **state)
 {
 	(void)state;
-	struct mt_yaml *root = parse("# comment\nmodel:\n  name: \"gpt2\"\n  sizes: [1, 2]\nnodes:\n  - host: a\n    gpus: 8\n  - b\n");
+	struct mt_yaml *root =
+		parse("# comment\nmodel:\n  name: \"gpt2\"\n  sizes: [1, 2]\nnodes:\n  - host: a\n    gpus: 8\n  - b\n");
 	const struct mt_yaml *model = mt_yaml_get(root, "model"), *nodes = mt_yaml_get(root, "nodes");
 
 	assert_int_equal(root->kind, MT_YAML_MAP);

@@ -22,6 +22,20 @@ static const char *check_attention(const struct mt_attention *a)
 	return a->kv_stride < a->kv_heads * a->head_dim ? "kv_stride must hold kv_heads * head_dim elements" : NULL;
 }
 
+static const char *check_norm(const struct mt_norm *n)
+{
+	if ((unsigned)n->kind > MT_NORM_RMS)
+		return "the kind must be layer or rms";
+	return n->rows < 0 || n->cols < 1 ? "cols must be at least 1 and rows not negative" : NULL;
+}
+
+static const char *check_activation(const struct mt_activation *a)
+{
+	if ((unsigned)a->kind > MT_SWIGLU)
+		return "the kind must be gelu or swiglu";
+	return a->rows < 0 || a->cols < 1 ? "cols must be at least 1 and rows not negative" : NULL;
+}
+
 static const char *check_rope(const struct mt_rope *r)
 {
 	if (r->batch < 0 || r->seq < 1 || r->heads < 1 || r->head_dim < 2 || r->head_dim % 2)
@@ -43,7 +57,7 @@ static const char *check_loss(const struct mt_op *op)
 	const struct mt_loss *l = &op->loss;
 	if (l->rows < 0 || l->cols < 1 || l->vocab < 1 || l->first < 0)
 		return "cols and vocab must be at least 1 and first not negative";
-	return op->kind == MT_OP_LOSS && l->parts < 1 ? "parts must be at least 1" : NULL;
+	return op->kind == MT_OP_LOSS && l->parts < 1 ? "parts must be at least 1 and rows not negative" : NULL;
 }
 
 static const char *check_move(const struct mt_op *op)
@@ -51,7 +65,7 @@ static const char *check_move(const struct mt_op *op)
 	const struct mt_move *m = &op->move;
 	if (op->kind == MT_OP_COPY)
 		return m->rows < 0 || m->cols < 1 || m->src_stride < m->cols || m->dst_stride < m->cols
-			       ? "cols must be at least 1 and the strides at least cols"
+			       ? "cols must be at least 1, rows not negative and the strides at least cols"
 			       : NULL;
 	if (m->count < 0)
 		return "count must not be negative";
@@ -66,19 +80,18 @@ static const char *check_shape(const struct mt_op *op)
 	case MT_OP_LINEAR:
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
-		return op->linear.rows < 0 || op->linear.in < 1 || op->linear.out < 1 ? "in and out must be at least 1" : NULL;
+		return op->linear.rows < 0 || op->linear.in < 1 || op->linear.out < 1
+			       ? "in and out must be at least 1 and rows not negative"
+			       : NULL;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		return check_attention(&op->attention);
 	case MT_OP_NORM:
 	case MT_OP_NORM_BWD:
-		return op->norm.rows < 0 || op->norm.cols < 1 || (unsigned)op->norm.kind > MT_NORM_RMS ? "cols must be at least 1"
-												       : NULL;
+		return check_norm(&op->norm);
 	case MT_OP_ACTIVATION:
 	case MT_OP_ACTIVATION_BWD:
-		return op->activation.rows < 0 || op->activation.cols < 1 || (unsigned)op->activation.kind > MT_SWIGLU
-			       ? "cols must be at least 1"
-			       : NULL;
+		return check_activation(&op->activation);
 	case MT_OP_ROPE:
 		return check_rope(&op->rope);
 	case MT_OP_EMBEDDING:
@@ -86,7 +99,7 @@ static const char *check_shape(const struct mt_op *op)
 		return check_embedding(&op->embedding);
 	case MT_OP_ADD:
 	case MT_OP_BIAS_GRAD:
-		return op->add.rows < 0 || op->add.cols < 1 ? "cols must be at least 1" : NULL;
+		return op->add.rows < 0 || op->add.cols < 1 ? "cols must be at least 1 and rows not negative" : NULL;
 	case MT_OP_LOSS_STATS:
 	case MT_OP_LOSS:
 		return check_loss(op);

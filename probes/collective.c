@@ -210,7 +210,7 @@ static enum mt_status spoil(struct bench *b)
 static enum mt_status measure_point(struct bench *b, int64_t bytes, double share_s, struct mt_comm_curve *curve)
 {
 	struct mt_probe_series series;
-	struct mt_probe_work work = {run_calls, b, false};
+	struct mt_probe_work work = {.run = run_calls, .context = b};
 	int64_t width = (int64_t)mt_dtype_bytes(b->dtype);
 	b->count = bytes / width / (by_parts(b->op) ? b->size : 1);
 	b->count = b->count > 0 ? b->count : 1;

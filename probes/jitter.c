@@ -25,7 +25,7 @@ static enum mt_status spin(void *context, int repeats, double *seconds)
 enum mt_status mt_probe_jitter(struct mt_probe *probe, double share_s)
 {
 	volatile uint64_t sink = 1;
-	struct mt_probe_work work = {spin, (void *)&sink, false};
+	struct mt_probe_work work = {.run = spin, .context = (void *)&sink, .spread = true};
 	struct mt_probe_series series;
 	MT_TRY(mt_probe_sample(probe, &work, share_s, &series));
 	double median = mt_stats_median(series.own, (size_t)series.count);

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/stats.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +131,7 @@ static enum mt_status ping_pong(void *context, int repeats, double *seconds)
 static enum mt_status measure_step(struct pairs *p, double share_s, double *latency_us, double *gbps)
 {
 	struct mt_probe_series series;
-	struct mt_probe_work work = {ping_pong, p, p->partner < 0};
+	struct mt_probe_work work = {.run = ping_pong, .context = p, .passive = p->partner < 0};
 	double end_s = p->probe->elapsed_s + share_s, slowest = 0;
 	p->bytes = 1;
 	MT_TRY(mt_probe_sample(p->probe, &work, 0.25 * share_s, &series));
@@ -139,7 +140,7 @@ static enum mt_status measure_step(struct pairs *p, double share_s, double *late
 	int64_t most = p->probe->options->most_bytes;
 	for (int64_t bytes = most < 64 << 10 ? most : 64 << 10, last = 0; bytes <= most; last = bytes, bytes *= 8) {
 		double predicted_s = last ? slowest * (double)bytes / (double)last : 0;
-		if (2 * 3 * predicted_s > end_s - p->probe->elapsed_s) /* warm-up and two samples, there and back */
+		if (last && 2 * 3 * predicted_s > end_s - p->probe->elapsed_s) /* warm-up and two samples, there and back */
 			break;
 		p->bytes = bytes;
 		MT_TRY(mt_probe_sample(p->probe, &work, fmax(0, end_s - p->probe->elapsed_s) / 2, &series));
@@ -152,12 +153,17 @@ static enum mt_status measure_step(struct pairs *p, double share_s, double *late
 
 static enum mt_status run_steps(struct pairs *p, double share_s, double *latency_us, double *gbps)
 {
-	int steps = p->near_steps + p->far_rounds * p->far_sub;
-	int most = (int)fmax(1, fmin(steps, share_s / STEP_S));
+	int steps = p->near_steps + p->far_rounds * p->far_sub, affordable = (int)fmin(INT_MAX / 2, share_s / STEP_S);
+	if (steps > affordable) { /* one pair for two hosts; the first and the last step at least: inside and between hosts */
+		p->far_sub = 1;
+		steps = p->near_steps + p->far_rounds;
+	}
+	int most = steps < affordable ? steps : affordable;
+	most = most < 2 ? (steps < 2 ? steps : 2) : most;
 	double end_s = p->probe->elapsed_s + share_s;
 	for (int i = 0; i < most; i++) {
 		double latency = 0, rate = 0;
-		p->partner = partner_at(p, (int)((int64_t)i * steps / most));
+		p->partner = partner_at(p, most > 1 ? (int)((int64_t)i * (steps - 1) / (most - 1)) : 0);
 		MT_TRY(measure_step(p, fmax(0, end_s - p->probe->elapsed_s) / (most - i), &latency, &rate));
 		if (p->partner >= 0)
 			latency_us[p->partner] = latency, gbps[p->partner] = rate;

@@ -30,6 +30,7 @@ struct mt_probe_work {
 	enum mt_status (*run)(void *context, int repeats, double *seconds);
 	void *context;
 	bool passive; /* this rank has no part: it sleeps meanwhile, as a polling rank would take the others' cores */
+	bool spread; /* the spread is what is asked: sample for the whole share */
 };
 
 #define MT_PROBE_SAMPLES 256

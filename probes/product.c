@@ -78,7 +78,7 @@ static enum mt_status measure(struct mt_probe *probe, struct mt_arena *arena, en
 	int busy = most_local_ranks(probe->machine);
 	enum mt_status st = prepare(probe, arena, dtype, &p.op, &memory);
 	MT_GOTO(out, mt_probe_agree(probe, st));
-	struct mt_probe_work work = {run_product, &p, false};
+	struct mt_probe_work work = {.run = run_product, .context = &p};
 	MT_GOTO(out, mt_probe_sample(probe, &work, busy > 1 ? share_s / 2 : share_s, &series));
 	MT_GOTO(out, add_rate(probe, &series, dtype, busy));
 	if (busy > 1) {

@@ -39,12 +39,12 @@ double mt_probe_left_s(const struct mt_probe *probe)
 }
 
 /* Depends on agreed numbers only. */
-static bool enough(struct mt_probe_series *series, double spent_s, double share_s)
+static bool enough(const struct mt_probe_work *work, struct mt_probe_series *series, double spent_s, double share_s)
 {
 	int least = series->warm_s > share_s ? 1 : 3;
 	if (series->count == MT_PROBE_SAMPLES || (series->count >= least && spent_s >= share_s))
 		return true;
-	if (series->count < 6) /* fewer samples have no 95% interval: 1 - 2/2^5 < 0.95 */
+	if (work->spread || series->count < 6) /* fewer samples have no 95% interval: 1 - 2/2^5 < 0.95 */
 		return false;
 	struct mt_interval i = mt_stats_median_interval(series->slowest, (size_t)series->count, 0.95);
 	series->narrow = i.hi - i.lo < 2 * 0.02 * mt_stats_median(series->slowest, (size_t)series->count);
@@ -67,6 +67,6 @@ enum mt_status mt_probe_sample(struct mt_probe *probe, const struct mt_probe_wor
 		MT_TRY(agree(probe, st, &seconds));
 		series->own[series->count] = own;
 		series->slowest[series->count++] = seconds;
-	} while (!enough(series, probe->elapsed_s - begin_s, share_s));
+	} while (!enough(work, series, probe->elapsed_s - begin_s, share_s));
 	return MT_OK;
 }

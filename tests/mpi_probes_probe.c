@@ -1,4 +1,5 @@
-/* The probe over real ranks, with a small budget: what it measures is complete, positive and the same on every rank. */
+/* The probe over real ranks, with a small budget: what it measures is complete, positive and the same on every rank.
+ * With an argument, that many seconds are spent and the tables printed. */
 #include "base/file.h"
 #include "base/log.h"
 #include "comm/comm.h"
@@ -169,7 +170,7 @@ static const struct {
 	{"no_budget_takes_no_measurement", no_budget_takes_no_measurement},
 };
 
-static enum mt_status open_run(struct run *r)
+static enum mt_status open_run(struct run *r, double budget_s)
 {
 	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self", .size = 1};
 	int ranks[1024];
@@ -182,8 +183,10 @@ static enum mt_status open_run(struct run *r)
 	for (int i = 0; i < r->size; i++)
 		ranks[i] = i;
 	MT_TRY(mt_group_create(r->fabric, "test", ranks, r->size, &r->world));
+	if (getenv("MT_TEST_VERBOSE"))
+		mt_log_set_level(MT_LOG_INFO);
 	mt_options_default(&mt_probe_options_table, &r->options);
-	r->options.budget_s = 2;
+	r->options.budget_s = budget_s;
 	r->options.most_bytes = 1 << 20;
 	return mt_probe_run(&r->machine, &r->options, r->fabric);
 }
@@ -191,7 +194,7 @@ static enum mt_status open_run(struct run *r)
 int main(int argc, char **argv)
 {
 	struct run run = {0}, *r = &run;
-	if (open_run(r) != MT_OK) {
+	if (open_run(r, argc > 1 ? atof(argv[1]) : 2) != MT_OK) {
 		fprintf(stderr, "rank %d: %s\n", r->rank, mt_error_message());
 		if (r->fabric)
 			mt_fabric_abort(r->fabric, 1);

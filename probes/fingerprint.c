@@ -18,7 +18,8 @@ static uint64_t hash_host(const struct mt_machine_host *host)
 {
 	char text[256];
 	double gib = (double)host->memory_bytes / (1u << 30);
-	snprintf(text, sizeof text, "%s|%s|%d|%d|%.0f|%d", host->cpu, host->isa, host->cores, host->threads_per_core, gib, host->gpus);
+	snprintf(text, sizeof text, "%s|%s|%d|%d|%.0f|%d", host->cpu, host->isa, host->cores, host->threads_per_core, gib,
+		 host->gpus);
 	return hash_text(14695981039346656037u, text);
 }
 

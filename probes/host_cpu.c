@@ -46,12 +46,12 @@ static bool has_flag(const char *flags, const char *flag)
 static void name_isa(const char *flags, char *isa, size_t size)
 {
 	bool bf16 = has_flag(flags, "avx512_bf16") || has_flag(flags, "avx_bf16") || has_flag(flags, "bf16");
-	const char *vector = has_flag(flags, "avx512f")                              ? "avx512"
-			     : has_flag(flags, "avx2")                               ? "avx2"
-			     : has_flag(flags, "sse2")                               ? "sse2"
-			     : has_flag(flags, "sve")                                ? "sve"
+	const char *vector = has_flag(flags, "avx512f")                          ? "avx512"
+			     : has_flag(flags, "avx2")                           ? "avx2"
+			     : has_flag(flags, "sse2")                           ? "sse2"
+			     : has_flag(flags, "sve")                            ? "sve"
 			     : has_flag(flags, "asimd") || has_flag(flags, "fp") ? "neon"
-											      : "baseline";
+										 : "baseline";
 	snprintf(isa, size, "%s%s%s", vector, bf16 ? " bf16" : "", has_flag(flags, "amx_bf16") ? " amx" : "");
 }
 

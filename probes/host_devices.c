@@ -57,7 +57,7 @@ static int64_t nic_speed(int sock, const char *name)
 	char path[128];
 	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
 	if (ioctl(sock, SIOCETHTOOL, &request) == 0) {
-		uint32_t speed = ethtool_cmd_speed(&command);
+		uint32_t speed = (uint32_t)command.speed_hi << 16 | command.speed;
 		if (speed > 0 && speed != (uint32_t)SPEED_UNKNOWN && speed != 0xffff)
 			return speed;
 	}

@@ -5,12 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD(type, field, kind, required, least) {#field, kind, offsetof(struct type, field), sizeof(((struct type *)0)->field), required, least}
-#define TEXT(type, field, required)		  FIELD(type, field, MT_FIELD_TEXT, required, 0)
-#define INT(type, field, required, least)	  FIELD(type, field, MT_FIELD_INT, required, least)
-#define INT64(type, field)			  FIELD(type, field, MT_FIELD_INT64, false, 0)
-#define DOUBLE(type, field, required)		  FIELD(type, field, MT_FIELD_DOUBLE, required, 0)
-#define SECTION(name, fields)			  {name, fields, sizeof(fields) / sizeof *(fields)}
+#define FIELD(type, field, kind, required, least)                                                                                  \
+	{                                                                                                                          \
+#field, kind, offsetof(struct type, field), sizeof(((struct type *)0)->field), required, least                     \
+	}
+#define TEXT(type, field, required)       FIELD(type, field, MT_FIELD_TEXT, required, 0)
+#define INT(type, field, required, least) FIELD(type, field, MT_FIELD_INT, required, least)
+#define INT64(type, field)                FIELD(type, field, MT_FIELD_INT64, false, 0)
+#define DOUBLE(type, field, required)     FIELD(type, field, MT_FIELD_DOUBLE, required, 0)
+#define SECTION(name, fields)                                                                                                      \
+	{                                                                                                                          \
+		name, fields, sizeof(fields) / sizeof *(fields)                                                                    \
+	}
 
 static const struct mt_field machine_fields[] = {
 	TEXT(mt_machine, name, true),
@@ -28,22 +34,14 @@ static const struct mt_field machine_fields[] = {
 	DOUBLE(mt_machine, step_jitter_frac, false),
 };
 static const struct mt_field host_fields[] = {
-	TEXT(mt_machine_host, name, true),
-	INT(mt_machine_host, ranks, true, 1),
-	INT(mt_machine_host, sockets, false, 0),
-	INT(mt_machine_host, numa_nodes, false, 0),
-	INT(mt_machine_host, cores, false, 0),
-	INT(mt_machine_host, threads_per_core, false, 0),
-	INT64(mt_machine_host, l1d_bytes),
-	INT64(mt_machine_host, l2_bytes),
-	INT64(mt_machine_host, l3_bytes),
-	INT64(mt_machine_host, memory_bytes),
-	INT64(mt_machine_host, available_bytes),
-	TEXT(mt_machine_host, cpu, false),
-	TEXT(mt_machine_host, isa, false),
-	TEXT(mt_machine_host, kernel, false),
-	INT(mt_machine_host, gpus, false, 0),
-	INT(mt_machine_host, nics, false, 0),
+	TEXT(mt_machine_host, name, true),       INT(mt_machine_host, ranks, true, 1),
+	INT(mt_machine_host, sockets, false, 0), INT(mt_machine_host, numa_nodes, false, 0),
+	INT(mt_machine_host, cores, false, 0),   INT(mt_machine_host, threads_per_core, false, 0),
+	INT64(mt_machine_host, l1d_bytes),       INT64(mt_machine_host, l2_bytes),
+	INT64(mt_machine_host, l3_bytes),        INT64(mt_machine_host, memory_bytes),
+	INT64(mt_machine_host, available_bytes), TEXT(mt_machine_host, cpu, false),
+	TEXT(mt_machine_host, isa, false),       TEXT(mt_machine_host, kernel, false),
+	INT(mt_machine_host, gpus, false, 0),    INT(mt_machine_host, nics, false, 0),
 	TEXT(mt_machine_host, nic_text, false),
 };
 static const struct mt_field rate_fields[] = {
@@ -54,12 +52,9 @@ static const struct mt_field rate_fields[] = {
 	DOUBLE(mt_machine_rate, spread_tflops, false),
 };
 static const struct mt_field class_fields[] = {
-	TEXT(mt_machine_pair_class, name, true),
-	INT(mt_machine_pair_class, pairs, false, 0),
-	DOUBLE(mt_machine_pair_class, latency_us, true),
-	DOUBLE(mt_machine_pair_class, bandwidth_gbps, true),
-	DOUBLE(mt_machine_pair_class, lo_gbps, false),
-	DOUBLE(mt_machine_pair_class, hi_gbps, false),
+	TEXT(mt_machine_pair_class, name, true),         INT(mt_machine_pair_class, pairs, false, 0),
+	DOUBLE(mt_machine_pair_class, latency_us, true), DOUBLE(mt_machine_pair_class, bandwidth_gbps, true),
+	DOUBLE(mt_machine_pair_class, lo_gbps, false),   DOUBLE(mt_machine_pair_class, hi_gbps, false),
 };
 static const struct mt_field curve_fields[] = {
 	FIELD(mt_comm_curve, op, MT_FIELD_OP, true, 0),
@@ -96,7 +91,8 @@ void mt_machine_free(struct mt_machine *machine)
 /* How far a known rate is from what is asked: threads weigh more than busy ranks. */
 static double rate_distance(const struct mt_machine_rate *rate, int threads, int busy_ranks)
 {
-	double t = log((double)rate->threads / (threads > 0 ? threads : 1)), b = log((double)rate->busy_ranks / (busy_ranks > 0 ? busy_ranks : 1));
+	double t = log((double)rate->threads / (threads > 0 ? threads : 1)),
+	       b = log((double)rate->busy_ranks / (busy_ranks > 0 ? busy_ranks : 1));
 	return 4 * fabs(t) + fabs(b);
 }
 

@@ -12,7 +12,7 @@ enum mt_provenance { MT_MEASURED, MT_INTERPOLATED, MT_PUBLISHED, MT_SPECIFICATIO
 
 struct mt_machine_host {
 	char name[64];
-	int ranks;	     /* ranks placed on it */
+	int ranks; /* ranks placed on it */
 	int sockets, numa_nodes, cores, threads_per_core;
 	int64_t l1d_bytes, l2_bytes, l3_bytes;
 	int64_t memory_bytes, available_bytes; /* from the system (/proc/meminfo, cgroup limit), not from hwloc's sum */
@@ -35,7 +35,7 @@ struct mt_machine_pair_class {
 	char name[24]; /* "same host", "between hosts", "between hosts, slower", ... */
 	int pairs;
 	double latency_us, bandwidth_gbps; /* one way, 1 byte; one direction at the largest size */
-	double lo_gbps, hi_gbps;	   /* extremes of the class */
+	double lo_gbps, hi_gbps;           /* extremes of the class */
 };
 
 struct mt_machine {
@@ -44,21 +44,22 @@ struct mt_machine {
 	char created[24];     /* UTC */
 	char libraries[256];  /* "Open MPI 4.1.4; oneDNN 2.6.3; hwloc 2.9.0" */
 	char device[64];      /* device kind the rates are of: "cpu" */
-	enum mt_provenance provenance; /* of every number here: MT_MEASURED by probe; a written file may say published or specification */
-	int world;	      /* ranks probed */
+	enum mt_provenance
+		provenance; /* of every number here: MT_MEASURED by probe; a written file may say published or specification */
+	int world;          /* ranks probed */
 	int host_count, rate_count, class_count, curve_count;
-	struct mt_machine_host *hosts;		 /* owned */
-	int *rank_host;				 /* owned: world entries, index into hosts */
-	struct mt_machine_rate *rates;		 /* owned */
-	struct mt_machine_pair_class *classes;	 /* owned */
-	int *pair_class;			 /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
-	struct mt_comm_curve *curves;		 /* owned */
-	double memory_gbps;			 /* triad of one host, all its ranks */
-	double memory_one_gbps;			 /* triad of one rank alone */
-	int64_t memory_triad_bytes;		 /* the three arrays of one rank; cache-resident when all ranks' fit the L3 */
-	int64_t rank_memory_bytes;		 /* what one rank may use: the host's available over its ranks, less a reserve */
-	int64_t process_bytes;			 /* resident size of a rank before the engine: program, libraries, fabric */
-	double step_jitter_frac;		 /* spread of a fixed piece of work over repetitions: MAD / median */
+	struct mt_machine_host *hosts;         /* owned */
+	int *rank_host;                        /* owned: world entries, index into hosts */
+	struct mt_machine_rate *rates;         /* owned */
+	struct mt_machine_pair_class *classes; /* owned */
+	int *pair_class;              /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
+	struct mt_comm_curve *curves; /* owned */
+	double memory_gbps;           /* triad of one host, all its ranks */
+	double memory_one_gbps;       /* triad of one rank alone */
+	int64_t memory_triad_bytes;   /* the three arrays of one rank; cache-resident when all ranks' fit the L3 */
+	int64_t rank_memory_bytes;    /* what one rank may use: the host's available over its ranks, less a reserve */
+	int64_t process_bytes;        /* resident size of a rank before the engine: program, libraries, fabric */
+	double step_jitter_frac;      /* spread of a fixed piece of work over repetitions: MAD / median */
 };
 
 const char *mt_provenance_name(enum mt_provenance provenance); /* "measured", "interpolated", "published", "specification" */

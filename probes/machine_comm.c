@@ -16,7 +16,8 @@ static bool moves_only(enum mt_comm_op op)
 	return op != MT_COMM_ALL_REDUCE && op != MT_COMM_REDUCE_SCATTER;
 }
 
-static const struct mt_comm_curve *find_exact(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size, int stride)
+static const struct mt_comm_curve *find_exact(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size,
+					      int stride)
 {
 	for (int i = 0; i < m->curve_count; i++) {
 		const struct mt_comm_curve *c = &m->curves[i];
@@ -28,8 +29,8 @@ static const struct mt_comm_curve *find_exact(const struct mt_machine *m, enum m
 
 /* The least group not smaller and not nearer together; stride 0 (irregular) needs the widest there is. Among groups as near, the
  * slower curve, so that the choice does not depend on their order. */
-static const struct mt_comm_curve *find_not_faster(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size, int stride,
-						    double bytes)
+static const struct mt_comm_curve *find_not_faster(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int size,
+						   int stride, double bytes)
 {
 	const struct mt_comm_curve *best = NULL;
 	double best_span = INFINITY;
@@ -103,7 +104,8 @@ static double sharing(const struct mt_machine *m, const struct mt_comm_key *key)
 	double worst = 1;
 	for (int h = 0; h < m->host_count; h++) {
 		const struct mt_machine_host *host = &m->hosts[h];
-		int crossing = key->op == MT_COMM_ALL_TO_ALL || key->stride <= 0 || key->stride > host->ranks ? host->ranks : key->stride;
+		int crossing =
+			key->op == MT_COMM_ALL_TO_ALL || key->stride <= 0 || key->stride > host->ranks ? host->ranks : key->stride;
 		worst = fmax(worst, (double)crossing / (host->nics > 0 ? host->nics : 1));
 	}
 	return worst;

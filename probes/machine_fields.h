@@ -6,7 +6,15 @@
 
 #include <stddef.h>
 
-enum mt_field_kind { MT_FIELD_TEXT, MT_FIELD_INT, MT_FIELD_INT64, MT_FIELD_DOUBLE, MT_FIELD_DTYPE, MT_FIELD_OP, MT_FIELD_PROVENANCE };
+enum mt_field_kind {
+	MT_FIELD_TEXT,
+	MT_FIELD_INT,
+	MT_FIELD_INT64,
+	MT_FIELD_DOUBLE,
+	MT_FIELD_DTYPE,
+	MT_FIELD_OP,
+	MT_FIELD_PROVENANCE
+};
 
 struct mt_field {
 	const char *key;

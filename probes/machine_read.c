@@ -21,7 +21,8 @@ static enum mt_status read_name(const struct mt_yaml *node, const char *what, in
 			return MT_OK;
 		}
 	}
-	return mt_fail(MT_INPUT, "%s:%d: %s is \"%s\"; one of %s, %s, ... is known", node->file, node->line, what, text, name(0), name(1));
+	return mt_fail(MT_INPUT, "%s:%d: %s is \"%s\"; one of %s, %s, ... is known", node->file, node->line, what, text, name(0),
+		       name(1));
 }
 
 static const char *dtype_name(int i)
@@ -41,7 +42,8 @@ static const char *provenance_name(int i)
 
 static enum mt_status out_of_range(const struct mt_yaml *node, const char *what, double least)
 {
-	return mt_fail(MT_INPUT, "%s:%d: %s is %s; it must be a finite number, at least %g", node->file, node->line, what, node->text, least);
+	return mt_fail(MT_INPUT, "%s:%d: %s is %s; it must be a finite number, at least %g", node->file, node->line, what,
+		       node->text, least);
 }
 
 static enum mt_status read_int(const struct mt_yaml *node, const struct mt_field *field, void *at)
@@ -66,7 +68,8 @@ static enum mt_status read_value(const struct mt_yaml *node, const struct mt_fie
 	case MT_FIELD_TEXT:
 		MT_TRY(mt_yaml_string(node, field->key, &text));
 		if (strlen(text) >= field->size)
-			return mt_fail(MT_INPUT, "%s:%d: %s is longer than %zu characters", node->file, node->line, field->key, field->size - 1);
+			return mt_fail(MT_INPUT, "%s:%d: %s is longer than %zu characters", node->file, node->line, field->key,
+				       field->size - 1);
 		strcpy(at, text);
 		return MT_OK;
 	case MT_FIELD_INT:
@@ -74,7 +77,8 @@ static enum mt_status read_value(const struct mt_yaml *node, const struct mt_fie
 		return read_int(node, field, at);
 	case MT_FIELD_DOUBLE:
 		MT_TRY(mt_yaml_float(node, field->key, at));
-		return isfinite(*(double *)at) && *(double *)at >= field->least ? MT_OK : out_of_range(node, field->key, field->least);
+		return isfinite(*(double *)at) && *(double *)at >= field->least ? MT_OK
+										: out_of_range(node, field->key, field->least);
 	case MT_FIELD_DTYPE:
 		MT_TRY(read_name(node, field->key, MT_DTYPE_COUNT, dtype_name, &index));
 		*(enum mt_dtype *)at = (enum mt_dtype)index;
@@ -92,7 +96,8 @@ static enum mt_status read_value(const struct mt_yaml *node, const struct mt_fie
 }
 
 /* Keys of the section and `more` (NULL-terminated) are allowed. */
-static enum mt_status read_record(const struct mt_yaml *node, const struct mt_section *section, const char *const *more, void *record)
+static enum mt_status read_record(const struct mt_yaml *node, const struct mt_section *section, const char *const *more,
+				  void *record)
 {
 	const char *known[48];
 	size_t count = 0;
@@ -148,8 +153,8 @@ static enum mt_status read_hosts(const struct mt_yaml *root, struct mt_machine *
 		if (repeat)
 			MT_TRY(mt_yaml_int(repeat, "count", &n));
 		if (n < 1 || n > MOST_WORLD || n * host.ranks + ranks > MOST_WORLD)
-			return mt_fail(MT_INPUT, "%s:%d: host %s: %lld hosts of %d ranks; a machine has 1 to %d ranks", list->file, list->items[i]->line,
-				       host.name, (long long)n, host.ranks, MOST_WORLD);
+			return mt_fail(MT_INPUT, "%s:%d: host %s: %lld hosts of %d ranks; a machine has 1 to %d ranks", list->file,
+				       list->items[i]->line, host.name, (long long)n, host.ranks, MOST_WORLD);
 		struct mt_machine_host *hosts = realloc(m->hosts, (size_t)(total + n) * sizeof *hosts);
 		if (!hosts)
 			return mt_fail(MT_NOMEM, "no memory for %lld hosts", (long long)(total + n));
@@ -164,7 +169,8 @@ static enum mt_status read_hosts(const struct mt_yaml *root, struct mt_machine *
 	}
 	m->host_count = (int)total;
 	if (m->world != 0 && m->world != ranks)
-		return mt_fail(MT_INPUT, "%s:%d: world is %d, but the hosts have %lld ranks", list->file, list->line, m->world, (long long)ranks);
+		return mt_fail(MT_INPUT, "%s:%d: world is %d, but the hosts have %lld ranks", list->file, list->line, m->world,
+			       (long long)ranks);
 	m->world = (int)ranks;
 	return MT_OK;
 }
@@ -182,14 +188,17 @@ static enum mt_status read_placement(const struct mt_yaml *root, struct mt_machi
 	if (!list)
 		return MT_OK;
 	if (list->kind != MT_YAML_LIST || list->count != (size_t)m->world)
-		return mt_fail(MT_INPUT, "%s:%d: rank_host must be a list of %d host numbers, one a rank", list->file, list->line, m->world);
+		return mt_fail(MT_INPUT, "%s:%d: rank_host must be a list of %d host numbers, one a rank", list->file, list->line,
+			       m->world);
 	int *placed = calloc((size_t)m->host_count, sizeof *placed);
 	enum mt_status st = placed ? MT_OK : mt_fail(MT_NOMEM, "no memory for %d hosts", m->host_count);
 	for (int r = 0; st == MT_OK && r < m->world; r++) {
 		int64_t host = 0;
 		MT_GOTO(out, mt_yaml_int(list->items[r], "rank_host", &host));
 		if (host < 0 || host >= m->host_count || ++placed[host] > m->hosts[host].ranks)
-			st = mt_fail(MT_INPUT, "%s:%d: rank_host puts rank %d on host %lld; hosts are 0 to %d, each with as many ranks as its entry says",
+			st = mt_fail(MT_INPUT,
+				     "%s:%d: rank_host puts rank %d on host %lld; hosts are 0 to %d, each with as many ranks as "
+				     "its entry says",
 				     list->file, list->items[r]->line, r, (long long)host, m->host_count - 1);
 		else
 			m->rank_host[r] = (int)host;
@@ -205,7 +214,8 @@ static enum mt_status read_pairs(const struct mt_yaml *root, struct mt_machine *
 	if (!list)
 		return MT_OK;
 	if (list->kind != MT_YAML_LIST || list->count != (size_t)m->world)
-		return mt_fail(MT_INPUT, "%s:%d: pair_class must be a list of %d texts, one a rank", list->file, list->line, m->world);
+		return mt_fail(MT_INPUT, "%s:%d: pair_class must be a list of %d texts, one a rank", list->file, list->line,
+			       m->world);
 	m->pair_class = malloc((size_t)m->world * (size_t)m->world * sizeof *m->pair_class);
 	if (!m->pair_class)
 		return mt_fail(MT_NOMEM, "no memory for %d ranks' pairs", m->world);
@@ -213,14 +223,17 @@ static enum mt_status read_pairs(const struct mt_yaml *root, struct mt_machine *
 		const char *text;
 		MT_TRY(mt_yaml_string(list->items[a], "pair_class", &text));
 		if (strlen(text) != (size_t)m->world)
-			return mt_fail(MT_INPUT, "%s:%d: pair_class of rank %d has %zu characters; it needs one for each of %d ranks", list->file,
-				       list->items[a]->line, a, strlen(text), m->world);
+			return mt_fail(MT_INPUT,
+				       "%s:%d: pair_class of rank %d has %zu characters; it needs one for each of %d ranks",
+				       list->file, list->items[a]->line, a, strlen(text), m->world);
 		for (int b = 0; b < m->world; b++) {
 			const char *digit = strchr(MT_CLASS_DIGITS, text[b]);
 			int class = a == b ? -1 : digit ? (int)(digit - MT_CLASS_DIGITS) : m->class_count;
 			bool same = b >= a || m->pair_class[(int64_t)b * m->world + a] == class;
 			if ((a == b) != (text[b] == '.') || class >= m->class_count || !same)
-				return mt_fail(MT_INPUT, "%s:%d: pair_class of ranks %d and %d is '%c'; classes are 0 to %d, '.' is a rank with itself, and both ways must agree",
+				return mt_fail(MT_INPUT,
+					       "%s:%d: pair_class of ranks %d and %d is '%c'; classes are 0 to %d, '.' is a rank "
+					       "with itself, and both ways must agree",
 					       list->file, list->items[a]->line, a, b, text[b], m->class_count - 1);
 			m->pair_class[(int64_t)a * m->world + b] = class;
 		}
@@ -233,7 +246,8 @@ static enum mt_status read_points(const struct mt_yaml *node, struct mt_comm_cur
 	const struct mt_yaml *list = mt_yaml_get(node, "points");
 	const size_t most = sizeof curve->bytes / sizeof *curve->bytes;
 	if (!list || list->kind != MT_YAML_LIST || list->count == 0 || list->count > most)
-		return mt_fail(MT_INPUT, "%s:%d: a curve needs 1 to %zu points of [bytes, seconds, spread]", node->file, node->line, most);
+		return mt_fail(MT_INPUT, "%s:%d: a curve needs 1 to %zu points of [bytes, seconds, spread]", node->file, node->line,
+			       most);
 	for (size_t i = 0; i < list->count; i++) {
 		const struct mt_yaml *point = list->items[i];
 		if (point->kind != MT_YAML_LIST || point->count < 2 || point->count > 3)
@@ -243,10 +257,12 @@ static enum mt_status read_points(const struct mt_yaml *node, struct mt_comm_cur
 		if (point->count == 3)
 			MT_TRY(mt_yaml_float(point->items[2], "spread", &curve->spread_s[i]));
 		bool grows = i == 0 || curve->bytes[i] > curve->bytes[i - 1];
-		if (!isfinite(curve->bytes[i]) || !isfinite(curve->seconds[i]) || !isfinite(curve->spread_s[i]) || curve->bytes[i] <= 0 ||
-		    curve->seconds[i] <= 0 || curve->spread_s[i] < 0 || !grows)
-			return mt_fail(MT_INPUT, "%s:%d: point %zu: bytes must grow, bytes and seconds be above 0, and the spread not below 0",
-				       point->file, point->line, i);
+		if (!isfinite(curve->bytes[i]) || !isfinite(curve->seconds[i]) || !isfinite(curve->spread_s[i]) ||
+		    curve->bytes[i] <= 0 || curve->seconds[i] <= 0 || curve->spread_s[i] < 0 || !grows)
+			return mt_fail(
+				MT_INPUT,
+				"%s:%d: point %zu: bytes must grow, bytes and seconds be above 0, and the spread not below 0",
+				point->file, point->line, i);
 	}
 	curve->points = (int)list->count;
 	return MT_OK;

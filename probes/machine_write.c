@@ -84,7 +84,9 @@ static void write_pairs(FILE *file, const struct mt_machine *m)
 static void write_curves(FILE *file, const struct mt_machine *m)
 {
 	if (m->curve_count > 0)
-		fputs("# points: [bytes, seconds, spread of the seconds]; all groups of a size and stride were busy at once.\ncurves:\n", file);
+		fputs("# points: [bytes, seconds, spread of the seconds]; all groups of a size and stride were busy at "
+		      "once.\ncurves:\n",
+		      file);
 	for (int i = 0; i < m->curve_count; i++) {
 		const struct mt_comm_curve *c = &m->curves[i];
 		write_record(file, &mt_section_curve, c, "  - ", "    ");

@@ -2,7 +2,8 @@
  * own read not counted, as STREAM does. Once with all ranks of each host, once with one rank a host alone.
  *
  * The three arrays of all ranks of a host are meant to be four times its last-level cache, but at most 256 MiB a rank, and
- * less when the budget is short, as every page must first be made by the kernel (about 1 GB/s); the machine keeps their size, and what it prints says when they fitted the cache and the rate is not the memory's. */
+ * less when the budget is short, as every page must first be made by the kernel (about 1 GB/s); the machine keeps their size, and
+ * what it prints says when they fitted the cache and the rate is not the memory's. */
 #include "probes/parts.h"
 
 #include "base/clock.h"
@@ -11,8 +12,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define MOST_BYTES  (256ll << 20)
-#define LEAST_BYTES (24ll << 20)
+#define MOST_BYTES        (256ll << 20)
+#define LEAST_BYTES       (24ll << 20)
 #define FAULT_BYTES_PER_S 1e9
 
 struct triad {
@@ -88,7 +89,8 @@ enum mt_status mt_probe_memory(struct mt_probe *probe, double share_s)
 	int64_t bytes = plan_bytes(probe->machine, share_s);
 	struct triad t = {.count = bytes / 24, .threads = probe->threads};
 	double *memory = aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64));
-	enum mt_status st = memory ? MT_OK : mt_fail(MT_NOMEM, "probe: no memory for the triad's arrays (%lld bytes)", (long long)bytes);
+	enum mt_status st =
+		memory ? MT_OK : mt_fail(MT_NOMEM, "probe: no memory for the triad's arrays (%lld bytes)", (long long)bytes);
 	MT_GOTO(out, mt_probe_agree(probe, st));
 	t.a = memory, t.b = memory + t.count, t.c = memory + 2 * t.count;
 #pragma omp parallel for num_threads(t.threads) schedule(static)

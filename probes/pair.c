@@ -16,15 +16,15 @@
 #include <string.h>
 
 #define EVERY_PAIR_WORLD 16
-#define STEP_S		 3e-3 /* less than this a step is not worth starting */
+#define STEP_S           3e-3 /* less than this a step is not worth starting */
 
 struct pairs {
 	struct mt_probe *probe;
-	int *by_host;	/* owned: ranks, host by host */
-	int *first;	/* owned: host_count + 1 offsets into by_host */
-	int host, local; /* this rank's place */
+	int *by_host;                        /* owned: ranks, host by host */
+	int *first;                          /* owned: host_count + 1 offsets into by_host */
+	int host, local;                     /* this rank's place */
 	int near_steps, far_rounds, far_sub; /* sub-steps a round: every pair of ranks of two hosts, or one */
-	void *memory;	/* on the device */
+	void *memory;                        /* on the device */
 	int partner;
 	int64_t bytes;
 };
@@ -193,7 +193,8 @@ enum mt_status mt_probe_pairs(struct mt_probe *probe, double share_s)
 	if (st == MT_OK)
 		st = mt_arena_alloc(arena, bytes, &p.memory);
 	for (size_t at = 0; st == MT_OK && at < bytes; at += sizeof zero) /* touch the pages before they are timed */
-		st = mt_device_upload(probe->device, probe->stream, (char *)p.memory + at, zero, bytes - at < sizeof zero ? bytes - at : sizeof zero);
+		st = mt_device_upload(probe->device, probe->stream, (char *)p.memory + at, zero,
+				      bytes - at < sizeof zero ? bytes - at : sizeof zero);
 	MT_GOTO(out, mt_probe_agree(probe, st));
 	MT_GOTO(out, run_steps(&p, share_s, own, own + n));
 	MT_GOTO(out, mt_comm_host_all_gather(probe->world, own, all, n * sizeof *own));

@@ -16,12 +16,12 @@
 struct mt_probe {
 	const struct mt_probe_options *options;
 	struct mt_fabric *fabric;
-	struct mt_group *world;	  /* owned */
+	struct mt_group *world;   /* owned */
 	struct mt_device *device; /* owned */
 	struct mt_stream *stream; /* owned: compute stream; collectives on it are in order */
 	struct mt_machine *machine;
 	int rank, size, threads;
-	double start_s;	  /* this rank's clock at the start */
+	double start_s;   /* this rank's clock at the start */
 	double elapsed_s; /* rank 0's, as of the last agreement: the same number on every rank */
 };
 
@@ -30,21 +30,22 @@ struct mt_probe_work {
 	enum mt_status (*run)(void *context, int repeats, double *seconds);
 	void *context;
 	bool passive; /* this rank has no part: it sleeps meanwhile, as a polling rank would take the others' cores */
-	bool spread; /* the spread is what is asked: sample for the whole share */
+	bool spread;  /* the spread is what is asked: sample for the whole share */
 };
 
 #define MT_PROBE_SAMPLES 256
 struct mt_probe_series {
 	int count, repeats;
-	double own[MT_PROBE_SAMPLES];	  /* seconds, this rank */
+	double own[MT_PROBE_SAMPLES];     /* seconds, this rank */
 	double slowest[MT_PROBE_SAMPLES]; /* seconds, the slowest rank of each sample: what a step waits for */
-	double warm_s;			  /* the warm-up call, slowest rank */
-	bool narrow;			  /* stopped as the 95% interval of the median was within 2% */
+	double warm_s;                    /* the warm-up call, slowest rank */
+	bool narrow;                      /* stopped as the 95% interval of the median was within 2% */
 };
 
 /* One warm-up call, then samples until the half-width of the 95% interval of the median is below 2% or share_s is spent
  * (at least 3 samples; 1 when a single call takes longer than the share). Collective over the world. */
-enum mt_status mt_probe_sample(struct mt_probe *probe, const struct mt_probe_work *work, double share_s, struct mt_probe_series *series);
+enum mt_status mt_probe_sample(struct mt_probe *probe, const struct mt_probe_work *work, double share_s,
+			       struct mt_probe_series *series);
 /* Joins a status over all ranks: every rank returns a failure when one has it. Updates elapsed_s. */
 enum mt_status mt_probe_agree(struct mt_probe *probe, enum mt_status status);
 /* What is left of the budget, by the agreed clock; not below 0. */

@@ -19,8 +19,8 @@ static void print_hosts(const struct mt_machine *m, FILE *file)
 		}
 		fprintf(file, "%-17.17s %5d %5d %4d %10s %5d  %.27s\n", host->name, host->ranks, host->cores, host->numa_nodes,
 			mt_units_bytes(memory, (double)host->memory_bytes), host->gpus, host->cpu);
-		fprintf(file, "                  %.27s, caches %lld KiB, %lld KiB, %lld MiB\n", host->isa, (long long)host->l1d_bytes >> 10,
-			(long long)host->l2_bytes >> 10, (long long)host->l3_bytes >> 20);
+		fprintf(file, "                  %.27s, caches %lld KiB, %lld KiB, %lld MiB\n", host->isa,
+			(long long)host->l1d_bytes >> 10, (long long)host->l2_bytes >> 10, (long long)host->l3_bytes >> 20);
 		if (host->nic_text[0])
 			fprintf(file, "                  %.62s\n", host->nic_text);
 	}
@@ -29,8 +29,8 @@ static void print_hosts(const struct mt_machine *m, FILE *file)
 static void print_memory(const struct mt_machine *m, FILE *file)
 {
 	char rank[MT_UNITS_TEXT], process[MT_UNITS_TEXT];
-	fprintf(file, "\nmemory a rank     %s to use, %s taken before training\n", mt_units_bytes(rank, (double)m->rank_memory_bytes),
-		mt_units_bytes(process, (double)m->process_bytes));
+	fprintf(file, "\nmemory a rank     %s to use, %s taken before training\n",
+		mt_units_bytes(rank, (double)m->rank_memory_bytes), mt_units_bytes(process, (double)m->process_bytes));
 	if (m->memory_gbps <= 0)
 		return;
 	int64_t cached = m->host_count > 0 ? m->hosts[0].l3_bytes * (m->hosts[0].sockets > 0 ? m->hosts[0].sockets : 1) : 0;
@@ -57,7 +57,8 @@ static void print_classes(const struct mt_machine *m, FILE *file)
 		fprintf(file, "\npairs                    count  latency us      GB/s    lowest   highest\n");
 	for (int i = 0; i < m->class_count; i++) {
 		const struct mt_machine_pair_class *c = &m->classes[i];
-		fprintf(file, "%-23s %6d %11.2f %9.3f %9.3f %9.3f\n", c->name, c->pairs, c->latency_us, c->bandwidth_gbps, c->lo_gbps, c->hi_gbps);
+		fprintf(file, "%-23s %6d %11.2f %9.3f %9.3f %9.3f\n", c->name, c->pairs, c->latency_us, c->bandwidth_gbps,
+			c->lo_gbps, c->hi_gbps);
 	}
 }
 
@@ -70,11 +71,13 @@ static void print_curves(const struct mt_machine *m, FILE *file)
 		char bytes[MT_UNITS_TEXT], busbw[16] = "n/a";
 		if (c->points == 0)
 			continue;
-		double most = c->bytes[c->points - 1], seconds = c->seconds[c->points - 1], factor = mt_comm_bus_factor(c->op, c->size);
+		double most = c->bytes[c->points - 1], seconds = c->seconds[c->points - 1],
+		       factor = mt_comm_bus_factor(c->op, c->size);
 		if (c->size > 1 && seconds > 0)
 			snprintf(busbw, sizeof busbw, "%.3f", most / seconds * factor * 1e-9);
-		fprintf(file, "%-15s %-4s %5d %6d %10s %10.1f %10s %9.1f %2.0f%%\n", mt_comm_op_name(c->op), mt_dtype_name(c->dtype), c->size,
-			c->stride, mt_units_bytes(bytes, most), 1e6 * seconds, busbw, 1e6 * c->alpha_s, fmin(99, 100 * c->residual_frac));
+		fprintf(file, "%-15s %-4s %5d %6d %10s %10.1f %10s %9.1f %2.0f%%\n", mt_comm_op_name(c->op),
+			mt_dtype_name(c->dtype), c->size, c->stride, mt_units_bytes(bytes, most), 1e6 * seconds, busbw,
+			1e6 * c->alpha_s, fmin(99, 100 * c->residual_frac));
 	}
 	if (m->curve_count > 0)
 		fputs("(largest size measured; fit: residual of alpha + beta * bytes)\n", file);
@@ -82,8 +85,9 @@ static void print_curves(const struct mt_machine *m, FILE *file)
 
 void mt_probe_print(const struct mt_machine *m, FILE *file)
 {
-	fprintf(file, "%.30s: %d %s on %d %s, %s, fingerprint %s\n", m->name, m->world, m->world == 1 ? "rank" : "ranks", m->host_count,
-		m->host_count == 1 ? "host" : "hosts", mt_provenance_name(m->provenance), m->fingerprint[0] ? m->fingerprint : "none");
+	fprintf(file, "%.30s: %d %s on %d %s, %s, fingerprint %s\n", m->name, m->world, m->world == 1 ? "rank" : "ranks",
+		m->host_count, m->host_count == 1 ? "host" : "hosts", mt_provenance_name(m->provenance),
+		m->fingerprint[0] ? m->fingerprint : "none");
 	if (m->libraries[0])
 		fprintf(file, "%.80s\n", m->libraries);
 	fputc('\n', file);

@@ -19,7 +19,8 @@ static const struct mt_option option_rows[] = {
 	 "Largest message of the sweep of collectives, bytes."},
 	{"least_bytes", MT_OPTION_INT, offsetof(struct mt_probe_options, least_bytes), "1Ki", 4, 1e12, NULL,
 	 "Smallest message of the sweep of collectives, bytes."},
-	{"threads", MT_OPTION_INT, offsetof(struct mt_probe_options, threads), "0", 0, 4096, NULL, "Threads a rank for the matrix products; 0: cores over ranks of the host."},
+	{"threads", MT_OPTION_INT, offsetof(struct mt_probe_options, threads), "0", 0, 4096, NULL,
+	 "Threads a rank for the matrix products; 0: cores over ranks of the host."},
 	{"pairs", MT_OPTION_BOOL, offsetof(struct mt_probe_options, pairs), "true", 0, 0, NULL,
 	 "Measure latency and bandwidth between pairs of ranks."},
 	{"collectives", MT_OPTION_BOOL, offsetof(struct mt_probe_options, collectives), "true", 0, 0, NULL,
@@ -41,7 +42,7 @@ static void name_libraries(struct mt_probe *probe)
 	char hwloc[32] = "";
 #ifdef MT_HAVE_HWLOC
 	unsigned version = hwloc_get_api_version();
-	snprintf(hwloc, sizeof hwloc, "hwloc %u.%u", version >> 16, version >> 8 & 0xff);
+	snprintf(hwloc, sizeof hwloc, "hwloc API %u.%u", version >> 16, version >> 8 & 0xff);
 #endif
 	const char *parts[] = {fabric ? fabric : "", probe->device->info.libraries, hwloc};
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -122,7 +123,9 @@ static void close_probe(struct mt_probe *probe)
 static enum mt_status check_options(const struct mt_probe_options *o)
 {
 	if (!(o->budget_s >= 0) || o->least_bytes < 4 || o->most_bytes < o->least_bytes)
-		return mt_fail(MT_INPUT, "probe: budget_s %g, least_bytes %lld, most_bytes %lld; need budget_s >= 0 and 4 <= least_bytes <= most_bytes",
+		return mt_fail(MT_INPUT,
+			       "probe: budget_s %g, least_bytes %lld, most_bytes %lld; need budget_s >= 0 and 4 <= least_bytes <= "
+			       "most_bytes",
 			       o->budget_s, (long long)o->least_bytes, (long long)o->most_bytes);
 	return MT_OK;
 }

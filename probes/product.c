@@ -62,8 +62,13 @@ static enum mt_status prepare(struct mt_probe *probe, struct mt_arena *arena, en
 	MT_TRY(mt_arena_alloc(arena, 3 * bytes, memory));
 	char *x = *memory;
 	struct mt_op fill = {.kind = MT_OP_FILL, .dtype = dtype};
-	fill.move = (struct mt_move){.count = 3 * (int64_t)CUBE * CUBE, .rows = 1, .cols = 3 * (int64_t)CUBE * CUBE, .dst_dtype = dtype,
-				     .src_dtype = dtype, .value = 0.03125, .dst = x};
+	fill.move = (struct mt_move){.count = 3 * (int64_t)CUBE * CUBE,
+				     .rows = 1,
+				     .cols = 3 * (int64_t)CUBE * CUBE,
+				     .dst_dtype = dtype,
+				     .src_dtype = dtype,
+				     .value = 0.03125,
+				     .dst = x};
 	MT_TRY(mt_device_enqueue(probe->device, probe->stream, &fill));
 	*op = (struct mt_op){.kind = MT_OP_LINEAR, .dtype = dtype};
 	op->linear = (struct mt_linear){.rows = CUBE, .in = CUBE, .out = CUBE, .x = x, .w = x + bytes, .y = x + 2 * bytes};

@@ -51,7 +51,8 @@ static bool enough(const struct mt_probe_work *work, struct mt_probe_series *ser
 	return series->narrow;
 }
 
-enum mt_status mt_probe_sample(struct mt_probe *probe, const struct mt_probe_work *work, double share_s, struct mt_probe_series *series)
+enum mt_status mt_probe_sample(struct mt_probe *probe, const struct mt_probe_work *work, double share_s,
+			       struct mt_probe_series *series)
 {
 	double begin_s = probe->elapsed_s, seconds = 0;
 	*series = (struct mt_probe_series){.repeats = 1};

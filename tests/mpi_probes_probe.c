@@ -20,14 +20,14 @@ struct run {
 	int rank, size, passed, failed;
 };
 
-#define CHECK(ok, ...)                                                  \
-	do {                                                            \
-		if (!(ok)) {                                            \
-			fprintf(stderr, "rank %d: ", r->rank);          \
-			fprintf(stderr, __VA_ARGS__);                   \
-			fputc('\n', stderr);                            \
-			return 1;                                       \
-		}                                                       \
+#define CHECK(ok, ...)                                                                                                             \
+	do {                                                                                                                       \
+		if (!(ok)) {                                                                                                       \
+			fprintf(stderr, "rank %d: ", r->rank);                                                                     \
+			fprintf(stderr, __VA_ARGS__);                                                                              \
+			fputc('\n', stderr);                                                                                       \
+			return 1;                                                                                                  \
+		}                                                                                                                  \
 	} while (0)
 
 static int hosts_hold_every_rank(struct run *r)
@@ -77,8 +77,10 @@ static int every_pair_has_a_class(struct run *r)
 	for (int c = 0; c < m->class_count; c++) {
 		const struct mt_machine_pair_class *k = &m->classes[c];
 		pairs += k->pairs;
-		CHECK(k->latency_us > 0 && k->bandwidth_gbps > 0 && k->lo_gbps <= k->bandwidth_gbps && k->bandwidth_gbps <= k->hi_gbps,
-		      "class %s: %g us, %g GB/s within %g to %g", k->name, k->latency_us, k->bandwidth_gbps, k->lo_gbps, k->hi_gbps);
+		CHECK(k->latency_us > 0 && k->bandwidth_gbps > 0 && k->lo_gbps <= k->bandwidth_gbps &&
+			      k->bandwidth_gbps <= k->hi_gbps,
+		      "class %s: %g us, %g GB/s within %g to %g", k->name, k->latency_us, k->bandwidth_gbps, k->lo_gbps,
+		      k->hi_gbps);
 	}
 	CHECK(pairs == r->size * (r->size - 1) / 2, "%d pairs in classes", pairs);
 	return 0;
@@ -95,10 +97,11 @@ static int every_curve_is_positive_and_finite(struct run *r)
 	for (int i = 0; i < m->curve_count; i++) {
 		const struct mt_comm_curve *c = &m->curves[i];
 		CHECK(c->points >= 1 && c->points <= 24, "curve %d has %d points", i, c->points);
-		CHECK(c->alpha_s >= 0 && c->beta_s_per_byte >= 0 && isfinite(c->residual_frac), "curve %d: alpha %g, beta %g", i, c->alpha_s,
-		      c->beta_s_per_byte);
+		CHECK(c->alpha_s >= 0 && c->beta_s_per_byte >= 0 && isfinite(c->residual_frac), "curve %d: alpha %g, beta %g", i,
+		      c->alpha_s, c->beta_s_per_byte);
 		for (int p = 0; p < c->points; p++)
-			CHECK(c->seconds[p] > 0 && isfinite(c->seconds[p]) && c->spread_s[p] >= 0 && (p == 0 || c->bytes[p] > c->bytes[p - 1]),
+			CHECK(c->seconds[p] > 0 && isfinite(c->seconds[p]) && c->spread_s[p] >= 0 &&
+				      (p == 0 || c->bytes[p] > c->bytes[p - 1]),
 			      "curve %d, point %d: %g bytes, %g s, spread %g", i, p, c->bytes[p], c->seconds[p], c->spread_s[p]);
 	}
 	return 0;

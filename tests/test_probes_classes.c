@@ -19,8 +19,8 @@ struct network {
 	struct mt_probe_pairs pairs;
 };
 
-static void make_network(struct network *n, int world, int per_host, int hosts_per_rack, double near, double rack, double far, double noise,
-			 uint64_t seed)
+static void make_network(struct network *n, int world, int per_host, int hosts_per_rack, double near, double rack, double far,
+			 double noise, uint64_t seed)
 {
 	size_t all = (size_t)world * (size_t)world;
 	memset(n, 0, sizeof *n);
@@ -70,7 +70,8 @@ static void two_racks_give_three_classes(void **state)
 			for (int b = 0; b < 16; b++) {
 				int want = a == b ? -1 : a / 2 == b / 2 ? 0 : a / 8 == b / 8 ? 1 : 2;
 				if (class_of(&n, a, b) != want)
-					fail_msg("seed %d: ranks %d and %d are of class %d, not %d", (int)seed, a, b, class_of(&n, a, b), want);
+					fail_msg("seed %d: ranks %d and %d are of class %d, not %d", (int)seed, a, b,
+						 class_of(&n, a, b), want);
 			}
 		assert_int_equal(n.machine.classes[0].pairs, 8);
 		assert_int_equal(n.machine.classes[1].pairs, 2 * 28 - 8);

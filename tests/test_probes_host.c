@@ -50,7 +50,8 @@ static void memory_reads_as(const char *root, int64_t total, int64_t available)
 	int64_t t, a;
 	mt_probe_read_memory(root, &t, &a);
 	if (t != total || a != available)
-		fail_msg("total %lld, available %lld; expected %lld and %lld", (long long)t, (long long)a, (long long)total, (long long)available);
+		fail_msg("total %lld, available %lld; expected %lld and %lld", (long long)t, (long long)a, (long long)total,
+			 (long long)available);
 }
 
 static void memory_is_meminfo_without_a_limit(void **state)
@@ -106,7 +107,8 @@ static void processor_and_instruction_sets_are_named(void **state)
 		struct mt_machine_host host = {0};
 		char root[64], text[512];
 		make_root(root);
-		snprintf(text, sizeof text, "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\nflags\t\t: %s\n\nprocessor\t: 1\n", cases[i].flags);
+		snprintf(text, sizeof text, "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\nflags\t\t: %s\n\nprocessor\t: 1\n",
+			 cases[i].flags);
 		put(root, "/proc/cpuinfo", text);
 		mt_probe_read_cpu(root, &host);
 		assert_string_equal(host.cpu, "Some CPU @ 2.0GHz");

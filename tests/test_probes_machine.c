@@ -118,10 +118,12 @@ static void wrong_files_are_refused_with_their_line(void **state)
 		{"schema: 1\nname: a\nhosts:\n  - {name: x, ranks: 2}\nclasses:\n  - {name: s, latency_us: 1, bandwidth_gbps: 1}\n"
 		 "pair_class: [\"..\", \"0.\"]\n",
 		 "pair_class"},
-		{"schema: 1\nname: a\nhosts:\n  - {name: x, ranks: 2}\ncurves:\n  - {op: all_reduce, dtype: f32, size: 2, stride: 1, alpha_s: 0, "
+		{"schema: 1\nname: a\nhosts:\n  - {name: x, ranks: 2}\ncurves:\n  - {op: all_reduce, dtype: f32, size: 2, stride: "
+		 "1, alpha_s: 0, "
 		 "beta_s_per_byte: 0, points: [[8, 1], [4, 2]]}\n",
 		 "grow"},
-		{"schema: 1\nname: a\nhosts:\n  - {name: x, ranks: 2}\ncurves:\n  - {op: all_reduce, dtype: f33, size: 2, stride: 1, alpha_s: 0, "
+		{"schema: 1\nname: a\nhosts:\n  - {name: x, ranks: 2}\ncurves:\n  - {op: all_reduce, dtype: f33, size: 2, stride: "
+		 "1, alpha_s: 0, "
 		 "beta_s_per_byte: 0, points: [[8, 1]]}\n",
 		 "f33"},
 	};
@@ -129,7 +131,8 @@ static void wrong_files_are_refused_with_their_line(void **state)
 		struct mt_machine m;
 		enum mt_status st = load_text(&m, bad[i].text);
 		if (st != MT_INPUT || !strstr(mt_error_message(), bad[i].message))
-			fail_msg("case %zu: %s, message \"%s\" without \"%s\"", i, mt_status_name(st), mt_error_message(), bad[i].message);
+			fail_msg("case %zu: %s, message \"%s\" without \"%s\"", i, mt_status_name(st), mt_error_message(),
+				 bad[i].message);
 		assert_null(m.hosts); /* nothing half-read is left */
 	}
 	mt_error_clear();
@@ -153,10 +156,12 @@ static void cost_grows_with_bytes(void **state)
 				for (int t = 0; t < 4; t++) {
 					double last = 0;
 					for (int64_t bytes = 1; bytes < 4ll << 30; bytes *= 2) {
-						double now = cost(&m, (enum mt_comm_op)op, MT_BF16, bytes, sizes[s], strides[t], NULL);
+						double now =
+							cost(&m, (enum mt_comm_op)op, MT_BF16, bytes, sizes[s], strides[t], NULL);
 						if (!(now >= last * (1 - 1e-9)) || !(now > 0) || !isfinite(now))
-							fail_msg("%s: %s of %lld bytes over %d, stride %d: %g s after %g s", golden[i],
-								 mt_comm_op_name((enum mt_comm_op)op), (long long)bytes, sizes[s], strides[t], now, last);
+							fail_msg("%s: %s of %lld bytes over %d, stride %d: %g s after %g s",
+								 golden[i], mt_comm_op_name((enum mt_comm_op)op), (long long)bytes,
+								 sizes[s], strides[t], now, last);
 						last = now;
 					}
 				}
@@ -183,8 +188,8 @@ static void measured_point_is_given_back_as_measured(void **state)
 		for (int p = 0; p < c->points; p++) {
 			double s = cost(&m, c->op, c->dtype, (int64_t)c->bytes[p], c->size, c->stride, &from);
 			if (fabs(s - c->seconds[p]) > 1e-9 * s || from != MT_MEASURED)
-				fail_msg("%s of %g bytes: %g s, measured %g s, %s", mt_comm_op_name(c->op), c->bytes[p], s, c->seconds[p],
-					 mt_provenance_name(from));
+				fail_msg("%s of %g bytes: %g s, measured %g s, %s", mt_comm_op_name(c->op), c->bytes[p], s,
+					 c->seconds[p], mt_provenance_name(from));
 		}
 		cost(&m, c->op, c->dtype, (int64_t)(c->bytes[0] * 2.5), c->size, c->stride, &from);
 		assert_int_equal(from, MT_INTERPOLATED);
@@ -201,7 +206,8 @@ static void unmeasured_group_is_not_faster_than_a_smaller_one(void **state)
 	struct mt_machine m;
 	load(&m, golden[0]);
 	for (int op = 0; op < MT_COMM_BARRIER; op++) {
-		double three = cost(&m, (enum mt_comm_op)op, MT_F32, 1 << 16, 3, 1, NULL), two = cost(&m, (enum mt_comm_op)op, MT_F32, 1 << 16, 2, 1, NULL);
+		double three = cost(&m, (enum mt_comm_op)op, MT_F32, 1 << 16, 3, 1, NULL),
+		       two = cost(&m, (enum mt_comm_op)op, MT_F32, 1 << 16, 2, 1, NULL);
 		if (three < two)
 			fail_msg("%s: 3 ranks %g s, 2 ranks %g s", mt_comm_op_name((enum mt_comm_op)op), three, two);
 	}
@@ -212,10 +218,12 @@ static void reduction_of_another_type_is_slower_as_in_all_reduce(void **state)
 {
 	struct mt_machine m;
 	load(&m, golden[0]);
-	double f32 = cost(&m, MT_COMM_REDUCE_SCATTER, MT_F32, 1 << 14, 4, 1, NULL), bf16 = cost(&m, MT_COMM_REDUCE_SCATTER, MT_BF16, 1 << 14, 4, 1, NULL);
+	double f32 = cost(&m, MT_COMM_REDUCE_SCATTER, MT_F32, 1 << 14, 4, 1, NULL),
+	       bf16 = cost(&m, MT_COMM_REDUCE_SCATTER, MT_BF16, 1 << 14, 4, 1, NULL);
 	if (fabs(bf16 / f32 - 1.3) > 1e-3)
 		fail_msg("bf16 %g s over f32 %g s is not 1.3", bf16, f32);
-	assert_true(cost(&m, MT_COMM_ALL_GATHER, MT_BF16, 1 << 14, 4, 1, NULL) == cost(&m, MT_COMM_ALL_GATHER, MT_F32, 1 << 14, 4, 1, NULL));
+	assert_true(cost(&m, MT_COMM_ALL_GATHER, MT_BF16, 1 << 14, 4, 1, NULL) ==
+		    cost(&m, MT_COMM_ALL_GATHER, MT_F32, 1 << 14, 4, 1, NULL));
 	mt_machine_free(&m);
 }
 
@@ -224,14 +232,16 @@ static void groups_across_hosts_pay_for_the_slow_links(void **state)
 {
 	struct mt_machine m;
 	load(&m, golden[1]);
-	double inside = cost(&m, MT_COMM_ALL_REDUCE, MT_F32, 64 << 20, 8, 1, NULL), across = cost(&m, MT_COMM_ALL_REDUCE, MT_F32, 64 << 20, 8, 8, NULL);
+	double inside = cost(&m, MT_COMM_ALL_REDUCE, MT_F32, 64 << 20, 8, 1, NULL),
+	       across = cost(&m, MT_COMM_ALL_REDUCE, MT_F32, 64 << 20, 8, 8, NULL);
 	double bytes = 64 << 20, want = 2 * 3 * 9e-6 + 2 * 7.0 / 8 * bytes / 2e9 * 8;
 	if (fabs(across / want - 1) > 1e-9 || inside >= across)
 		fail_msg("inside %g s, across %g s, expected %g s", inside, across, want);
 	mt_machine_free(&m);
 	load(&m, golden[0]); /* the pair classes decide: ranks 0 and 2 are on one host, 0 and 1 are not */
 	m.curve_count = 0;
-	double near = cost(&m, MT_COMM_SEND_RECV, MT_F32, 1 << 20, 2, 2, NULL), far = cost(&m, MT_COMM_SEND_RECV, MT_F32, 1 << 20, 2, 1, NULL);
+	double near = cost(&m, MT_COMM_SEND_RECV, MT_F32, 1 << 20, 2, 2, NULL),
+	       far = cost(&m, MT_COMM_SEND_RECV, MT_F32, 1 << 20, 2, 1, NULL);
 	if (fabs(near - (1.2e-6 + (1 << 20) / 10.5e9)) > 1e-9 || far < 5 * near)
 		fail_msg("near %g s, far %g s", near, far);
 	m.curve_count = 21;

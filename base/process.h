@@ -14,7 +14,9 @@ struct mt_process_result {
 
 /* Runs argv (NULL-terminated) in its own process group with stdin from /dev/null; `environment` is a NULL-terminated
  * array of "NAME=value" to add, or NULL. timeout_s 0: none. Returns MT_OK whenever the program could be started, also
- * when it failed. A SIGINT or SIGTERM that reaches us while waiting ends the child and returns MT_INTERRUPTED. */
+ * when it failed. A SIGINT or SIGTERM that reaches us while waiting ends the child and returns MT_INTERRUPTED.
+ * Ending is SIGTERM to the group, SIGKILL 3 s later. Whatever is left of the group when the program is over is killed.
+ * On failure `result` holds nothing to free. */
 enum mt_status mt_process_run(struct mt_process_result *result, const char *const *argv, const char *const *environment,
 			      double timeout_s);
 void mt_process_result_free(struct mt_process_result *result);

@@ -142,13 +142,19 @@ static void fill_baseline(uint64_t seed, uint64_t stream, uint64_t first, size_t
 }
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define AVX512 "avx512f,avx512dq,avx512vl"
+#else
+#define AVX512 "avx512f,avx512dq,avx512vl,prefer-vector-width=512"
+#endif
+
 __attribute__((target("avx2"))) static void fill_avx2(uint64_t seed, uint64_t stream, uint64_t first, size_t chunks, float *values)
 {
 	fill_chunks(seed, stream, first, chunks, values);
 }
 
-__attribute__((target("avx512f,avx512dq,avx512vl,prefer-vector-width=512"))) static void
-fill_avx512(uint64_t seed, uint64_t stream, uint64_t first, size_t chunks, float *values)
+__attribute__((target(AVX512))) static void fill_avx512(uint64_t seed, uint64_t stream, uint64_t first, size_t chunks,
+							float *values)
 {
 	fill_chunks(seed, stream, first, chunks, values);
 }

@@ -17,7 +17,8 @@ struct mt_interval {
 
 /* Percentile bootstrap of the median at `confidence` (0.9, say), `resamples` draws from Philox with `seed`. */
 struct mt_interval mt_stats_bootstrap(const double *x, size_t count, double confidence, int resamples, uint64_t seed);
-/* Distribution-free interval of the median from order statistics (no resampling): for loops that decide when to stop. */
+/* Distribution-free interval of the median from order statistics (no resampling): for loops that decide when to stop. Infinite
+ * when so few samples cannot give that confidence (0.9 needs 5, 0.95 needs 6). */
 struct mt_interval mt_stats_median_interval(const double *x, size_t count, double confidence);
 
 struct mt_fit {

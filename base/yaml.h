@@ -14,7 +14,7 @@ enum mt_yaml_kind { MT_YAML_SCALAR, MT_YAML_MAP, MT_YAML_LIST };
 struct mt_yaml {
 	enum mt_yaml_kind kind;
 	const char *file;      /* the name given to load or parse; owned by the root */
-	int line;	       /* 1-based */
+	int line;	       /* 1-based; of a value in a map: its key's */
 	char *text;	       /* scalar: its text, owned */
 	bool quoted;	       /* scalar: quoted in the file, so never null */
 	size_t count;	       /* map or list: number of items */
@@ -22,7 +22,8 @@ struct mt_yaml {
 	struct mt_yaml **items; /* map or list: count values, owned */
 };
 
-/* The root of the file or text. Missing file, syntax error: MT_INPUT with file and line. Free with mt_yaml_free. */
+/* The root of the file or text. Missing file, syntax error: MT_INPUT with file and line. An empty
+ * file is an empty map. Free with mt_yaml_free. */
 enum mt_status mt_yaml_load(struct mt_yaml **root, const char *path);
 enum mt_status mt_yaml_parse(struct mt_yaml **root, const char *text, const char *name);
 void mt_yaml_free(struct mt_yaml *root);

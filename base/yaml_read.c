@@ -3,6 +3,7 @@
 #include "base/units.h"
 #include "base/yaml.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const struct mt_yaml *mt_yaml_get(const struct mt_yaml *node, const char *key)
@@ -50,6 +51,20 @@ enum mt_status mt_yaml_string(const struct mt_yaml *node, const char *what, cons
 	return MT_OK;
 }
 
+static enum mt_status unknown_key(const struct mt_yaml *node, size_t index, const char *const *known, size_t count)
+{
+	char list[512] = "";
+	const char *near = mt_options_nearest(node->keys[index], known, count);
+
+	if (near)
+		return mt_fail(MT_INPUT, "%s:%d: unknown key '%s'; did you mean '%s'?", node->file, node->items[index]->line,
+			       node->keys[index], near);
+	for (size_t k = 0, used = 0; k < count && used < sizeof list; k++)
+		used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", k ? ", " : "", known[k]);
+	return mt_fail(MT_INPUT, "%s:%d: unknown key '%s'; known are: %s", node->file, node->items[index]->line, node->keys[index],
+		       list);
+}
+
 enum mt_status mt_yaml_check_keys(const struct mt_yaml *node, const char *const *known, size_t count)
 {
 	if (!node)
@@ -62,12 +77,7 @@ enum mt_status mt_yaml_check_keys(const struct mt_yaml *node, const char *const 
 			k++;
 		if (k < count)
 			continue;
-		const char *near = mt_options_nearest(node->keys[i], known, count);
-		return mt_fail(MT_INPUT, "%s:%d: unknown key '%s'; %s '%s'", node->file, node->items[i]->line, node->keys[i],
-			       near ? "did you mean" : "known are, among others,",
-			       near    ? near
-			       : count ? known[0]
-				       : "none");
+		return unknown_key(node, i, known, count);
 	}
 	return MT_OK;
 }

@@ -1,12 +1,12 @@
 /* base/yaml: the tree, its lines, and what is refused. */
-#include "base/file.h"
+#include "base/random.h"
 #include "base/yaml.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 static struct mt_yaml *parse(const char *text)
@@ -181,6 +181,32 @@ static void unknown_keys_are_named_with_the_nearest(void **state)
 	mt_yaml_free(root);
 }
 
+/* Strings of YAML's own signs: read or refused with a message that names the file, never a crash. */
+static void any_text_is_read_or_refused(void **state)
+{
+	static const char *const pieces[] = {"a", "b: ", ": ", "- ",  "\n", "\n  ",  "[", "]",  "{", "}",    ",",
+					     "'", "\"",  "#",  "|\n", "? ", "---\n", "%", "\t", "~", "\xc3", "@"};
+
+	(void)state;
+	for (uint64_t seed = 0; seed < 5000; seed++) {
+		struct mt_yaml *root;
+		char text[128] = "";
+		for (uint64_t i = 0; i < mt_random_integer(seed, 1, 1000, 20); i++)
+			strcat(text, pieces[mt_random_integer(seed, 1, i, sizeof pieces / sizeof pieces[0])]);
+		mt_error_clear();
+		enum mt_status st = mt_yaml_parse(&root, text, "f.yaml");
+		if (st == MT_OK) {
+			assert_non_null(root);
+			mt_yaml_free(root);
+		} else {
+			assert_int_equal(st, MT_INPUT);
+			assert_null(root);
+			assert_memory_equal(mt_error_message(), "f.yaml", 6);
+		}
+	}
+	mt_error_clear();
+}
+
 static void a_missing_file_is_input(void **state)
 {
 	struct mt_yaml *root;
@@ -205,6 +231,7 @@ int main(void)
 		cmocka_unit_test(long_lists_and_maps_keep_every_item),
 		cmocka_unit_test(typed_reads_say_what_is_wrong),
 		cmocka_unit_test(unknown_keys_are_named_with_the_nearest),
+		cmocka_unit_test(any_text_is_read_or_refused),
 		cmocka_unit_test(a_missing_file_is_input),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

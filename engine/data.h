@@ -15,8 +15,8 @@ struct mt_dataset;
 /* Opens what options->path names (text files through the tokenizer, Megatron .bin/.idx, or synthetic when NULL:
  * Philox tokens with a learnable structure). Tokens must be < vocab: MT_INPUT names the file and what to change.
  * Too few tokens for one window is MT_INPUT. */
-enum mt_status mt_dataset_open(struct mt_dataset **dataset, const struct mt_data_options *options, int64_t vocab,
-			       int64_t seq, uint64_t seed);
+enum mt_status mt_dataset_open(struct mt_dataset **dataset, const struct mt_data_options *options, int64_t vocab, int64_t seq,
+			       uint64_t seed);
 void mt_dataset_close(struct mt_dataset *dataset);
 int64_t mt_dataset_tokens(const struct mt_dataset *dataset);
 const char *mt_dataset_text(const struct mt_dataset *dataset); /* "3 text files, 123,456 bytes", for logs */

@@ -54,11 +54,13 @@ static enum mt_status add_file(struct corpus *corpus, const char *path, int64_t 
 		corpus->files = files;
 		corpus->room = room;
 	}
-	char *copy = strdup(path);
-	if (!copy)
+	struct text_file *file = &corpus->files[corpus->count];
+	file->path = strdup(path);
+	if (!file->path)
 		return mt_fail(MT_NOMEM, "out of memory listing text files");
 	/* every file before has one token more than bytes */
-	corpus->files[corpus->count] = (struct text_file){copy, corpus->bytes + (int64_t)corpus->count, bytes};
+	file->first = corpus->bytes + (int64_t)corpus->count;
+	file->bytes = bytes;
 	corpus->count++;
 	corpus->bytes += bytes;
 	return MT_OK;

@@ -21,15 +21,15 @@
 
 struct indexed {
 	int fd;
-	int code;   /* dtype */
-	char *path; /* owned: of the .bin */
+	int code, shift; /* of a token, see token_shift */
+	char *path;      /* owned: of the .bin */
 };
 
 /* Where the three arrays of an index begin. */
 struct index_head {
 	int fd;
 	const char *path;
-	int code;
+	int code, shift; /* of a token, see token_shift */
 	int64_t bytes, sequences, documents;
 };
 
@@ -37,12 +37,19 @@ struct index_head {
 /* At the opening this many tokens at most are looked at, all when there are no more; every sample is checked again. */
 #define CHECK_TOKENS (16 << 20)
 
-/* Bytes of a token; 0 for what is no token (floats, unknown codes). */
-static int64_t token_bytes(int code)
+/* A token has 1 << shift bytes; -1 for what is no token (floats, unknown codes). */
+static int token_shift(int code)
 {
-	static const int64_t bytes[] = {[MT_INDEXED_U8] = 1,  [MT_INDEXED_I8] = 1,  [MT_INDEXED_I16] = 2,
-					[MT_INDEXED_I32] = 4, [MT_INDEXED_I64] = 8, [MT_INDEXED_U16] = 2};
-	return code >= 0 && code < (int)(sizeof bytes / sizeof bytes[0]) ? bytes[code] : 0;
+	static const int shifts[] = {-1,
+				     [MT_INDEXED_U8] = 0,
+				     [MT_INDEXED_I8] = 0,
+				     [MT_INDEXED_I16] = 1,
+				     [MT_INDEXED_I32] = 2,
+				     [MT_INDEXED_I64] = 3,
+				     [MT_INDEXED_F64] = -1,
+				     [MT_INDEXED_F32] = -1,
+				     [MT_INDEXED_U16] = 1};
+	return code < (int)(sizeof shifts / sizeof shifts[0]) ? shifts[code] : -1;
 }
 
 static uint64_t read_u64(const unsigned char *at)
@@ -96,7 +103,8 @@ static enum mt_status read_head(struct index_head *head)
 	if (read_u64(start + 9) != 1)
 		return fail_index(head, "its version is not 1");
 	head->code = start[17];
-	if (token_bytes(head->code) == 0)
+	head->shift = token_shift(head->code);
+	if (head->shift < 0)
 		return fail_index(head, "its element type is no integer");
 	sequences = read_u64(start + 18);
 	documents = read_u64(start + 26);
@@ -118,7 +126,7 @@ static enum mt_status check_sequences(const struct index_head *head, int64_t bin
 {
 	enum { PART = READ_BYTES / 8 };
 	unsigned char lengths[PART * 4], pointers[PART * 8];
-	int64_t item = token_bytes(head->code), end = 0;
+	int64_t item = 1 << head->shift, end = 0;
 	int64_t pointers_at = MT_INDEXED_HEAD_BYTES + 4 * head->sequences;
 
 	for (int64_t done = 0; done < head->sequences; done += PART) {
@@ -200,7 +208,7 @@ static enum mt_status read_indexed(const struct mt_source *source, int64_t first
 {
 	const struct indexed *x = source->state;
 	unsigned char bytes[READ_BYTES];
-	int64_t item = token_bytes(x->code), most = READ_BYTES / item;
+	int64_t item = 1 << x->shift, most = READ_BYTES >> x->shift;
 
 	for (int64_t done = 0; done < count;) {
 		int64_t part = count - done < most ? count - done : most;
@@ -287,7 +295,8 @@ enum mt_status mt_source_open_indexed(struct mt_source *source, const char *pref
 	MT_GOTO(fail, open_file(x->path, &x->fd, &bytes));
 	MT_GOTO(fail, read_index(prefix, bytes, &head));
 	x->code = head.code;
-	source->tokens = bytes / token_bytes(head.code);
+	x->shift = head.shift;
+	source->tokens = bytes >> head.shift;
 	MT_GOTO(fail, check_tokens(source));
 	source->kind = &indexed_kind;
 	snprintf(source->text, sizeof source->text, "%lld tokens in %lld documents of an indexed data set",

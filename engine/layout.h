@@ -17,15 +17,15 @@ enum mt_schedule { MT_SCHEDULE_1F1B };
 
 struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
-	int64_t mbs;	/* sequences in a micro-batch */
-	int64_t gbs;	/* sequences in a step, all data-parallel ranks together */
-	int64_t seq;	/* tokens in a sequence */
-	bool sp;	/* sequence parallelism beside tensor parallelism */
-	int64_t zero;	/* 0 or 1: optimizer state sharded over dp */
-	int recompute;	/* enum mt_recompute */
-	int schedule;	/* enum mt_schedule */
-	int dtype;	/* enum mt_dtype of parameters and activations: f32 or bf16 */
-	int64_t threads; /* host threads a rank; 0: all that the rank may use */
+	int64_t mbs;          /* sequences in a micro-batch */
+	int64_t gbs;          /* sequences in a step, all data-parallel ranks together */
+	int64_t seq;          /* tokens in a sequence */
+	bool sp;              /* sequence parallelism beside tensor parallelism */
+	int64_t zero;         /* 0 or 1: optimizer state sharded over dp */
+	int recompute;        /* enum mt_recompute */
+	int schedule;         /* enum mt_schedule */
+	int dtype;            /* enum mt_dtype of parameters and activations: f32 or bf16 */
+	int64_t threads;      /* host threads a rank; 0: all that the rank may use */
 	int64_t bucket_bytes; /* gradient bucket size (f32 bytes); 0: one bucket */
 };
 
@@ -45,7 +45,8 @@ int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at);
  * Axis ranks are `stride` apart (stride may be NULL). */
 int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride);
 
-/* One rule that a layout must keep for a model. The table is the same for the check of a run file and for the search's why-not list. */
+/* One rule that a layout must keep for a model. The table is the same for the check of a run file and for the search's why-not
+ * list. */
 struct mt_layout_rule {
 	const char *name; /* "heads_divisible_by_tp" */
 	const char *text; /* "attention heads must be a multiple of tp" */
@@ -62,8 +63,10 @@ enum mt_status mt_layout_check(const struct mt_model *model, const struct mt_lay
 /* Short text, the same everywhere: "tp2 pp1 dp1 mbs4 sp zero1 full t1" (only what differs from the plain case). */
 void mt_layout_text(const struct mt_layout *layout, char buf[96]);
 
-/* Layers of a pipeline stage: first and count. Layers are spread evenly; a remainder goes one each to the middle stages first (the ends hold embedding and head). */
-void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first, int64_t *count);
+/* Layers of a pipeline stage: first and count. Layers are spread evenly; a remainder goes one each to the middle stages first (the
+ * ends hold embedding and head). */
+void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first,
+			    int64_t *count);
 /* Vocabulary padded to a multiple of 128 * tp, as Megatron does. */
 int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout);
 

@@ -192,7 +192,7 @@ static void print_value(FILE *out, const struct mt_model *model, const struct mt
 		option = mt_options_find(&mt_model_options, of_model ? name + 6 : name);
 		values = (const char *)model;
 	}
-	const char *field = values + option->offset;
+	const void *field = values + option->offset;
 	long long number = option->kind == MT_OPTION_INT    ? (long long)*(const int64_t *)field
 			   : option->kind == MT_OPTION_BOOL ? *(const bool *)field
 							    : *(const int *)field;

@@ -55,7 +55,7 @@ static enum mt_status check_ranges(const struct mt_model *model, const char *whe
 
 	for (size_t i = 0; i < mt_model_options.count; i++) {
 		const struct mt_option *o = &options[i];
-		const char *field = (const char *)model + o->offset;
+		const void *field = (const char *)model + o->offset;
 		double value = o->kind == MT_OPTION_INT     ? (double)*(const int64_t *)field
 			       : o->kind == MT_OPTION_FLOAT ? *(const double *)field
 							    : 0;

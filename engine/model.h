@@ -15,18 +15,18 @@ enum mt_position_choice { MT_MODEL_LEARNED, MT_MODEL_ROPE };
 enum mt_mlp_choice { MT_MODEL_GELU, MT_MODEL_SWIGLU };
 
 struct mt_model {
-	char *name;	  /* owned */
+	char *name; /* owned */
 	int64_t layers, hidden, heads;
 	int64_t kv_heads; /* 0 in the file: = heads */
 	int64_t head_dim; /* 0 in the file: hidden / heads */
-	int64_t ffn;	  /* 0 in the file: 4*hidden (gelu); must be given for swiglu */
-	int64_t vocab;	  /* real words */
-	int64_t seq;	  /* longest sequence: rows of the learned positions */
-	int norm;	  /* enum mt_norm_choice */
-	int position;	  /* enum mt_position_choice */
-	int mlp;	  /* enum mt_mlp_choice */
-	bool bias;	  /* biases of the linear layers */
-	bool tied;	  /* the head uses the word embedding */
+	int64_t ffn;      /* 0 in the file: 4*hidden (gelu); must be given for swiglu */
+	int64_t vocab;    /* real words */
+	int64_t seq;      /* longest sequence: rows of the learned positions */
+	int norm;         /* enum mt_norm_choice */
+	int position;     /* enum mt_position_choice */
+	int mlp;          /* enum mt_mlp_choice */
+	bool bias;        /* biases of the linear layers */
+	bool tied;        /* the head uses the word embedding */
 	double norm_eps, rope_theta, init_std;
 };
 

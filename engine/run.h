@@ -9,24 +9,25 @@ enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR };
 
 struct mt_train_options {
 	int64_t steps, seed;
-	double lr, min_lr;	/* peak and final learning rate */
-	int64_t warmup_steps;	/* linear from 0 */
-	int64_t decay_steps;	/* 0: steps */
-	int decay;		/* enum mt_decay */
+	double lr, min_lr;                      /* peak and final learning rate */
+	int64_t warmup_steps;                   /* linear from 0 */
+	int64_t decay_steps;                    /* 0: steps */
+	int decay;                              /* enum mt_decay */
 	double beta1, beta2, eps, weight_decay; /* AdamW; no decay on biases, norms (1-D tensors) */
-	double clip;		/* global gradient norm; 0: off */
-	char *device;		/* "cpu", "reference" */
-	char *log;		/* JSON lines of every step; NULL: none */
-	char *trace;		/* Chrome trace of the last step; NULL: none */
-	double peak_tflops;	/* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
-	double deadline_s;	/* stop after this time; 0: none */
+	double clip;                            /* global gradient norm; 0: off */
+	char *device;                           /* "cpu", "reference" */
+	char *log;                              /* JSON lines of every step; NULL: none */
+	char *trace;                            /* Chrome trace of the last step; NULL: none */
+	double peak_tflops; /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
+	double deadline_s;  /* stop after this time; 0: none */
 };
 
 enum mt_tokenizer_choice { MT_TOKENIZER_BYTE };
 
 struct mt_data_options {
-	char *path;	/* text files (colon-separated, directories are walked) or a Megatron PREFIX of PREFIX.bin/.idx; NULL: synthetic */
-	int tokenizer;	/* enum mt_tokenizer_choice */
+	char *path; /* text files (colon-separated, directories are walked) or a Megatron PREFIX of PREFIX.bin/.idx; NULL: synthetic
+		     */
+	int tokenizer; /* enum mt_tokenizer_choice */
 	bool shuffle;
 };
 

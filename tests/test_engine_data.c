@@ -253,8 +253,11 @@ static void windows_across_many_files_are_the_stream(void **state)
 	for (int f = 0; f < FILES; f++) {
 		char text[32];
 		size_t bytes = 1 + mt_random_integer(4, 1, (uint64_t)f, 30);
-		for (size_t k = 0; k < bytes; k++)
-			stream[total++] = text[k] = (char)('a' + mt_random_integer(4, 2, (uint64_t)f * 64 + k, 26));
+		for (size_t k = 0; k < bytes; k++) {
+			int letter = 'a' + (int)mt_random_integer(4, 2, (uint64_t)f * 64 + k, 26);
+			stream[total++] = letter;
+			text[k] = (char)letter;
+		}
 		stream[total++] = 256;
 		snprintf(name, sizeof name, "part%d.txt", f);
 		snprintf(paths + strlen(paths), sizeof paths - strlen(paths), "%s:", write_file(name, text, bytes));

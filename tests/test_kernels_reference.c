@@ -305,6 +305,39 @@ static void embedding_split_by_words_sums_to_the_whole(void **state)
 	assert_near("sum of the parts", sum, whole, rows * cols, 0);
 }
 
+/* Sequence parallelism: each rank has some rows, and knows where they begin. */
+static void embedding_split_by_rows_equals_the_whole(void **state)
+{
+	int64_t rows = 10, cols = 3, seq = 5, vocab = 6;
+	int32_t tokens[10];
+	for (int64_t r = 0; r < rows; r++)
+		tokens[r] = (int32_t)pick(0, vocab - 1);
+	double *table = normals(vocab * cols), *position = normals(seq * cols), *dy = normals(rows * cols);
+	double *y[2], *dtable[2], *dposition[2];
+	for (int split = 0; split < 2; split++) {
+		y[split] = zeros(rows * cols);
+		dtable[split] = zeros(vocab * cols);
+		dposition[split] = zeros(seq * cols);
+		for (int64_t row = 0, count = split ? 4 : rows; row < rows; row += count) {
+			int64_t part = row + count < rows ? count : rows - row;
+			struct mt_op op = {.embedding = {part, cols, seq, 0, vocab, row, tokens + row, table, position}};
+			op.embedding.y = y[split] + row * cols;
+			op.embedding.dy = dy + row * cols;
+			op.embedding.dtable = dtable[split];
+			op.embedding.dposition = dposition[split];
+			run(MT_OP_EMBEDDING, op);
+			run(MT_OP_EMBEDDING_BWD, op);
+		}
+	}
+	for (int64_t i = 0; i < rows * cols; i++) {
+		double expected = table[tokens[i / cols] * cols + i % cols] + position[i / cols % seq * cols + i % cols];
+		assert_near("y", &y[0][i], &expected, 1, 0);
+	}
+	assert_near("y in parts", y[1], y[0], rows * cols, 0);
+	assert_near("dtable in parts", dtable[1], dtable[0], vocab * cols, 0);
+	assert_near("dposition in parts", dposition[1], dposition[0], seq * cols, 0);
+}
+
 /* Cross entropy of logits(R,V) split in `parts` of `width` columns; gradients return to `gradient`(R,V). */
 static void split_loss(const double *logits, const int32_t *targets, int64_t rows, int64_t vocab, int64_t parts, double scale,
 		       double *loss, double *gradient)
@@ -408,6 +441,7 @@ int main(void)
 		PROPERTY(rope_products_depend_on_the_distance_only),
 		PROPERTY(embedding_gradients_equal_finite_differences),
 		PROPERTY(embedding_split_by_words_sums_to_the_whole),
+		PROPERTY(embedding_split_by_rows_equals_the_whole),
 		PROPERTY(loss_in_parts_equals_the_whole_and_its_gradient_finite_differences),
 		PROPERTY(loss_without_gradient_leaves_the_logits),
 		PROPERTY(loss_is_finite_for_large_logits_and_a_part_of_padding),

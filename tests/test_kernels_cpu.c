@@ -1,0 +1,628 @@
+/* The cpu device against the reference device in f64: every op in f32 and bf16, odd sizes, every instruction set the
+ * processor has; outputs are poisoned with NaN first. And: the same bits for any number of threads and from run to run. */
+#include "base/random.h"
+#include "base/status.h"
+#include "kernels/device.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+enum role { IN, OUT, INOUT };
+enum type { ACT, STAT, WORD, SUM }; /* the op's dtype, f32, i32, f64 */
+
+/* A tensor of an op: where its pointer is in struct mt_op, rows of `cols` elements `stride` apart (0: cols), and its
+ * values: normal * spread + shift, or for words integers in [low, low + range). */
+struct operand {
+	const char *name;
+	size_t offset;
+	enum role role;
+	enum type type;
+	int64_t rows, cols, stride;
+	double spread, shift;
+	int64_t low, range;
+};
+
+#define AT(member)    offsetof(struct mt_op, member)
+#define MOST_OPERANDS 20
+
+struct problem {
+	struct mt_op op;
+	enum mt_op_kind kinds[2]; /* run one after the other on the same operands; equal: only once */
+	struct operand operands[MOST_OPERANDS];
+	int count;
+	double f32_tolerance, bf16_tolerance;
+};
+
+static const char *const levels[] = {"baseline", "avx2", "avx512"};
+
+/* NULL when the processor lacks the level. */
+static struct mt_device *open_cpu(const char *level, int threads)
+{
+	struct mt_device *device = NULL;
+	setenv("MEGATUNE_ISA", level, 1);
+	if (mt_device_create(&device, &(struct mt_device_config){.kind = "cpu", .threads = threads}) != MT_OK)
+		fail_msg("cpu device: %s", mt_error_message());
+	if (strcmp(device->info.isa, level) != 0) {
+		mt_device_destroy(device);
+		device = NULL;
+	}
+	unsetenv("MEGATUNE_ISA");
+	return device;
+}
+
+static int64_t size_of(const struct operand *o)
+{
+	return o->rows * (o->stride ? o->stride : o->cols);
+}
+
+static double value_of(const struct operand *o, int stream, int64_t i)
+{
+	if (o->type == WORD)
+		return (double)(o->low + (int64_t)mt_random_integer(11, (uint64_t)stream, (uint64_t)i, (uint64_t)o->range));
+	return mt_random_normal(11, (uint64_t)stream, (uint64_t)i) * o->spread + o->shift;
+}
+
+static size_t width_of(const struct operand *o, enum mt_dtype dtype)
+{
+	if (dtype == MT_F64)
+		return o->type == WORD ? 4 : 8;
+	return o->type == ACT ? mt_dtype_bytes(dtype) : o->type == SUM ? 8 : 4;
+}
+
+static void put(void *p, int64_t i, double value, size_t width, bool word)
+{
+	if (word)
+		((int32_t *)p)[i] = (int32_t)value;
+	else if (width == 8)
+		((double *)p)[i] = value;
+	else if (width == 4)
+		((float *)p)[i] = (float)value;
+	else
+		((uint16_t *)p)[i] = mt_bf16_from_f32((float)value);
+}
+
+static double get(const void *p, int64_t i, size_t width, bool word)
+{
+	if (word)
+		return ((const int32_t *)p)[i];
+	if (width == 8)
+		return ((const double *)p)[i];
+	return width == 4 ? (double)((const float *)p)[i] : (double)mt_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+/* Runs the problem on a device; data[i] gets operand i's buffer, to be freed. Values are those rounded to `rounding`,
+ * so that a reference in f64 gets what the device under test got. */
+static void solve(const struct problem *problem, struct mt_device *device, enum mt_dtype dtype, enum mt_dtype rounding, void **data)
+{
+	struct mt_stream *stream = NULL;
+	struct mt_op op = problem->op;
+	op.dtype = dtype;
+	assert_int_equal(mt_stream_create(device, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
+	for (int n = 0; n < problem->count; n++) {
+		const struct operand *o = &problem->operands[n];
+		const size_t width = width_of(o, dtype), rounded = width_of(o, rounding);
+		data[n] = malloc((size_t)size_of(o) * width + 64);
+		for (int64_t i = 0; i < size_of(o); i++) {
+			union {
+				double f64;
+				float f32;
+				uint16_t bf16;
+				int32_t i32;
+			} exact;
+			put(&exact, 0, o->role == OUT ? (double)NAN : value_of(o, n, i), rounded, o->type == WORD);
+			put(data[n], i, get(&exact, 0, rounded, o->type == WORD), width, o->type == WORD);
+		}
+		memcpy((char *)&op + o->offset, &data[n], sizeof data[n]);
+	}
+	if (op.kind == MT_OP_LOSS && !op.loss.all_stats)
+		op.loss.all_stats = op.loss.stats;
+	for (int k = 0; k < (problem->kinds[0] == problem->kinds[1] ? 1 : 2); k++) {
+		op.kind = problem->kinds[k];
+		if (mt_device_enqueue(device, stream, &op) != MT_OK)
+			fail_msg("%s on %s: %s", mt_op_name(op.kind), device->info.kind, mt_error_message());
+	}
+	mt_stream_destroy(stream);
+}
+
+/* |got - want| <= tolerance * (|want| + rms of want); padding between rows stays as it was. */
+static void compare(const struct problem *problem, const struct operand *o, const void *got, const void *want, enum mt_dtype dtype,
+		    const char *level)
+{
+	const int64_t stride = o->stride ? o->stride : o->cols;
+	const size_t width = width_of(o, dtype), want_width = width_of(o, MT_F64);
+	const double tolerance = dtype == MT_F32 ? problem->f32_tolerance : problem->bf16_tolerance;
+	double square = 0.0;
+	for (int64_t row = 0; row < o->rows; row++)
+		for (int64_t c = 0; c < o->cols; c++)
+			square += pow(get(want, row * stride + c, want_width, false), 2.0) / (double)(o->rows * o->cols);
+	for (int64_t row = 0; row < o->rows; row++)
+		for (int64_t c = 0; c < stride; c++) {
+			const double a = get(got, row * stride + c, width, false),
+				     b = get(want, row * stride + c, want_width, false);
+			if (c >= o->cols ? !isnan(a) : !(fabs(a - b) <= tolerance * (fabs(b) + sqrt(square)) + 1e-30)) {
+				struct mt_op op = problem->op;
+				struct mt_op_key key;
+				char text[96];
+				op.kind = problem->kinds[1];
+				op.dtype = dtype;
+				mt_op_key(&op, &key);
+				mt_op_key_text(&key, text);
+				fail_msg("%s, %s: %s[%lld,%lld] = %.9g, expected %.9g (rms %.3g)", text, level, o->name,
+					 (long long)row, (long long)c, a, c < o->cols ? b : (double)NAN, sqrt(square));
+			}
+		}
+}
+
+static void release(void **data, int count)
+{
+	for (int n = 0; n < count; n++)
+		free(data[n]);
+}
+
+static void check_equals_reference(const struct problem *problem)
+{
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	struct mt_device *reference = NULL;
+	assert_int_equal(mt_device_create(&reference, &(struct mt_device_config){.kind = "reference"}), MT_OK);
+	for (int d = 0; d < 2; d++) {
+		void *want[MOST_OPERANDS], *got[MOST_OPERANDS];
+		solve(problem, reference, MT_F64, dtypes[d], want);
+		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+			struct mt_device *cpu = open_cpu(levels[l], 2);
+			if (!cpu)
+				continue;
+			solve(problem, cpu, dtypes[d], dtypes[d], got);
+			for (int n = 0; n < problem->count; n++)
+				if (problem->operands[n].role != IN)
+					compare(problem, &problem->operands[n], got[n], want[n], dtypes[d], levels[l]);
+			release(got, problem->count);
+			mt_device_destroy(cpu);
+		}
+		release(want, problem->count);
+	}
+	mt_device_destroy(reference);
+}
+
+static void check_same_bits(const struct problem *problem)
+{
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	static const int threads[] = {1, 2, 3, 1};
+	for (int d = 0; d < 2; d++)
+		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+			void *first[MOST_OPERANDS], *got[MOST_OPERANDS];
+			for (int t = 0; t < 4; t++) {
+				struct mt_device *cpu = open_cpu(levels[l], threads[t]);
+				if (!cpu)
+					break;
+				solve(problem, cpu, dtypes[d], dtypes[d], t ? got : first);
+				for (int n = 0; t && n < problem->count; n++) {
+					const struct operand *o = &problem->operands[n];
+					if (memcmp(first[n], got[n], (size_t)size_of(o) * width_of(o, dtypes[d])) != 0)
+						fail_msg("%s %s, %s: %s differs between 1 and %d threads",
+							 mt_op_name(problem->kinds[1]), mt_dtype_name(dtypes[d]), levels[l],
+							 o->name, threads[t]);
+				}
+				if (t)
+					release(got, problem->count);
+				mt_device_destroy(cpu);
+				if (t == 3)
+					release(first, problem->count);
+			}
+		}
+}
+
+typedef void check(const struct problem *problem);
+
+static struct operand *add(struct problem *p, const char *name, size_t offset, enum role role, enum type type, int64_t rows,
+			   int64_t cols)
+{
+	struct operand *o = &p->operands[p->count++];
+	assert_true(p->count <= MOST_OPERANDS);
+	*o = (struct operand){name, offset, role, type, rows, cols, 0, 1.0, 0.0, 0, 0};
+	return o;
+}
+
+static void normal(struct operand *o, double width, double shift)
+{
+	o->spread = width;
+	o->shift = shift;
+}
+
+static void words(struct operand *o, int64_t low, int64_t range)
+{
+	o->low = low;
+	o->range = range;
+}
+
+static struct problem start(enum mt_op_kind first, enum mt_op_kind last, double f32_tolerance, double bf16_tolerance)
+{
+	struct problem p;
+	memset(&p, 0, sizeof p);
+	p.kinds[0] = first;
+	p.kinds[1] = p.op.kind = last;
+	p.f32_tolerance = f32_tolerance;
+	p.bf16_tolerance = bf16_tolerance;
+	return p;
+}
+
+static void linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, bool bias)
+{
+	struct problem p = start(kind, kind, 4e-6, 6e-3);
+	p.op.linear.rows = rows, p.op.linear.in = in, p.op.linear.out = out;
+	if (kind != MT_OP_LINEAR_DGRAD)
+		add(&p, "x", AT(linear.x), IN, ACT, rows, in);
+	if (kind != MT_OP_LINEAR_WGRAD)
+		normal(add(&p, "w", AT(linear.w), IN, ACT, out, in), 0.1, 0.0);
+	if (kind != MT_OP_LINEAR)
+		add(&p, "dy", AT(linear.dy), IN, ACT, rows, out);
+	if (kind == MT_OP_LINEAR) {
+		if (bias)
+			add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
+		add(&p, "y", AT(linear.y), OUT, ACT, rows, out);
+	} else if (kind == MT_OP_LINEAR_DGRAD) {
+		add(&p, "dx", AT(linear.dx), OUT, ACT, rows, in);
+	} else {
+		add(&p, "dw", AT(linear.dw), INOUT, STAT, out, in);
+	}
+	body(&p);
+}
+
+static void attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad)
+{
+	struct problem p = start(MT_OP_ATTENTION, MT_OP_ATTENTION_BWD, 1e-5, 3e-2);
+	const int64_t rows = batch * seq, q = heads * dim, kv = kv_heads * dim;
+	p.op.attention = (struct mt_attention){.batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_dim = dim};
+	p.op.attention.q_stride = q + pad, p.op.attention.kv_stride = kv + 2 * pad, p.op.attention.o_stride = q + 3 * pad;
+	p.op.attention.scale = 1.0 / sqrt((double)dim);
+	add(&p, "q", AT(attention.q), IN, ACT, rows, q)->stride = q + pad;
+	add(&p, "k", AT(attention.k), IN, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "v", AT(attention.v), IN, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "do", AT(attention.do_), IN, ACT, rows, q)->stride = q + 3 * pad;
+	add(&p, "o", AT(attention.o), OUT, ACT, rows, q)->stride = q + 3 * pad;
+	add(&p, "dq", AT(attention.dq), OUT, ACT, rows, q)->stride = q + pad;
+	add(&p, "dk", AT(attention.dk), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "dv", AT(attention.dv), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "lse", AT(attention.lse), OUT, STAT, batch * heads, seq);
+	add(&p, "delta", AT(attention.delta), OUT, STAT, batch * heads, seq);
+	body(&p);
+}
+
+static void norm(check *body, enum mt_norm_kind kind, int64_t rows, int64_t cols, bool x_bias, bool residual, bool dresidual)
+{
+	struct problem p = start(MT_OP_NORM, MT_OP_NORM_BWD, 2e-5, 2.5e-2);
+	p.op.norm = (struct mt_norm){.kind = kind, .rows = rows, .cols = cols, .eps = 1e-5};
+	normal(add(&p, "x", AT(norm.x), IN, ACT, rows, cols), 1.0, 0.5);
+	if (x_bias)
+		add(&p, "x_bias", AT(norm.x_bias), IN, ACT, 1, cols);
+	if (residual)
+		add(&p, "residual", AT(norm.residual), IN, ACT, rows, cols);
+	add(&p, "sum", AT(norm.sum), OUT, ACT, rows, cols);
+	add(&p, "y", AT(norm.y), OUT, ACT, rows, cols);
+	normal(add(&p, "gain", AT(norm.gain), IN, ACT, 1, cols), 0.2, 1.0);
+	add(&p, "rstd", AT(norm.rstd), OUT, STAT, 1, rows);
+	add(&p, "dy", AT(norm.dy), IN, ACT, rows, cols);
+	if (dresidual)
+		add(&p, "dresidual", AT(norm.dresidual), IN, ACT, rows, cols);
+	add(&p, "dx", AT(norm.dx), OUT, ACT, rows, cols);
+	add(&p, "dgain", AT(norm.dgain), INOUT, STAT, 1, cols);
+	if (kind == MT_NORM_LAYER) {
+		add(&p, "bias", AT(norm.bias), IN, ACT, 1, cols);
+		add(&p, "mean", AT(norm.mean), OUT, STAT, 1, rows);
+		add(&p, "dbias", AT(norm.dbias), INOUT, STAT, 1, cols);
+	}
+	body(&p);
+}
+
+static void activation(check *body, enum mt_activation_kind kind, int64_t rows, int64_t cols, double spread)
+{
+	struct problem p = start(MT_OP_ACTIVATION, MT_OP_ACTIVATION_BWD, 2e-6, 6e-3);
+	const int64_t width = kind == MT_GELU ? cols : 2 * cols;
+	p.op.activation = (struct mt_activation){.kind = kind, .rows = rows, .cols = cols};
+	normal(add(&p, "x", AT(activation.x), IN, ACT, rows, width), spread, 0.0);
+	add(&p, "dy", AT(activation.dy), IN, ACT, rows, cols);
+	add(&p, "y", AT(activation.y), OUT, ACT, rows, cols);
+	add(&p, "dx", AT(activation.dx), OUT, ACT, rows, width);
+	body(&p);
+}
+
+static void embedding(check *body, int64_t rows, int64_t cols, int64_t seq, bool position, int64_t first_row)
+{
+	struct problem p = start(MT_OP_EMBEDDING, MT_OP_EMBEDDING_BWD, 2e-6, 6e-3);
+	p.op.embedding =
+		(struct mt_embedding){.rows = rows, .cols = cols, .seq = seq, .first = 5, .count = 11, .first_row = first_row};
+	words(add(&p, "tokens", AT(embedding.tokens), IN, WORD, 1, rows), 0, 20);
+	add(&p, "table", AT(embedding.table), IN, ACT, 11, cols);
+	add(&p, "y", AT(embedding.y), OUT, ACT, rows, cols);
+	add(&p, "dy", AT(embedding.dy), IN, ACT, rows, cols);
+	add(&p, "dtable", AT(embedding.dtable), INOUT, STAT, 11, cols);
+	if (position) {
+		add(&p, "position", AT(embedding.position), IN, ACT, seq, cols);
+		add(&p, "dposition", AT(embedding.dposition), INOUT, STAT, seq, cols);
+	}
+	body(&p);
+}
+
+static void rope(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t dim, int64_t first_position, int sign)
+{
+	struct problem p = start(MT_OP_ROPE, MT_OP_ROPE, 2e-6, 6e-3);
+	p.op.rope = (struct mt_rope){batch, seq, heads, dim, heads * dim, first_position, 10000.0, sign, NULL};
+	add(&p, "x", AT(rope.x), INOUT, ACT, batch * seq, heads * dim);
+	body(&p);
+}
+
+static void addition(check *body, enum mt_op_kind kind, int64_t rows, int64_t cols, bool b, bool bias)
+{
+	struct problem p = start(kind, kind, 2e-6, 6e-3);
+	p.op.add = (struct mt_add){.rows = rows, .cols = cols};
+	add(&p, "a", AT(add.a), IN, ACT, rows, cols);
+	if (b)
+		add(&p, "b", AT(add.b), IN, ACT, rows, cols);
+	if (bias)
+		add(&p, "bias", AT(add.bias), IN, ACT, 1, cols);
+	if (kind == MT_OP_ADD)
+		add(&p, "out", AT(add.out), OUT, ACT, rows, cols);
+	else
+		add(&p, "dbias", AT(add.out), INOUT, STAT, 1, cols);
+	body(&p);
+}
+
+static void loss_stats(check *body, int64_t rows, int64_t cols, int64_t first, int64_t vocab)
+{
+	struct problem p = start(MT_OP_LOSS_STATS, MT_OP_LOSS_STATS, 2e-6, 2e-6);
+	p.op.loss = (struct mt_loss){.rows = rows, .cols = cols, .first = first, .vocab = vocab};
+	normal(add(&p, "logits", AT(loss.logits), IN, ACT, rows, cols), 4.0, 0.0);
+	words(add(&p, "targets", AT(loss.targets), IN, WORD, 1, rows), -2, vocab + 2);
+	add(&p, "stats", AT(loss.stats), OUT, STAT, rows, 3);
+	body(&p);
+}
+
+/* The statistics of both parts are given: maximum 6, sum 6, target logit 6, near enough. */
+static void loss(check *body, int64_t rows, int64_t cols, int64_t first, int64_t vocab, double grad_scale)
+{
+	struct problem p = start(MT_OP_LOSS, MT_OP_LOSS, 4e-6, 8e-3);
+	p.op.loss =
+		(struct mt_loss){.rows = rows, .cols = cols, .first = first, .vocab = vocab, .parts = 2, .grad_scale = grad_scale};
+	normal(add(&p, "logits", AT(loss.logits), INOUT, ACT, rows, cols), 1.0, 0.0);
+	words(add(&p, "targets", AT(loss.targets), IN, WORD, 1, rows), -2, vocab + 2);
+	normal(add(&p, "all_stats", AT(loss.all_stats), IN, STAT, 2 * rows, 3), 0.1, 6.0);
+	add(&p, "loss", AT(loss.loss), OUT, STAT, 1, rows);
+	body(&p);
+}
+
+static void adamw(check *body, int64_t count, int64_t step)
+{
+	struct problem p = start(MT_OP_ADAMW, MT_OP_ADAMW, 4e-6, 6e-3);
+	p.op.adamw = (struct mt_adamw){.count = count,
+				       .step = step,
+				       .lr = 1e-2,
+				       .beta1 = 0.9,
+				       .beta2 = 0.95,
+				       .eps = 1e-8,
+				       .decay = 0.1,
+				       .grad_scale = 0.5};
+	add(&p, "grad", AT(adamw.grad), IN, STAT, 1, count);
+	add(&p, "master", AT(adamw.master), INOUT, STAT, 1, count);
+	add(&p, "m", AT(adamw.m), INOUT, STAT, 1, count);
+	normal(add(&p, "v", AT(adamw.v), INOUT, STAT, 1, count), 0.1, 1.0);
+	add(&p, "param", AT(adamw.param), OUT, ACT, 1, count);
+	body(&p);
+}
+
+static void sumsq(check *body, int64_t count)
+{
+	struct problem p = start(MT_OP_SUMSQ, MT_OP_SUMSQ, 1e-12, 1e-12);
+	p.op.sumsq.count = count;
+	add(&p, "x", AT(sumsq.x), IN, STAT, 1, count);
+	add(&p, "out", AT(sumsq.out), INOUT, SUM, 1, 1);
+	body(&p);
+}
+
+static const int64_t odd_sizes[] = {1, 3, 7, 17, 64, 129};
+#define ODD_COUNT (int)(sizeof odd_sizes / sizeof *odd_sizes)
+
+static int64_t pick(uint64_t index)
+{
+	return odd_sizes[mt_random_integer(5, 0, index, ODD_COUNT)];
+}
+
+static void linear_products_equal_reference(void **state)
+{
+	static const enum mt_op_kind kinds[] = {MT_OP_LINEAR, MT_OP_LINEAR_DGRAD, MT_OP_LINEAR_WGRAD};
+	(void)state;
+	for (int k = 0; k < 3; k++) {
+		for (uint64_t i = 0; i < 8; i++)
+			linear(check_equals_reference, kinds[k], pick(9 * i), pick(9 * i + 1), pick(9 * i + 2), i % 2);
+		linear(check_equals_reference, kinds[k], 1, 1, 1, true);
+		linear(check_equals_reference, kinds[k], 70, 400, 1000, true); /* several blocks */
+		linear(check_equals_reference, kinds[k], 1100, 33, 65, false);
+		linear(check_equals_reference, kinds[k], 33, 1100, 1030, false);
+	}
+}
+
+static void attention_equals_reference(void **state)
+{
+	(void)state;
+	attention(check_equals_reference, 1, 1, 1, 1, 1, 0);
+	attention(check_equals_reference, 2, 3, 2, 1, 7, 1);
+	attention(check_equals_reference, 1, 17, 3, 3, 16, 5);
+	attention(check_equals_reference, 2, 64, 4, 2, 64, 0);
+	attention(check_equals_reference, 1, 65, 2, 2, 33, 3);
+	attention(check_equals_reference, 1, 129, 4, 1, 17, 0);
+	attention(check_equals_reference, 1, 200, 2, 1, 80, 16);
+}
+
+static void norms_equal_reference(void **state)
+{
+	(void)state;
+	for (uint64_t i = 0; i < 12; i++)
+		norm(check_equals_reference, i % 2 ? MT_NORM_RMS : MT_NORM_LAYER, pick(31 + 2 * i), 2 + pick(32 + 2 * i), i & 2,
+		     i & 4, i & 8);
+	norm(check_equals_reference, MT_NORM_LAYER, 200, 768, true, true, true);
+}
+
+static void activations_equal_reference(void **state)
+{
+	(void)state;
+	for (uint64_t i = 0; i < 8; i++)
+		activation(check_equals_reference, i % 2 ? MT_SWIGLU : MT_GELU, pick(61 + 2 * i), pick(62 + 2 * i),
+			   i < 4 ? 1.0 : 20.0);
+	activation(check_equals_reference, MT_GELU, 9, 300, 1000.0);
+	activation(check_equals_reference, MT_SWIGLU, 9, 300, 1000.0);
+}
+
+static void embeddings_equal_reference(void **state)
+{
+	(void)state;
+	embedding(check_equals_reference, 1, 1, 1, true, 0);
+	embedding(check_equals_reference, 34, 129, 17, true, 0);
+	embedding(check_equals_reference, 12, 65, 8, true, 5);
+	embedding(check_equals_reference, 40, 700, 10, false, 0);
+}
+
+static void rope_equals_reference(void **state)
+{
+	(void)state;
+	rope(check_equals_reference, 1, 1, 1, 2, 0, 1);
+	rope(check_equals_reference, 2, 17, 3, 6, 0, 1);
+	rope(check_equals_reference, 1, 33, 5, 64, 1000, 1);
+	rope(check_equals_reference, 2, 7, 2, 34, 3, -1);
+}
+
+static void additions_equal_reference(void **state)
+{
+	(void)state;
+	for (uint64_t i = 0; i < 8; i++)
+		addition(check_equals_reference, MT_OP_ADD, pick(91 + 2 * i), pick(92 + 2 * i), i & 1, i & 2);
+	for (uint64_t i = 0; i < 4; i++)
+		addition(check_equals_reference, MT_OP_BIAS_GRAD, pick(121 + 2 * i), pick(122 + 2 * i), false, false);
+	addition(check_equals_reference, MT_OP_BIAS_GRAD, 300, 1031, false, false);
+}
+
+static void loss_equals_reference(void **state)
+{
+	(void)state;
+	loss_stats(check_equals_reference, 1, 1, 0, 1);
+	loss_stats(check_equals_reference, 17, 129, 0, 120);
+	loss_stats(check_equals_reference, 5, 33, 64, 90);
+	loss(check_equals_reference, 1, 3, 0, 3, 1.0);
+	loss(check_equals_reference, 17, 129, 0, 200, 0.25);
+	loss(check_equals_reference, 7, 129, 129, 200, 0.25);
+	loss(check_equals_reference, 7, 65, 0, 65, 0.0);
+}
+
+static void optimizer_equals_reference(void **state)
+{
+	(void)state;
+	for (int i = 0; i < ODD_COUNT; i++) {
+		adamw(check_equals_reference, odd_sizes[i], 1 + 10 * i);
+		sumsq(check_equals_reference, odd_sizes[i] * 700);
+	}
+}
+
+static void bits_do_not_depend_on_threads(void **state)
+{
+	(void)state;
+	linear(check_same_bits, MT_OP_LINEAR, 256, 300, 800, true);
+	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 256, 800, 300, false);
+	linear(check_same_bits, MT_OP_LINEAR_WGRAD, 300, 513, 401, false);
+	linear(check_same_bits, MT_OP_LINEAR, 1, 768, 768, true);
+	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 1, 768, 768, false);
+	attention(check_same_bits, 2, 130, 4, 2, 32, 8);
+	norm(check_same_bits, MT_NORM_LAYER, 300, 257, true, true, true);
+	activation(check_same_bits, MT_GELU, 130, 257, 1.0);
+	activation(check_same_bits, MT_SWIGLU, 130, 257, 1.0);
+	embedding(check_same_bits, 200, 321, 50, true, 0);
+	rope(check_same_bits, 2, 64, 8, 64, 0, 1);
+	addition(check_same_bits, MT_OP_ADD, 130, 321, true, true);
+	addition(check_same_bits, MT_OP_BIAS_GRAD, 130, 321, false, false);
+	loss_stats(check_same_bits, 40, 1001, 0, 1000);
+	loss(check_same_bits, 40, 1001, 0, 1000, 1.0);
+	adamw(check_same_bits, 50001, 3);
+	sumsq(check_same_bits, 200001);
+}
+
+/* Casts, fills and copies are exact, so they are held against the scalar functions of dtype.h and memcmp. */
+static void moves_are_exact(void **state)
+{
+	enum { COUNT = 20011 };
+	static const uint32_t special[] = {0,           0x80000000u, 0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00001u,
+					   0x7f800001u, 1,           0x3f808000u, 0x3f818000u, 0x3f808001u, 0x7f7fffffu};
+	float *source = malloc(COUNT * sizeof *source), *back = malloc(COUNT * sizeof *back);
+	uint16_t *narrow = malloc(COUNT * sizeof *narrow);
+	(void)state;
+	for (int i = 0; i < COUNT; i++)
+		source[i] = (float)mt_random_normal(3, 0, (uint64_t)i);
+	memcpy(source + 100, special, sizeof special);
+	for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+		struct mt_device *cpu = open_cpu(levels[l], 2);
+		struct mt_stream *stream = NULL;
+		struct mt_op op = {.kind = MT_OP_CAST, .dtype = MT_F32};
+		if (!cpu)
+			continue;
+		assert_int_equal(mt_stream_create(cpu, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
+		op.move = (struct mt_move){.count = COUNT, .src_dtype = MT_F32, .dst_dtype = MT_BF16, .src = source, .dst = narrow};
+		assert_int_equal(mt_device_enqueue(cpu, stream, &op), MT_OK);
+		op.move = (struct mt_move){.count = COUNT, .src_dtype = MT_BF16, .dst_dtype = MT_F32, .src = narrow, .dst = back};
+		assert_int_equal(mt_device_enqueue(cpu, stream, &op), MT_OK);
+		for (int i = 0; i < COUNT; i++) {
+			const float wide = mt_bf16_to_f32(narrow[i]);
+			assert_int_equal(narrow[i], mt_bf16_from_f32(source[i]));
+			assert_memory_equal(&back[i], &wide, sizeof wide);
+		}
+		op.kind = MT_OP_FILL;
+		op.move = (struct mt_move){.count = COUNT - 1, .dst_dtype = MT_F32, .value = 2.5, .dst = back};
+		assert_int_equal(mt_device_enqueue(cpu, stream, &op), MT_OK);
+		assert_true(back[0] == 2.5f && back[COUNT - 2] == 2.5f && back[COUNT - 1] != 2.5f);
+		op.kind = MT_OP_COPY;
+		op.move = (struct mt_move){.rows = 7, .cols = 5, .src_stride = 11, .dst_stride = 6, .src = source, .dst = back};
+		assert_int_equal(mt_device_enqueue(cpu, stream, &op), MT_OK);
+		for (int i = 0; i < 35; i++)
+			assert_memory_equal(&back[i / 5 * 6 + i % 5], &source[i / 5 * 11 + i % 5], 4);
+		assert_true(back[5] == 2.5f);
+		mt_stream_destroy(stream);
+		mt_device_destroy(cpu);
+	}
+	free(source);
+	free(back);
+	free(narrow);
+}
+
+static void f64_is_not_available(void **state)
+{
+	struct mt_device *cpu = NULL;
+	struct mt_stream *stream = NULL;
+	double x[2] = {1.0, 2.0};
+	struct mt_op op = {.kind = MT_OP_ADD, .dtype = MT_F64, .add = {.rows = 1, .cols = 2, .a = x, .out = x}};
+	(void)state;
+	assert_int_equal(mt_device_create(&cpu, &(struct mt_device_config){.kind = "cpu", .threads = 1}), MT_OK);
+	assert_int_equal(mt_stream_create(cpu, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
+	assert_int_equal(mt_device_enqueue(cpu, stream, &op), MT_UNAVAILABLE);
+	mt_error_clear();
+	mt_stream_destroy(stream);
+	mt_device_destroy(cpu);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(linear_products_equal_reference),
+		cmocka_unit_test(attention_equals_reference),
+		cmocka_unit_test(norms_equal_reference),
+		cmocka_unit_test(activations_equal_reference),
+		cmocka_unit_test(embeddings_equal_reference),
+		cmocka_unit_test(rope_equals_reference),
+		cmocka_unit_test(additions_equal_reference),
+		cmocka_unit_test(loss_equals_reference),
+		cmocka_unit_test(optimizer_equals_reference),
+		cmocka_unit_test(bits_do_not_depend_on_threads),
+		cmocka_unit_test(moves_are_exact),
+		cmocka_unit_test(f64_is_not_available),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -152,6 +152,7 @@ static int group_tag(const struct mt_group *group)
 	return GROUP_TAG + (int)(hash % 0xffff);
 }
 
+/* MPI makes communicators in a blocking call, with the lock held: comm streams stand still until all members have come. */
 static enum mt_status make_comm(const struct mt_group *group, int tag, MPI_Comm *comm)
 {
 	MPI_Group world = MPI_GROUP_NULL, members = MPI_GROUP_NULL;

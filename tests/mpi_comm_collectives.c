@@ -500,14 +500,20 @@ static int a_differing_call_is_named(struct bench *b)
 	int64_t count = b->rank == b->size - 1 ? 5 : 4;
 	must(b, mt_comm_all_reduce(group, b->comm[0], x, x, 4, MT_F32, MT_SUM), "agreeing call");
 	must(b, mt_stream_synchronize(b->comm[0]), "agreeing call");
-	wrong += mt_comm_all_reduce(group, b->compute, x, x, count, MT_F32, MT_SUM) != MT_FAILED;
+	/* On a comm stream the failure is known when the stream is waited for, if not at once. */
+	if (mt_comm_all_reduce(group, b->comm[0], x, x, count, MT_F32, MT_SUM) == MT_OK)
+		wrong += mt_stream_synchronize(b->comm[0]) != MT_FAILED;
 	snprintf(name, sizeof name, "rank %d (world", b->size - 1);
 	if (!strstr(mt_error_message(), name) || !strstr(mt_error_message(), "of 5 f32")) {
 		fprintf(stderr, "the message does not name %s: %s\n", name, mt_error_message());
 		wrong++;
 	}
 	mt_error_clear();
-	wrong += mt_comm_all_reduce(group, b->compute, x, x, 4, MT_F32, MT_SUM) != MT_FAILED;
+	wrong += mt_comm_all_reduce(group, b->comm[1], x, x, 4, MT_F32, MT_SUM) == MT_OK &&
+		 mt_stream_synchronize(b->comm[1]) == MT_OK;
+	wrong += !strstr(mt_error_message(), "earlier operation");
+	mt_error_clear();
+	mt_stream_synchronize(b->comm[1]);
 	mt_error_clear();
 	mt_group_destroy(group);
 	return wrong;

@@ -440,6 +440,8 @@ static void an_index_that_lies_is_refused_by_name(void **state)
 		refused(path_of("lie"), 1000, "lie.idx");
 	}
 	write_file("lie.idx", index, bytes);
+	assert_int_equal(truncate(path_of("lie.bin"), 202), 0);
+	refused(path_of("lie"), 1000, "longer");
 	assert_int_equal(truncate(path_of("lie.bin"), 150), 0);
 	refused(path_of("lie"), 1000, "outside");
 	unlink(path_of("lie.bin"));

@@ -77,7 +77,7 @@ struct mt_device {
 	struct mt_device_info info;
 	mt_trace_sink trace;  /* NULL: off */
 	void *trace_context;
-	double virtual_start_s; /* dry: 0 */
+	double virtual_start_s; /* dry: 0, then the latest time the host has waited for; nothing starts before it */
 	void *backend;	      /* owned by the backend */
 };
 
@@ -119,7 +119,8 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream);
 /* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on dry. */
 double mt_stream_now_s(struct mt_stream *stream);
 
-/* For fabrics on host devices: announces asynchronous work on a comm stream (ticket), and its end. */
+/* For fabrics on host devices: announces asynchronous work on a stream (ticket 1, 2, ...), and its end. Work of a stream
+ * is in order, so the end of a ticket is the end of all before it. A failure is reported by one wait, the next. */
 uint64_t mt_stream_async_begin(struct mt_stream *stream);
 void mt_stream_async_end(struct mt_stream *stream, uint64_t ticket, enum mt_status status, const char *message);
 /* For fabrics on the dry device: the stream is busy for `seconds` from max(its clock, not_before_s); returns the end. */

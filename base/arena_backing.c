@@ -3,7 +3,6 @@
 #include "base/arena.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -50,7 +49,7 @@ static void host_release(void *context, void *base, size_t bytes)
 #define DRY_FIRST ((uint64_t)0x4d10 << 48)
 #define DRY_END   ((uint64_t)0x4df0 << 48)
 
-static _Atomic uint64_t dry_cursor = DRY_FIRST;
+static uint64_t dry_cursor = DRY_FIRST;
 
 static enum mt_status dry_reserve(void *context, size_t bytes, void **base)
 {
@@ -59,11 +58,11 @@ static enum mt_status dry_reserve(void *context, size_t bytes, void **base)
 	(void)context;
 	if (size < bytes || size > DRY_END - DRY_FIRST)
 		return mt_fail(MT_NOMEM, "cannot reserve %zu dry bytes: more than the 62 PB of dry addresses", bytes);
-	uint64_t seen = atomic_load(&dry_cursor);
+	uint64_t seen = __atomic_load_n(&dry_cursor, __ATOMIC_RELAXED);
 	do {
 		at = seen + size > DRY_END ? DRY_FIRST : seen;
 		next = at + size;
-	} while (!atomic_compare_exchange_weak(&dry_cursor, &seen, next));
+	} while (!__atomic_compare_exchange_n(&dry_cursor, &seen, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 	*base = (void *)(uintptr_t)at;
 	return MT_OK;
 }

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-double mt_clock_s(void);   /* seconds since an arbitrary start */
+double mt_clock_s(void); /* seconds since an arbitrary start */
 uint64_t mt_clock_ns(void);
 void mt_clock_sleep(double seconds);
 /* UTC now as "2026-01-31T23:59:59Z" in buf[24]. */

@@ -9,7 +9,7 @@
 /* A file being written; `stream` is what the caller writes to. */
 struct mt_file {
 	FILE *stream;
-	char *path;	 /* owned */
+	char *path;      /* owned */
 	char *temporary; /* owned */
 };
 

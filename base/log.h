@@ -12,8 +12,8 @@ void mt_log_set_rank(int rank, int world, const char *host);
 void mt_log_write(enum mt_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define mt_error(...) mt_log_write(MT_LOG_ERROR, __VA_ARGS__)
-#define mt_warn(...) mt_log_write(MT_LOG_WARN, __VA_ARGS__)
-#define mt_info(...) mt_log_write(MT_LOG_INFO, __VA_ARGS__)
+#define mt_warn(...)  mt_log_write(MT_LOG_WARN, __VA_ARGS__)
+#define mt_info(...)  mt_log_write(MT_LOG_INFO, __VA_ARGS__)
 #define mt_debug(...) mt_log_write(MT_LOG_DEBUG, __VA_ARGS__)
 
 #endif

@@ -11,21 +11,21 @@
 #include <stdio.h>
 
 enum mt_option_kind {
-	MT_OPTION_BOOL,	  /* bool; "true/false/yes/no/on/off/1/0" */
-	MT_OPTION_INT,	  /* int64_t; suffixes K M G T (powers of 1000) and Ki Mi Gi Ti are accepted */
+	MT_OPTION_BOOL,   /* bool; "true/false/yes/no/on/off/1/0" */
+	MT_OPTION_INT,    /* int64_t; suffixes K M G T (powers of 1000) and Ki Mi Gi Ti are accepted */
 	MT_OPTION_FLOAT,  /* double */
 	MT_OPTION_CHOICE, /* int, index into choices */
 	MT_OPTION_STRING, /* char *, owned by the struct, freed by mt_options_free; NULL when the default is NULL */
 };
 
 struct mt_option {
-	const char *name;	    /* as in YAML; the command line takes --name with '_' or '-' */
+	const char *name; /* as in YAML; the command line takes --name with '_' or '-' */
 	enum mt_option_kind kind;
-	size_t offset;		    /* offsetof(struct, field) */
-	const char *value;	    /* default, as text; NULL: zero or NULL */
-	double least, most;	    /* for INT and FLOAT; both 0: no bound */
+	size_t offset;              /* offsetof(struct, field) */
+	const char *value;          /* default, as text; NULL: zero or NULL */
+	double least, most;         /* for INT and FLOAT; both 0: no bound */
 	const char *const *choices; /* for CHOICE: NULL-terminated */
-	const char *help;	    /* one sentence, unit included */
+	const char *help;           /* one sentence, unit included */
 };
 
 struct mt_option_table {

@@ -5,11 +5,11 @@
 #include "base/status.h"
 
 struct mt_process_result {
-	int exit_code;	  /* 128 + signal when killed by one */
-	int timed_out;	  /* 1 when timeout_s ended it; the whole process group is killed */
+	int exit_code; /* 128 + signal when killed by one */
+	int timed_out; /* 1 when timeout_s ended it; the whole process group is killed */
 	double seconds;
-	char *output;	  /* stdout, NUL-terminated, owned */
-	char *errors;	  /* the last 64 KiB of stderr, owned */
+	char *output; /* stdout, NUL-terminated, owned */
+	char *errors; /* the last 64 KiB of stderr, owned */
 };
 
 /* Runs argv (NULL-terminated) in its own process group with stdin from /dev/null; `environment` is a NULL-terminated

@@ -6,7 +6,7 @@
 
 struct mt_progress {
 	const char *title; /* borrowed */
-	int64_t total;	   /* 0: unknown */
+	int64_t total;     /* 0: unknown */
 	int64_t done;
 	double start_s, shown_s;
 	int terminal;

@@ -8,7 +8,7 @@
 /* All take unsorted samples and leave them as they are. count == 0 gives NaN. */
 double mt_stats_median(const double *x, size_t count);
 double mt_stats_quantile(const double *x, size_t count, double q); /* linear interpolation (type 7) */
-double mt_stats_mad(const double *x, size_t count);		   /* median |x - median|, times 1.4826 */
+double mt_stats_mad(const double *x, size_t count);                /* median |x - median|, times 1.4826 */
 double mt_stats_mean(const double *x, size_t count);
 
 struct mt_interval {

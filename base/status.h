@@ -10,14 +10,14 @@
 
 enum mt_status {
 	MT_OK = 0,
-	MT_VERDICT,	 /* the work was done and its verdict is against: regression, failed acceptance */
-	MT_INPUT,	 /* bad usage or bad input; nothing was started */
+	MT_VERDICT,      /* the work was done and its verdict is against: regression, failed acceptance */
+	MT_INPUT,        /* bad usage or bad input; nothing was started */
 	MT_INCONCLUSIVE, /* the work was done and decides nothing */
-	MT_FAILED,	 /* the run failed */
-	MT_NOMEM,	 /* out of memory, on the host or the device */
-	MT_IO,		 /* a file or a pipe could not be read or written */
-	MT_UNAVAILABLE,	 /* not possible here: skipped with its reason, never failed, never passed */
-	MT_INTERRUPTED,	 /* stopped by a signal; what was found so far is kept */
+	MT_FAILED,       /* the run failed */
+	MT_NOMEM,        /* out of memory, on the host or the device */
+	MT_IO,           /* a file or a pipe could not be read or written */
+	MT_UNAVAILABLE,  /* not possible here: skipped with its reason, never failed, never passed */
+	MT_INTERRUPTED,  /* stopped by a signal; what was found so far is kept */
 };
 
 /* Records the message unless one is already recorded, and returns `status`. Never fails. */
@@ -32,19 +32,19 @@ void mt_error_clear(void);
 const char *mt_status_name(enum mt_status status);
 int mt_status_exit_code(enum mt_status status);
 
-#define MT_TRY(expression)                               \
-	do {                                             \
-		enum mt_status mt_try_status_ = (expression); \
-		if (mt_try_status_ != MT_OK)             \
-			return mt_try_status_;           \
+#define MT_TRY(expression)                                                                                                         \
+	do {                                                                                                                       \
+		enum mt_status mt_try_status_ = (expression);                                                                      \
+		if (mt_try_status_ != MT_OK)                                                                                       \
+			return mt_try_status_;                                                                                     \
 	} while (0)
 
 /* For functions with one exit label: a local `enum mt_status st` takes the status. */
-#define MT_GOTO(label, expression)        \
-	do {                              \
-		st = (expression);        \
-		if (st != MT_OK)          \
-			goto label;       \
+#define MT_GOTO(label, expression)                                                                                                 \
+	do {                                                                                                                       \
+		st = (expression);                                                                                                 \
+		if (st != MT_OK)                                                                                                   \
+			goto label;                                                                                                \
 	} while (0)
 
 #endif

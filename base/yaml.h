@@ -13,12 +13,12 @@ enum mt_yaml_kind { MT_YAML_SCALAR, MT_YAML_MAP, MT_YAML_LIST };
 
 struct mt_yaml {
 	enum mt_yaml_kind kind;
-	const char *file;      /* the name given to load or parse; owned by the root */
-	int line;	       /* 1-based; of a value in a map: its key's */
-	char *text;	       /* scalar: its text, owned */
-	bool quoted;	       /* scalar: quoted in the file, so never null */
-	size_t count;	       /* map or list: number of items */
-	char **keys;	       /* map: count keys, owned */
+	const char *file;       /* the name given to load or parse; owned by the root */
+	int line;               /* 1-based; of a value in a map: its key's */
+	char *text;             /* scalar: its text, owned */
+	bool quoted;            /* scalar: quoted in the file, so never null */
+	size_t count;           /* map or list: number of items */
+	char **keys;            /* map: count keys, owned */
 	struct mt_yaml **items; /* map or list: count values, owned */
 };
 

@@ -60,6 +60,7 @@ static void forget(struct mt_file *file)
 enum mt_status mt_file_create(struct mt_file *file, const char *path)
 {
 	struct stat info;
+	char *temporary = NULL;
 	int fd;
 
 	memset(file, 0, sizeof *file);
@@ -71,7 +72,8 @@ enum mt_status mt_file_create(struct mt_file *file, const char *path)
 	if (exists && !S_ISREG(info.st_mode))
 		fd = open(path, O_WRONLY | O_CLOEXEC);
 	else
-		fd = open_temporary(file->path, &file->temporary);
+		fd = open_temporary(file->path, &temporary);
+	file->temporary = temporary;
 	if (fd >= 0)
 		file->stream = fdopen(fd, "w");
 	if (!file->stream) {

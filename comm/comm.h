@@ -98,25 +98,25 @@ int mt_group_size(const struct mt_group *group);
 int mt_group_world_rank(const struct mt_group *group, int group_rank);
 
 /* recv[i] = reduction over ranks of send[i], i < count. dtypes: f32, bf16 (summed pairwise in f32, rounded to bf16), f64, i32. */
-enum mt_status mt_comm_all_reduce(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
-				  int64_t count, enum mt_dtype dtype, enum mt_reduction reduction);
+enum mt_status mt_comm_all_reduce(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype, enum mt_reduction reduction);
 /* recv[i] = sum over ranks of send[rank*count + i], i < count. */
-enum mt_status mt_comm_reduce_scatter(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
-				      int64_t count, enum mt_dtype dtype);
+enum mt_status mt_comm_reduce_scatter(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				      enum mt_dtype dtype);
 /* recv[r*count + i] = rank r's send[i], i < count. */
-enum mt_status mt_comm_all_gather(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
-				  int64_t count, enum mt_dtype dtype);
+enum mt_status mt_comm_all_gather(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype);
 /* recv[r*count + i] = rank r's send[rank*count + i], i < count; not in place. */
-enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
-				  int64_t count, enum mt_dtype dtype);
-enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count,
-				 enum mt_dtype dtype, int root);
+enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+				  enum mt_dtype dtype);
+enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
+				 int root);
 /* Messages between group ranks; a send completes when its buffer may be reused. Messages from one rank to another on
  * one group are received in the order sent. */
 enum mt_status mt_comm_send(struct mt_group *group, struct mt_stream *stream, const void *buffer, int64_t count,
 			    enum mt_dtype dtype, int to);
-enum mt_status mt_comm_recv(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count,
-			    enum mt_dtype dtype, int from);
+enum mt_status mt_comm_recv(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
+			    int from);
 /* Host-side: returns when every member has called it. */
 enum mt_status mt_comm_barrier(struct mt_group *group);
 /* Host-side helpers on small host arrays (statistics, agreement): blocking, any fabric. Dry: identity / own value repeated. */
@@ -124,7 +124,8 @@ enum mt_status mt_comm_host_all_reduce(struct mt_group *group, double *values, i
 enum mt_status mt_comm_host_all_gather(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank);
 
 /* nccl-tests' definitions. S bytes: all_reduce, broadcast, send_recv: the buffer; reduce_scatter, all_gather, all_to_all:
- * the whole (size * count). algbw = S/t, busbw = algbw * factor: 2(n-1)/n all_reduce, (n-1)/n the three, 1 broadcast and send_recv. */
+ * the whole (size * count). algbw = S/t, busbw = algbw * factor: 2(n-1)/n all_reduce, (n-1)/n the three, 1 broadcast and send_recv.
+ */
 double mt_comm_bus_factor(enum mt_comm_op op, int size);
 
 /* A cost curve: seconds over bytes of one (op, dtype, size, stride), measured; between the points straight in
@@ -135,8 +136,8 @@ struct mt_comm_curve {
 	int size, stride;
 	int points;
 	double bytes[24], seconds[24], spread_s[24]; /* spread: MAD of the samples */
-	double alpha_s, beta_s_per_byte;	     /* fitted: seconds = alpha + beta * bytes */
-	double residual_frac;			     /* root mean square relative error of that fit */
+	double alpha_s, beta_s_per_byte;             /* fitted: seconds = alpha + beta * bytes */
+	double residual_frac;                        /* root mean square relative error of that fit */
 };
 double mt_comm_curve_s(const struct mt_comm_curve *curve, double bytes);
 

@@ -46,7 +46,8 @@ static int regular_stride(const int *ranks, int count)
 }
 
 /* A group of a block is one of the larger fabric, whose ranks begin elsewhere. */
-static enum mt_status create_in_parent(struct mt_fabric *block, const char *name, const int *ranks, int count, struct mt_group **group)
+static enum mt_status create_in_parent(struct mt_fabric *block, const char *name, const int *ranks, int count,
+				       struct mt_group **group)
 {
 	int *shifted = malloc((size_t)count * sizeof *shifted);
 	enum mt_status st;
@@ -73,9 +74,9 @@ enum mt_status mt_group_create(struct mt_fabric *fabric, const char *name, const
 	if (count < 1 || count > fabric->size)
 		return mt_fail(MT_INPUT, "group %s: %d members of a world of %d ranks", name, count, fabric->size);
 	MT_TRY(check_ranks(fabric, name, ranks, count, &mine));
-	MT_TRY(check_distinct(fabric, name, ranks, count));
 	if (fabric->parent)
 		return create_in_parent(fabric, name, ranks, count, group);
+	MT_TRY(check_distinct(fabric, name, ranks, count));
 
 	g = calloc(1, sizeof *g);
 	if (!g || !(g->ranks = malloc((size_t)count * sizeof *ranks))) {

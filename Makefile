@@ -3,7 +3,10 @@
 #   make tune       tune GPT-2 124M on this machine      make bench     the speed figures of the README
 #   make deps       install what is missing              make lint      static checks    make layers   the include rules
 #   make install PREFIX=/usr/local DESTDIR=              make clean
-# Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  MPI=no HWLOC=no
+# Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  MPI=no HWLOC=no  V=1
+ifneq ($(V),1)
+Q := @
+endif
 PREFIX  ?= /usr/local
 DESTDIR ?=
 CC      ?= gcc
@@ -60,9 +63,12 @@ ISA_OBJ := $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/obj/%.$(i).o))
 LIB := $(BUILD)/libmegatune.a
 PROGRAM := $(BUILD)/megatune
 
+ifeq ($(SANITIZE),1)
+SANITIZE_OBJ := $(BUILD)/obj/tests/sanitizers/nodlclose.o
+endif
+
 UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
-TEST_HELPERS := $(wildcard tests/support/*.c)
 
 .PHONY: all deps tune test check bench lint layers install uninstall clean found
 all: found $(PROGRAM)
@@ -80,27 +86,70 @@ FORCE:
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(Q)echo "cc       $<"; $(CC) $(ALL_CFLAGS) -c $< -o $@
 
 define isa_rule
 $(BUILD)/obj/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	$(CC) $(ALL_CFLAGS) -O3 -fopenmp-simd $(ISA_FLAGS_$(1)) -DMT_ISA=$(1) -c $$< -o $$@
+	$(Q)echo "cc       $$< ($(1))"; $(CC) $$(ALL_CFLAGS) -O3 -fopenmp-simd $(ISA_FLAGS_$(1)) -DMT_ISA=$(1) -c $$< -o $$@
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
 $(LIB): $(OBJ) $(ISA_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
-$(PROGRAM): $(BUILD)/obj/tuner/main.o $(LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $(BUILD)/obj/tuner/main.o $(LIB) $(LIBS)
+$(PROGRAM): $(BUILD)/obj/tuner/main.o $(SANITIZE_OBJ) $(LIB)
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(patsubst %.c,$(BUILD)/obj/%.o,$(TEST_HELPERS)) $(LIB)
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+
+# What the build, the program and the tests use; installed only where something is missing.
+DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libyaml-dev bats \
+	iproute2
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+deps:
+	@missing=""; for p in $(DEPS); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then echo "deps     all there"; else \
+		echo "deps     installing with apt-get:$$missing"; \
+		$(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; fi
+
+# The main job: GPT-2 124M on 2 ranks of this machine, on real text of it. A second make sees what deps installed.
+TUNE_RANKS ?= 2
+TUNE_DATA  ?= /usr/share/common-licenses
+TUNE_OUT   ?= tuned
+tune: deps
+	@$(MAKE) --no-print-directory all
+	$(PROGRAM) tune gpt2-124m --gpus $(TUNE_RANKS) --data $(TUNE_DATA) --out $(TUNE_OUT) $(TUNE_FLAGS)
+
+test: deps
+	@$(MAKE) --no-print-directory check
+
+check: $(PROGRAM) $(UNIT_TESTS) $(MPI_TESTS)
+	BUILD=$(BUILD) tests/run.sh $(TESTS)
+
+bench: $(PROGRAM)
+	tests/bench.sh
+
+lint: export LINT_CFLAGS = $(ALL_CFLAGS)
+lint:
+	tests/lint.sh
+
+layers:
+	tests/layers.sh
+
+install: $(PROGRAM)
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/megatune
+	install -d $(DESTDIR)$(PREFIX)/share/megatune/models
+	install -m 644 examples/models/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/models/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/megatune
+	rm -rf $(DESTDIR)$(PREFIX)/share/megatune
 
 clean:
 	rm -rf $(BUILD)

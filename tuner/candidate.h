@@ -1,0 +1,60 @@
+/* candidate: a layout with what is predicted and measured of it; and the space of layouts. */
+#ifndef MT_TUNER_CANDIDATE_H
+#define MT_TUNER_CANDIDATE_H
+
+#include "base/stats.h"
+#include "engine/engine.h"
+#include "engine/run.h"
+#include "engine/trace.h"
+
+enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
+
+#define MT_MOST_STAGES 64
+
+struct mt_stage_prediction {
+	int64_t arena_bytes[MT_ENGINE_ARENAS];
+	int64_t peak_bytes;	/* of the engine's allocator */
+	int64_t resident_bytes; /* of the process */
+};
+
+struct mt_candidate {
+	struct mt_layout layout;
+	enum mt_fidelity fidelity;
+	double step_s, lo_s, hi_s; /* predicted, 90% interval */
+	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s */
+	double guessed_frac; /* part of the step's kernel time whose operations were never measured */
+	int stages;
+	struct mt_stage_prediction *stage; /* owned */
+
+	bool run;     /* it was run */
+	bool failed;  /* and failed */
+	char failure[240];
+	double measured_s;
+	struct mt_interval measured;
+	int64_t measured_steps;
+	double measured_loss;
+	int64_t *measured_peak_bytes, *measured_resident_bytes; /* owned, by stage */
+};
+
+/* All candidates of a search, and why others are not. */
+struct mt_space {
+	struct mt_candidate *candidates; /* owned */
+	int count, capacity;
+	int64_t *rejected;	    /* owned: one a layout rule, then one for memory */
+	int64_t considered;
+};
+
+/* Enumerates tp, pp, dp with tp*pp*dp = world, every divisor as micro-batch, sp, zero, recompute; `base` gives gbs, seq, dtype,
+ * threads, bucket size. Layouts that break a rule are counted under it. */
+enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world);
+void mt_space_free(struct mt_space *space);
+/* Removes candidates whose predicted resident size at any stage is above the limit, and counts them. */
+void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes);
+/* Orders: measured ones first by measured time, then the others by prediction; failed ones last. */
+void mt_space_sort(struct mt_space *space);
+/* Name and sentence of a rejection counter: the layout rules, then "exceeds_memory". */
+int mt_space_rule_count(void);
+const char *mt_space_rule_name(int rule);
+const char *mt_space_rule_text(int rule);
+
+#endif

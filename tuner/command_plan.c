@@ -1,0 +1,249 @@
+/* plan and tune: the main job. plan searches with what is known; tune measures, searches, runs the best few and chooses. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "reports/report.h"
+#include "tuner/commands.h"
+#include "tuner/launch.h"
+#include "tuner/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Our own command line for a step on all ranks: the options that decide what it measures, passed on. */
+struct arguments {
+	const char *argv[40];
+	char numbers[8][32];
+	int count, used;
+};
+
+static void add(struct arguments *a, const char *word)
+{
+	a->argv[a->count++] = word;
+	a->argv[a->count] = NULL;
+}
+
+static void add_number(struct arguments *a, const char *name, double value)
+{
+	snprintf(a->numbers[a->used], sizeof a->numbers[0], "%.17g", value);
+	add(a, name);
+	add(a, a->numbers[a->used++]);
+}
+
+static enum mt_status run_step(struct mt_session *s, const char *name, const struct arguments *a, double timeout_s)
+{
+	struct mt_process_result result = {0};
+	double start_s = mt_clock_s();
+	char reason[240];
+	enum mt_status st;
+
+	mt_info("%s ...", name);
+	st = mt_launch(&result, &s->options, s->world, (int)s->options.threads, a->argv, timeout_s);
+	if (st == MT_OK && (result.exit_code != 0 || result.timed_out)) {
+		mt_launch_reason(&result, reason);
+		st = result.exit_code == 77 ? MT_UNAVAILABLE : MT_FAILED;
+		st = mt_fail(st, "%s on %d ranks failed: %s", name, s->world, reason);
+	}
+	mt_process_result_free(&result);
+	mt_session_phase(s, name, start_s);
+	return st;
+}
+
+static enum mt_status probe(struct mt_session *s, const char *path)
+{
+	struct arguments a = {0};
+
+	add(&a, "probe");
+	add(&a, "--out");
+	add(&a, path);
+	add(&a, "--device");
+	add(&a, s->options.device);
+	add_number(&a, "--budget-s", s->options.probe_budget_s);
+	add_number(&a, "--threads", (double)s->options.threads);
+	return run_step(s, "probe", &a, 60 + 20 * s->options.probe_budget_s);
+}
+
+static enum mt_status profile(struct mt_session *s, const char *model, const char *machine)
+{
+	char *store = mt_session_store_path(s);
+	struct arguments a = {0};
+	enum mt_status st;
+
+	if (!store)
+		return mt_fail(MT_NOMEM, "no memory for a path");
+	add(&a, "profile");
+	add(&a, model);
+	add(&a, "--machine");
+	add(&a, machine);
+	add(&a, "--store");
+	add(&a, store);
+	add(&a, "--device");
+	add(&a, s->options.device);
+	add(&a, "--dtype");
+	add(&a, s->base.dtype == MT_BF16 ? "bf16" : "f32");
+	add_number(&a, "--gbs", (double)s->base.gbs);
+	add_number(&a, "--seq", (double)s->base.seq);
+	add_number(&a, "--threads", (double)s->base.threads);
+	add_number(&a, "--profile-budget-s", s->options.profile_budget_s);
+	st = run_step(s, "profile", &a, 120 + 20 * s->options.profile_budget_s);
+	free(store);
+	return st;
+}
+
+/* Probe (unless a machine file was given) and profile; then both are read back, as a later plan would. */
+static enum mt_status measure(struct mt_session *s, const char *model)
+{
+	char *machine = s->options.machine ? mt_string("%s", s->options.machine) : mt_session_path(s, "machine.yaml");
+	bool measured;
+	int rows;
+	enum mt_status st = MT_OK;
+
+	if (!machine)
+		return mt_fail(MT_NOMEM, "no memory for a path");
+	if (!s->options.machine) {
+		s->world = s->options.gpus > 0 ? (int)s->options.gpus : 2;
+		MT_GOTO(out, probe(s, machine));
+	}
+	MT_GOTO(out, mt_session_load_machine(s, &measured));
+	MT_GOTO(out, profile(s, model, machine));
+	mt_machine_free(&s->machine); /* profile notes the size of a rank's process in it */
+	MT_GOTO(out, mt_session_load_machine(s, &measured));
+	MT_GOTO(out, mt_session_load_profile(s, &rows));
+	if (rows == 0)
+		st = mt_fail(MT_FAILED, "the profile store has no rows for this machine after profiling: remove it and try again");
+out:
+	free(machine);
+	return st;
+}
+
+static enum mt_status save_run(const struct mt_session *s)
+{
+	const struct mt_candidate *c = &s->space.candidates[s->choice];
+	char *path = mt_session_path(s, "run.yaml"), text[96];
+	char *header = NULL;
+	double time_s = c->run && !c->failed ? c->measured_s : c->step_s;
+	double peak = mt_machine_tflops(&s->machine, (enum mt_dtype)s->base.dtype, (int)s->base.threads, s->cost.ranks_per_host);
+	struct mt_run run;
+	enum mt_status st;
+
+	mt_layout_text(&c->layout, text);
+	header = mt_string("%s on %d ranks of %s: %s\npredicted %.4g s a step (%.4g to %.4g), MFU %.1f%%\n%s %.4g s a step", s->model.name,
+			   s->world, s->machine.name, text, c->step_s, c->lo_s, c->hi_s,
+			   peak > 0 ? s->model_flops / c->step_s / s->world / 1e12 / peak * 100 : 0.0,
+			   c->run && !c->failed ? "measured" : "not run; expected", time_s);
+	mt_run_default(&run);
+	mt_model_free(&run.model);
+	run.model = s->model;
+	run.layout = c->layout;
+	run.train.seed = s->options.seed;
+	run.train.steps = 100;
+	run.train.peak_tflops = peak;
+	free(run.data.path);
+	run.data.path = s->options.data ? strdup(s->options.data) : NULL;
+	st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
+	memset(&run.model, 0, sizeof run.model); /* borrowed */
+	mt_run_free(&run);
+	free(header);
+	free(path);
+	return st;
+}
+
+static enum mt_status write_results(struct mt_session *s, json_t *result)
+{
+	char *path = mt_session_path(s, "result.json");
+	enum mt_status st = path ? mt_json_save(result, path) : mt_fail(MT_NOMEM, "no memory for a path");
+
+	free(path);
+	MT_TRY(st);
+	MT_TRY(save_run(s));
+	return s->options.report ? mt_report_write(result, s->options.out) : MT_OK;
+}
+
+static enum mt_status finish(struct mt_session *s, const struct mt_cli *cli)
+{
+	json_t *result;
+	enum mt_status st;
+
+	MT_TRY(mt_choose(s));
+	result = mt_result_json(s);
+	st = write_results(s, result);
+	if (st == MT_OK && cli->common.json)
+		return mt_cli_print_json(result);
+	if (st == MT_OK)
+		st = mt_report_print(result, stdout, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+	json_decref(result);
+	return st;
+}
+
+static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool tunes)
+{
+	const char *model = cli->words[0];
+	bool measured;
+	int rows;
+
+	MT_TRY(mt_session_open(s, model));
+	if (tunes) {
+		/* Nothing is written before the input is known to be good: 3 ranks for a model of 4 heads ends here. */
+		s->world = s->options.gpus > 0 ? (int)s->options.gpus : 2;
+		if (!s->options.machine) {
+			MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world));
+			if (s->space.count == 0)
+				return mt_search(s);
+			mt_space_free(&s->space);
+		}
+		MT_TRY(mt_file_make_directory(s->options.out));
+		MT_TRY(measure(s, model));
+	} else {
+		MT_TRY(mt_session_load_machine(s, &measured));
+		MT_TRY(mt_session_load_profile(s, &rows));
+		if (!measured)
+			mt_warn("no machine was measured here: rates are guesses; `megatune probe --out machine.yaml` measures them");
+	}
+	MT_TRY(mt_search(s));
+	if (tunes)
+		MT_TRY(mt_verify(s));
+	MT_TRY(mt_file_make_directory(s->options.out));
+	MT_TRY(finish(s, cli));
+	return s->partial ? MT_INTERRUPTED : MT_OK;
+}
+
+static enum mt_status plan_or_tune(int argc, char **argv, bool tunes)
+{
+	struct mt_session session;
+	struct mt_cli cli = {.usage = tunes ? "megatune tune MODEL [options]" : "megatune plan MODEL [options]",
+			     .summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best\n"
+						"few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models,\n"
+						"a YAML file or a Hugging Face config.json."
+					      : "Searches the best layout of MODEL with what is known of the machine; nothing is run.",
+			     .tables = {&mt_tune_options_table},
+			     .values = {&session.options},
+			     .least_words = 1,
+			     .most_words = 1};
+	enum mt_status st;
+
+	mt_session_default(&session);
+	session.command = tunes ? "tune" : "plan";
+	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
+	if (cli.helped)
+		goto out;
+	MT_GOTO(out, mt_cli_apply(&cli));
+	st = work(&session, &cli, tunes);
+out:
+	mt_cli_free(&cli);
+	mt_session_free(&session);
+	return st;
+}
+
+enum mt_status mt_command_plan(int argc, char **argv)
+{
+	return plan_or_tune(argc, argv, false);
+}
+
+enum mt_status mt_command_tune(int argc, char **argv)
+{
+	return plan_or_tune(argc, argv, true);
+}

@@ -1,0 +1,164 @@
+/* profile: times the kernels that a model's layouts need, on all ranks at once, and keeps them in the store. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "tuner/commands.h"
+#include "tuner/session.h"
+#include "tuner/slice.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct profiler {
+	struct mt_session session;
+	struct mt_fabric *fabric;
+	struct mt_device *device;
+	struct mt_slice *slices; /* owned */
+	int slice_count, runs;
+	int64_t process_bytes;
+	bool leader;
+};
+
+static enum mt_status open_all(struct profiler *p, const char *model)
+{
+	struct mt_fabric_config fabric = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	struct mt_device_config device;
+	bool measured;
+	int rows;
+
+	MT_TRY(mt_fabric_create(&p->fabric, &fabric));
+	mt_log_set_rank(mt_fabric_rank(p->fabric), mt_fabric_size(p->fabric), mt_fabric_host(p->fabric, mt_fabric_rank(p->fabric)));
+	p->leader = mt_fabric_rank(p->fabric) == 0;
+	p->session.options.gpus = mt_fabric_size(p->fabric);
+	MT_TRY(mt_session_open(&p->session, model));
+	MT_TRY(mt_session_load_machine(&p->session, &measured));
+	if (!measured)
+		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its file with --machine");
+	MT_TRY(mt_session_load_profile(&p->session, &rows));
+	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world));
+	MT_TRY(mt_slices_of(&p->session.space, &p->session.model, &p->slices, &p->slice_count));
+	device = (struct mt_device_config){.kind = p->session.options.device, .threads = (int)p->session.base.threads};
+	return mt_device_create(&p->device, &device);
+}
+
+/* Ranks agree on what is known: rank 0 decides. */
+static enum mt_status is_known(struct profiler *p, struct mt_group *world, const struct mt_slice *slice, bool *known)
+{
+	double missing = 0;
+
+	MT_TRY(mt_slice_known(slice, &p->session.machine, p->session.profile, known));
+	missing = p->leader && !*known;
+	MT_TRY(mt_comm_host_all_reduce(world, &missing, 1, MT_MAX));
+	*known = missing == 0;
+	return MT_OK;
+}
+
+static enum mt_status run_all(struct profiler *p, struct mt_group *world)
+{
+	double share_s = p->session.options.profile_budget_s / (p->slice_count ? p->slice_count : 1);
+	struct mt_progress progress;
+	enum mt_status st = MT_OK;
+
+	if (p->leader)
+		mt_progress_start(&progress, "profile", p->slice_count);
+	for (int i = 0; i < p->slice_count && st == MT_OK; i++) {
+		bool known = false;
+
+		st = is_known(p, world, &p->slices[i], &known);
+		if (st == MT_OK && !known) {
+			st = mt_slice_run(&p->slices[i], p->fabric, p->device, p->session.profile, share_s, &p->process_bytes);
+			p->runs++;
+		}
+		if (p->leader)
+			mt_progress_advance(&progress, 1, NULL);
+	}
+	if (p->leader)
+		mt_progress_finish(&progress);
+	return st;
+}
+
+/* Rank 0's rows go to the store; the machine file learns the size of a rank's process. */
+static enum mt_status save(struct profiler *p)
+{
+	char *path = mt_session_store_path(&p->session);
+	struct mt_store *store = NULL;
+	struct mt_store_row *rows = NULL;
+	int count = 0;
+	enum mt_status st;
+
+	MT_GOTO(out, path ? mt_store_open(&store, path) : mt_fail(MT_NOMEM, "no memory for a path"));
+	MT_GOTO(out, mt_profile_rows(p->session.profile, &rows, &count));
+	MT_GOTO(out, mt_store_put(store, p->session.machine.fingerprint, rows, count));
+	if (p->process_bytes > p->session.machine.process_bytes && p->session.options.machine) {
+		p->session.machine.process_bytes = p->process_bytes;
+		MT_GOTO(out, mt_machine_save(&p->session.machine, p->session.options.machine));
+	}
+	printf("%d slices, %d run, %d kernels timed, kept in %s\n", p->slice_count, p->runs, count, path);
+out:
+	free(rows);
+	mt_store_close(store);
+	free(path);
+	return st;
+}
+
+static enum mt_status profile(struct profiler *p, const char *model)
+{
+	struct mt_group *world = NULL;
+	double bytes;
+	int *ranks = NULL;
+	enum mt_status st;
+
+	MT_GOTO(out, open_all(p, model));
+	ranks = malloc((size_t)p->session.world * sizeof *ranks);
+	if (!ranks) {
+		st = mt_fail(MT_NOMEM, "no memory for %d ranks", p->session.world);
+		goto out;
+	}
+	for (int i = 0; i < p->session.world; i++)
+		ranks[i] = i;
+	MT_GOTO(out, mt_group_create(p->fabric, "profile", ranks, p->session.world, &world));
+	MT_GOTO(out, run_all(p, world));
+	bytes = (double)p->process_bytes;
+	MT_GOTO(out, mt_comm_host_all_reduce(world, &bytes, 1, MT_MAX));
+	p->process_bytes = (int64_t)bytes;
+	if (p->leader)
+		st = save(p);
+out:
+	mt_group_destroy(world);
+	free(ranks);
+	return st;
+}
+
+enum mt_status mt_command_profile(int argc, char **argv)
+{
+	struct profiler p = {0};
+	struct mt_cli cli = {.usage = "megatune profile MODEL --machine machine.yaml [options]",
+			     .summary = "Times the kernels that the layouts of MODEL need, with all ranks busy, and keeps them in the profile\n"
+					"store. Start it on as many ranks as will train: `mpirun -n N megatune profile MODEL ...`.",
+			     .tables = {&mt_tune_options_table},
+			     .values = {&p.session.options},
+			     .least_words = 1,
+			     .most_words = 1};
+	enum mt_status st;
+
+	mt_session_default(&p.session);
+	p.session.command = "profile";
+	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
+	if (cli.helped)
+		goto out;
+	MT_GOTO(out, mt_cli_apply(&cli));
+	st = profile(&p, cli.words[0]);
+out:
+	if (st != MT_OK && p.fabric && mt_fabric_size(p.fabric) > 1) {
+		mt_error("%s", mt_error_message());
+		mt_fabric_abort(p.fabric, mt_status_exit_code(st));
+	}
+	mt_device_destroy(p.device);
+	mt_fabric_destroy(p.fabric);
+	free(p.slices);
+	mt_cli_free(&cli);
+	mt_session_free(&p.session);
+	return st;
+}

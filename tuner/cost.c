@@ -1,0 +1,49 @@
+/* cost: see cost.h. */
+#include "tuner/cost.h"
+
+#include <math.h>
+
+static double comm_seconds(void *context, const struct mt_comm_key *key)
+{
+	const struct mt_cost_model *model = context;
+
+	return mt_machine_comm_s(model->machine, key, NULL);
+}
+
+struct mt_cost_source mt_cost_ops(struct mt_cost_model *model)
+{
+	return (struct mt_cost_source){.op_s = mt_profile_op_s, .context = model->profile};
+}
+
+struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model)
+{
+	return (struct mt_comm_cost_source){.comm_s = comm_seconds, .context = model};
+}
+
+struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks)
+{
+	struct mt_profile_rates rates = {.overhead_s = 1e-6};
+
+	for (int dtype = 0; dtype < MT_DTYPE_COUNT; dtype++)
+		rates.flops_per_s[dtype] = mt_machine_tflops(machine, (enum mt_dtype)dtype, threads, busy_ranks) * 1e12;
+	rates.bytes_per_s = machine->memory_gbps * 1e9 / (busy_ranks > 0 ? busy_ranks : 1);
+	if (rates.bytes_per_s <= 0)
+		rates.bytes_per_s = 10e9;
+	if (rates.flops_per_s[MT_F32] <= 0)
+		rates.flops_per_s[MT_F32] = 50e9;
+	if (rates.flops_per_s[MT_BF16] <= 0)
+		rates.flops_per_s[MT_BF16] = rates.flops_per_s[MT_F32];
+	rates.flops_per_s[MT_F64] = rates.flops_per_s[MT_F32] / 2;
+	return rates;
+}
+
+/* 90% of a normal distribution lie within 1.645 standard deviations. Jitter of single kernels averages out over a step;
+ * what is left is the machine's own drift and the model's error. Guessed kernels count with 30%. */
+void mt_predict_interval(struct mt_candidate *candidate, const struct mt_cost_model *cost)
+{
+	double jitter = cost->machine->step_jitter_frac, guessed = 0.3 * candidate->guessed_frac;
+	double sigma = sqrt(jitter * jitter + cost->model_error_frac * cost->model_error_frac + guessed * guessed);
+
+	candidate->lo_s = candidate->step_s / (1 + 1.645 * sigma);
+	candidate->hi_s = candidate->step_s * (1 + 1.645 * sigma);
+}

@@ -1,0 +1,38 @@
+/* cost: where predictions get their seconds from: a profile of operations and the machine's curves of collectives. */
+#ifndef MT_TUNER_COST_H
+#define MT_TUNER_COST_H
+
+#include "comm/comm.h"
+#include "engine/card.h"
+#include "probes/machine.h"
+#include "profiles/profile.h"
+#include "tuner/candidate.h"
+
+struct mt_cost_model {
+	const struct mt_machine *machine; /* borrowed */
+	struct mt_profile *profile;	  /* borrowed */
+	int ranks_per_host;
+	double model_error_frac; /* spread that neither kernels nor jitter explain: standard deviation, relative */
+};
+
+struct mt_cost_source mt_cost_ops(struct mt_cost_model *model);
+struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model);
+
+/* Rates of the machine for operations that no profile has. */
+struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks);
+
+/* Fills in step_s, the split, memory by stage, and the interval of a candidate.
+ * Cards: a closed form; the cards of equal local shapes are shared through `cache` (mt_card_cache_create).
+ * Dry run: the engine itself, one thread a stage; `spans` (NULL: not wanted) gets stages traces, each to be destroyed by the caller. */
+struct mt_card_cache;
+enum mt_status mt_card_cache_create(struct mt_card_cache **cache);
+void mt_card_cache_destroy(struct mt_card_cache *cache);
+enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+			       struct mt_card_cache *cache);
+enum mt_status mt_predict_dry(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+			      struct mt_trace **spans);
+
+/* Sets lo_s and hi_s from step_s and what is known of the spread. */
+void mt_predict_interval(struct mt_candidate *candidate, const struct mt_cost_model *cost);
+
+#endif

@@ -1,0 +1,179 @@
+/* dryrun: the engine itself on the dry device, one rank a pipeline stage, joined by messages that carry virtual time.
+ * Ranks that differ only in tp or dp do the same, so one of each stage stands for all. */
+#include "tuner/cost.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct dry_stage {
+	const struct mt_run *run;
+	struct mt_cost_model *cost;
+	struct mt_dry_world *world;
+	int stage;
+	bool traced;
+	pthread_t thread;
+
+	enum mt_status st;
+	char message[512];
+	struct mt_step_stats stats;
+	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
+	size_t peak_bytes;
+	struct mt_trace *trace;
+};
+
+/* One step. The first step of a dry run is like any other: times and allocations do not depend on what was before. */
+static enum mt_status run_stage(struct dry_stage *d)
+{
+	struct mt_device_config device_config = {.kind = "dry", .cost = mt_cost_ops(d->cost)};
+	struct mt_coordinates at = {.pp = d->stage};
+	struct mt_fabric_config fabric_config = {.kind = "dry",
+						 .rank = mt_layout_rank(&d->run->layout, at),
+						 .size = (int)mt_layout_world(&d->run->layout),
+						 .dry_world = d->world,
+						 .cost = mt_cost_comms(d->cost)};
+	struct mt_engine_config config = {.run = d->run};
+	struct mt_device *device = NULL;
+	struct mt_fabric *fabric = NULL;
+	struct mt_engine *engine = NULL;
+	enum mt_status st;
+
+	MT_GOTO(out, mt_device_create(&device, &device_config));
+	MT_GOTO(out, mt_fabric_create(&fabric, &fabric_config));
+	config.device = device;
+	config.fabric = fabric;
+	MT_GOTO(out, mt_engine_create(&engine, &config));
+	if (d->traced)
+		MT_GOTO(out, mt_trace_start(&d->trace, device));
+	MT_GOTO(out, mt_engine_step(engine, &d->stats));
+	mt_trace_stop(d->trace);
+	mt_engine_memory(engine, d->arenas);
+	d->peak_bytes = mt_engine_peak_bytes(engine);
+out:
+	mt_engine_destroy(engine);
+	mt_fabric_destroy(fabric);
+	mt_device_destroy(device);
+	return st;
+}
+
+static void *stage_thread(void *argument)
+{
+	struct dry_stage *d = argument;
+
+	mt_error_clear();
+	d->st = run_stage(d);
+	if (d->st != MT_OK) {
+		snprintf(d->message, sizeof d->message, "%s", mt_error_message());
+		mt_dry_world_poison(d->world, d->message);
+	}
+	return NULL;
+}
+
+/* The first stage that failed by itself, not because another did. */
+static enum mt_status join(struct dry_stage *stages, int count)
+{
+	struct dry_stage *failed = NULL;
+
+	for (int s = 0; s < count; s++) {
+		if (count > 1)
+			pthread_join(stages[s].thread, NULL);
+		if (stages[s].st != MT_OK && (!failed || stages[s].st == MT_NOMEM))
+			failed = &stages[s];
+	}
+	return failed ? mt_fail(failed->st, "dry run of stage %d: %s", failed->stage, failed->message) : MT_OK;
+}
+
+static enum mt_status start(struct dry_stage *stages, int count)
+{
+	if (count == 1) {
+		stage_thread(&stages[0]);
+		return MT_OK;
+	}
+	for (int s = 0; s < count; s++) {
+		if (pthread_create(&stages[s].thread, NULL, stage_thread, &stages[s]) != 0) {
+			mt_dry_world_poison(stages[0].world, "a thread of the dry run could not be started");
+			for (int k = 0; k < s; k++)
+				pthread_join(stages[k].thread, NULL);
+			return mt_fail(MT_FAILED, "cannot start %d threads for a dry run of %d stages", count, count);
+		}
+	}
+	return MT_OK;
+}
+
+/* The split is that of the stage whose own work is most: it sets the pace. */
+static void take_times(struct mt_candidate *c, const struct dry_stage *stages, int count)
+{
+	const struct dry_stage *pace = &stages[0];
+	int64_t m = mt_layout_microbatches(&c->layout);
+	double bubble;
+
+	c->step_s = 0;
+	for (int s = 0; s < count; s++) {
+		if (stages[s].stats.seconds > c->step_s)
+			c->step_s = stages[s].stats.seconds;
+		if (stages[s].stats.compute_s > pace->stats.compute_s)
+			pace = &stages[s];
+	}
+	c->tp_s = pace->stats.tp_s;
+	c->dp_s = pace->stats.dp_s;
+	c->optimizer_s = pace->stats.optimizer_s;
+	c->compute_s = pace->stats.compute_s;
+	/* Waiting for other stages: the fill and drain that the schedule cannot avoid, the rest is messages. */
+	c->pp_s = c->step_s - c->tp_s - c->dp_s - c->optimizer_s - c->compute_s;
+	bubble = (c->compute_s + c->tp_s) * (double)(count - 1) / (double)m;
+	c->bubble_s = bubble < c->pp_s ? bubble : c->pp_s;
+	c->pp_s -= c->bubble_s;
+}
+
+static enum mt_status take_memory(struct mt_candidate *c, const struct dry_stage *stages, int count, const struct mt_machine *machine)
+{
+	free(c->stage);
+	c->stage = calloc((size_t)count, sizeof *c->stage);
+	if (!c->stage)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", count);
+	c->stages = count;
+	for (int s = 0; s < count; s++) {
+		c->stage[s].peak_bytes = (int64_t)stages[s].peak_bytes;
+		c->stage[s].resident_bytes = machine->process_bytes;
+		for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
+			int64_t bytes = (int64_t)stages[s].arenas[i].peak_bytes;
+
+			c->stage[s].arena_bytes[i] = bytes;
+			c->stage[s].resident_bytes += (bytes + (2 << 20) - 1) >> 21 << 21; /* huge pages */
+		}
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_predict_dry(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+			      struct mt_trace **spans)
+{
+	struct mt_run run = {.model = *model, .layout = candidate->layout};
+	int count = (int)candidate->layout.pp;
+	struct dry_stage *stages = calloc((size_t)count, sizeof *stages);
+	struct mt_dry_world *world = NULL;
+	enum mt_status st;
+
+	if (!stages)
+		return mt_fail(MT_NOMEM, "no memory for a dry run of %d stages", count);
+	MT_GOTO(out, mt_dry_world_create(&world, (int)mt_layout_world(&run.layout)));
+	for (int s = 0; s < count; s++)
+		stages[s] = (struct dry_stage){.run = &run, .cost = cost, .world = world, .stage = s, .traced = spans != NULL};
+	MT_GOTO(out, start(stages, count));
+	MT_GOTO(out, join(stages, count));
+	take_times(candidate, stages, count);
+	MT_GOTO(out, take_memory(candidate, stages, count, cost->machine));
+	candidate->fidelity = MT_FIDELITY_DRY;
+	mt_predict_interval(candidate, cost);
+	for (int s = 0; s < count && spans; s++) {
+		spans[s] = stages[s].trace;
+		stages[s].trace = NULL;
+	}
+out:
+	for (int s = 0; s < count; s++)
+		mt_trace_destroy(stages[s].trace);
+	mt_dry_world_destroy(world);
+	free(stages);
+	return st;
+}

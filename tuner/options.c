@@ -1,0 +1,37 @@
+/* options: see options.h. */
+#include "tuner/options.h"
+
+#include <stddef.h>
+
+static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
+static const char *const launchers[] = {"auto", "mpirun", "srun", NULL};
+
+#define FIELD(field) offsetof(struct mt_tune_options, field)
+
+static const struct mt_option options[] = {
+	{"gpus", MT_OPTION_INT, FIELD(gpus), "0", 0, 1048576, NULL,
+	 "devices, one rank each (CPU ranks count); 0: as many as the machine file has, else 2"},
+	{"gbs", MT_OPTION_INT, FIELD(gbs), "8", 1, 1e9, NULL, "sequences in a step"},
+	{"seq", MT_OPTION_INT, FIELD(seq), "0", 0, 1e8, NULL, "tokens in a sequence; 0: the model's, at most 256 on CPU ranks"},
+	{"dtype", MT_OPTION_CHOICE, FIELD(dtype), "auto", 0, 0, dtypes, "type of parameters and activations; auto: bf16 where the processor has it"},
+	{"threads", MT_OPTION_INT, FIELD(threads), "0", 0, 4096, NULL, "threads a rank; 0: the host's cores over its ranks"},
+	{"device", MT_OPTION_STRING, FIELD(device), "cpu", 0, 0, NULL, "device of a rank"},
+	{"out", MT_OPTION_STRING, FIELD(out), "tuned", 0, 0, NULL, "directory of the results"},
+	{"machine", MT_OPTION_STRING, FIELD(machine), NULL, 0, 0, NULL, "machine file to use instead of probing"},
+	{"store", MT_OPTION_STRING, FIELD(store), NULL, 0, 0, NULL, "profile store; none: OUT/profile.db"},
+	{"data", MT_OPTION_STRING, FIELD(data), NULL, 0, 0, NULL,
+	 "training data: text files or directories (colon-separated), or a Megatron PREFIX; none: synthetic"},
+	{"top", MT_OPTION_INT, FIELD(top), "4", 0, 1e6, NULL, "layouts that are run to check the prediction"},
+	{"trial_steps", MT_OPTION_INT, FIELD(trial_steps), "5", 1, 1e6, NULL, "timed steps of each run"},
+	{"trial_timeout_s", MT_OPTION_FLOAT, FIELD(trial_timeout_s), "300", 1, 1e6, NULL, "seconds after which a run counts as failed"},
+	{"probe_budget_s", MT_OPTION_FLOAT, FIELD(probe_budget_s), "15", 0.5, 1e6, NULL, "seconds for probing the machine"},
+	{"profile_budget_s", MT_OPTION_FLOAT, FIELD(profile_budget_s), "60", 0.5, 1e6, NULL, "seconds for timing kernels"},
+	{"dry_runs", MT_OPTION_INT, FIELD(dry_runs), "256", 1, 1e9, NULL, "best layouts by cost cards that are dry run"},
+	{"launcher", MT_OPTION_CHOICE, FIELD(launcher), "auto", 0, 0, launchers, "what starts several ranks"},
+	{"launch", MT_OPTION_STRING, FIELD(launch), NULL, 0, 0, NULL,
+	 "command that starts ranks ('-n N PROGRAM ...' is appended), split at blanks; replaces launcher"},
+	{"report", MT_OPTION_BOOL, FIELD(report), "true", 0, 0, NULL, "write the page and the figures"},
+	{"seed", MT_OPTION_INT, FIELD(seed), "1234", 0, 9e18, NULL, "seed of weights and data order"},
+};
+
+const struct mt_option_table mt_tune_options_table = {"tune", options, sizeof options / sizeof options[0]};

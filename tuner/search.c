@@ -1,0 +1,118 @@
+/* search: all layouts by cards, the best of them by dry run. */
+#include "tuner/session.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/progress.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Why nothing is left: the rules that rejected layouts, most frequent first, as far as the message holds. */
+static enum mt_status nothing_left(const struct mt_session *s)
+{
+	char text[900] = "";
+	size_t used = 0;
+	int64_t last = INT64_MAX;
+
+	for (;;) {
+		int64_t most = 0;
+		int rule = -1;
+
+		for (int i = 0; i < mt_space_rule_count(); i++) {
+			if (s->space.rejected[i] > most && s->space.rejected[i] < last) {
+				most = s->space.rejected[i];
+				rule = i;
+			}
+		}
+		if (rule < 0 || used + 160 > sizeof text)
+			break;
+		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s (%lld layouts)", used ? ";" : "", mt_space_rule_text(rule),
+					 (long long)most);
+		last = most;
+	}
+	return mt_fail(MT_INPUT, "%s on %d ranks with %lld sequences a step: no layout keeps every rule:%s; change --gpus or --gbs",
+		       s->model.name, s->world, (long long)s->base.gbs, text);
+}
+
+static enum mt_status cost_all(struct mt_session *s)
+{
+	struct mt_card_cache *cache;
+	enum mt_status st = MT_OK;
+
+	MT_TRY(mt_card_cache_create(&cache));
+	for (int i = 0; i < s->space.count && st == MT_OK; i++)
+		st = mt_predict_card(&s->space.candidates[i], &s->model, &s->cost, cache);
+	mt_card_cache_destroy(cache);
+	return st;
+}
+
+static enum mt_status dry_run_best(struct mt_session *s)
+{
+	struct mt_progress progress;
+	int count = s->options.dry_runs < s->space.count ? (int)s->options.dry_runs : s->space.count;
+
+	mt_progress_start(&progress, "dry run", count);
+	for (int i = 0; i < count && !mt_process_interrupted(); i++) {
+		enum mt_status st = mt_predict_dry(&s->space.candidates[i], &s->model, &s->cost, NULL);
+
+		if (st != MT_OK) {
+			mt_progress_finish(&progress);
+			return st;
+		}
+		mt_progress_advance(&progress, 1, NULL);
+	}
+	mt_progress_finish(&progress);
+	return MT_OK;
+}
+
+enum mt_status mt_search(struct mt_session *session)
+{
+	double start_s = mt_clock_s();
+
+	MT_TRY(mt_space_enumerate(&session->space, &session->model, &session->base, session->world));
+	if (session->space.count == 0)
+		return nothing_left(session);
+	MT_TRY(cost_all(session));
+	mt_space_sort(&session->space);
+	/* Cards count memory within a few percent: drop only what is clearly too large, the dry run decides exactly. */
+	mt_space_drop_large(&session->space, session->machine.rank_memory_bytes + session->machine.rank_memory_bytes / 10);
+	MT_TRY(dry_run_best(session));
+	mt_space_drop_large(&session->space, session->machine.rank_memory_bytes);
+	if (session->space.count == 0)
+		return nothing_left(session);
+	mt_space_sort(&session->space);
+	mt_session_phase(session, "search", start_s);
+	return MT_OK;
+}
+
+enum mt_status mt_choose(struct mt_session *session)
+{
+	struct mt_candidate *best = &session->space.candidates[0], *next = session->space.count > 1 ? best + 1 : NULL;
+	int measured = 0;
+
+	for (int i = 0; i < session->space.count; i++)
+		measured += session->space.candidates[i].run && !session->space.candidates[i].failed;
+	session->choice = 0;
+	if (best->run && next && next->run && !next->failed)
+		snprintf(session->reason, sizeof session->reason, "fastest of %d measured layouts, %.2f times the next", measured,
+			 next->measured_s / best->measured_s);
+	else if (best->run)
+		snprintf(session->reason, sizeof session->reason, "the one layout that was measured");
+	else
+		snprintf(session->reason, sizeof session->reason, "fastest of %d by prediction; none was run", session->space.count);
+	session->timeline_count = (int)best->layout.pp;
+	session->timeline = calloc((size_t)session->timeline_count, sizeof(struct mt_trace *));
+	if (!session->timeline)
+		return mt_fail(MT_NOMEM, "no memory for the timeline");
+	{
+		/* On a copy: the figures that were compared stay. */
+		struct mt_candidate copy = {.layout = best->layout};
+		enum mt_status st = mt_predict_dry(&copy, &session->model, &session->cost, session->timeline);
+
+		free(copy.stage);
+		return st;
+	}
+}

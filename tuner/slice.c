@@ -1,0 +1,153 @@
+/* slice: see slice.h. */
+#include "tuner/slice.h"
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "tuner/cost.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLICE_LAYERS = 2, LEAST_STEPS = 2, MOST_STEPS = 50 };
+
+static bool same_slice(const struct mt_layout *a, const struct mt_layout *b)
+{
+	return a->tp == b->tp && a->sp == b->sp && a->mbs == b->mbs;
+}
+
+enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model *model, struct mt_slice **slices, int *count)
+{
+	struct mt_slice *list = calloc((size_t)space->count + 1, sizeof *list);
+	int n = 0;
+
+	if (!list)
+		return mt_fail(MT_NOMEM, "no memory for the slices of %d layouts", space->count);
+	for (int i = 0; i < space->count; i++) {
+		struct mt_layout layout = space->candidates[i].layout;
+		int known = 0;
+
+		layout.dp = mt_layout_world(&layout) / layout.tp;
+		layout.pp = 1;
+		layout.gbs = layout.mbs * layout.dp;
+		layout.zero = 0;
+		layout.recompute = MT_RECOMPUTE_NONE;
+		while (known < n && !same_slice(&list[known].run.layout, &layout))
+			known++;
+		if (known < n)
+			continue;
+		mt_run_default(&list[n].run);
+		list[n].run.model = *model;
+		if (model->layers > SLICE_LAYERS)
+			list[n].run.model.layers = SLICE_LAYERS;
+		list[n].run.layout = layout;
+		n++;
+	}
+	*slices = list;
+	*count = n;
+	return MT_OK;
+}
+
+/* A cost source that notes whether anything was asked for that the profile has not measured. */
+struct witness {
+	struct mt_profile *profile;
+	bool missed;
+};
+
+static double witness_op_s(void *context, const struct mt_op_key *key)
+{
+	struct witness *w = context;
+	int source;
+
+	/* Sizes of flat buffers differ from layout to layout and scale well: only shapes of the model count. */
+	mt_profile_op_cost(w->profile, key, &source, NULL);
+	if (source != 0 && key->kind != MT_OP_FILL && key->kind != MT_OP_ADAMW && key->kind != MT_OP_SUMSQ && key->kind != MT_OP_CAST)
+		w->missed = true;
+	return 0;
+}
+
+static double free_comm_s(void *context, const struct mt_comm_key *key)
+{
+	return 0;
+}
+
+enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile, bool *known)
+{
+	struct witness witness = {.profile = profile};
+	struct mt_cost_source ops = {.op_s = witness_op_s, .context = &witness};
+	struct mt_comm_cost_source comms = {.comm_s = free_comm_s};
+	struct mt_card card;
+
+	MT_TRY(mt_card_measure(&card, &slice->run, ops, comms));
+	*known = !witness.missed;
+	return MT_OK;
+}
+
+static int64_t page_up(size_t bytes)
+{
+	return (int64_t)((bytes + (2 << 20) - 1) >> 21 << 21);
+}
+
+static void note_process(const struct mt_engine *engine, int64_t *process_bytes)
+{
+	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
+	int64_t beyond = (int64_t)mt_process_resident_bytes();
+
+	mt_engine_memory(engine, arenas);
+	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+		beyond -= page_up(arenas[i].peak_bytes);
+	if (beyond > *process_bytes)
+		*process_bytes = beyond;
+}
+
+/* Steps until the budget is spent; all ranks stop together. */
+static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device, struct mt_profile *profile,
+				double budget_s)
+{
+	struct mt_step_stats stats;
+	double start_s;
+
+	MT_TRY(mt_engine_step(engine, &stats)); /* first touch, primitives created */
+	mt_device_set_trace(device, mt_profile_collect, profile);
+	start_s = mt_clock_s();
+	for (int step = 0; step < MOST_STEPS; step++) {
+		double spent_s;
+
+		MT_TRY(mt_engine_step(engine, &stats));
+		spent_s = mt_clock_s() - start_s;
+		MT_TRY(mt_comm_host_all_reduce(world, &spent_s, 1, MT_MAX));
+		if (step + 1 >= LEAST_STEPS && spent_s > budget_s)
+			break;
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
+			    double budget_s, int64_t *process_bytes)
+{
+	struct mt_engine_config config = {.run = &slice->run, .device = device, .fabric = fabric};
+	struct mt_data_options synthetic = {0};
+	struct mt_dataset *dataset = NULL;
+	struct mt_engine *engine = NULL;
+	struct mt_group *world = NULL;
+	int size = mt_fabric_size(fabric);
+	int *ranks = malloc((size_t)size * sizeof *ranks);
+	enum mt_status st;
+
+	if (!ranks)
+		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
+	for (int i = 0; i < size; i++)
+		ranks[i] = i;
+	MT_GOTO(out, mt_group_create(fabric, "slice", ranks, size, &world));
+	MT_GOTO(out, mt_dataset_open(&dataset, &synthetic, slice->run.model.vocab, slice->run.layout.seq, 1));
+	config.dataset = dataset;
+	MT_GOTO(out, mt_engine_create(&engine, &config));
+	MT_GOTO(out, run_steps(engine, world, device, profile, budget_s));
+	note_process(engine, process_bytes);
+out:
+	mt_device_set_trace(device, NULL, NULL);
+	mt_engine_destroy(engine);
+	mt_dataset_close(dataset);
+	mt_group_destroy(world);
+	free(ranks);
+	return st;
+}

@@ -1,0 +1,25 @@
+/* slice: the short runs that profile a model's layouts: two layers with embedding and head, on all ranks at once, through
+ * the engine itself, so that every kernel is timed in its own order with as many ranks busy as will be. Layouts with equal
+ * (tp, sp, micro-batch) need the same kernels and share a slice. */
+#ifndef MT_TUNER_SLICE_H
+#define MT_TUNER_SLICE_H
+
+#include "probes/machine.h"
+#include "profiles/profile.h"
+#include "tuner/candidate.h"
+
+struct mt_slice {
+	struct mt_run run; /* shallow: the model's strings are borrowed */
+};
+
+/* The distinct slices of a space (free() *slices). */
+enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model *model, struct mt_slice **slices, int *count);
+/* True when every operation of the slice is in the profile. */
+enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile, bool *known);
+
+/* Collective: runs the slice on the fabric for about budget_s (at least two timed steps) and adds its kernels to the
+ * profile. *process_bytes grows to what the process holds beyond the engine's arenas. */
+enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
+			    double budget_s, int64_t *process_bytes);
+
+#endif

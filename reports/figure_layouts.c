@@ -58,12 +58,12 @@ static void script(const struct record *r, FILE *file)
 	fprintf(file,
 		"scale = %g\n"
 		"plot '%s.tsv' using ($4*scale):1:(($5-$4)*scale):(0) with vectors nohead lw 5 lc rgb sky title 'predicted, 90%% interval', \\\n"
-		"\t'' using ($7 ? NaN : $3*scale):1 with points pt 7 ps 0.8 lc rgb blue title 'predicted'",
+		"\t'' using ($7 > 0 ? NaN : $3*scale):1 with points pt 7 ps 0.8 lc rgb blue title 'predicted'",
 		scale, "layouts");
 	if (measured)
 		fputs(", \\\n\t'' using ($6*scale):1 with points pt 13 ps 1.2 lc rgb red title 'measured'", file);
 	if (failed)
-		fputs(", \\\n\t'' using ($7 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2 lc rgb purple title 'run, and failed'", file);
+		fputs(", \\\n\t'' using ($7 > 0 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2 lc rgb purple title 'run, and failed'", file);
 	fputc('\n', file);
 }
 

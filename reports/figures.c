@@ -81,7 +81,7 @@ static void script_start(FILE *file, const struct figure *figure, int rows)
 	      file);
 }
 
-static void script_end(FILE *file, const struct figure *figure)
+static void script_end(FILE *file, const struct figure *figure, int rows)
 {
 	fprintf(file,
 		"\nif (strstrt(GPVAL_TERMINALS, ' pngcairo ')) {\n"
@@ -90,9 +90,9 @@ static void script_end(FILE *file, const struct figure *figure)
 		figure->name);
 	fprintf(file,
 		"if (strstrt(GPVAL_TERMINALS, ' pdfcairo ')) {\n"
-		"\tset terminal pdfcairo size 7in, 7in*height/width noenhanced font 'Sans,8' linewidth 0.7 pointscale 0.6\n"
+		"\tset terminal pdfcairo size 7in, %.2fin noenhanced font 'Sans,8' linewidth 0.7 pointscale 0.6\n"
 		"\tset output prefix.'%s.pdf'\n\treplot\n}\nset output\n",
-		figure->name);
+		7.0 * height(figure, rows) / FIGURE_WIDTH, figure->name);
 }
 
 static enum mt_status write_file(const char *folder, const struct figure *figure, const char *suffix, const struct record *record, int rows)
@@ -106,7 +106,7 @@ static enum mt_status write_file(const char *folder, const struct figure *figure
 	if (st == MT_OK && strcmp(suffix, "gp") == 0) {
 		script_start(file.stream, figure, rows);
 		figure->script(record, file.stream);
-		script_end(file.stream, figure);
+		script_end(file.stream, figure, rows);
 	} else if (st == MT_OK) {
 		st = figure->data(record, file.stream);
 	}

@@ -130,6 +130,16 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 	mt_stream_destroy(stream);
 }
 
+static void describe(const struct problem *problem, enum mt_dtype dtype, char text[96])
+{
+	struct mt_op op = problem->op;
+	struct mt_op_key key;
+	op.kind = problem->kinds[1];
+	op.dtype = dtype;
+	mt_op_key(&op, &key);
+	mt_op_key_text(&key, text);
+}
+
 /* |got - want| <= tolerance * (|want| + rms of want); padding between rows stays as it was. */
 static void compare(const struct problem *problem, const struct operand *o, const void *got, const void *want, enum mt_dtype dtype,
 		    const char *level)
@@ -146,13 +156,8 @@ static void compare(const struct problem *problem, const struct operand *o, cons
 			const double a = get(got, row * stride + c, width, false),
 				     b = get(want, row * stride + c, want_width, false);
 			if (c >= o->cols ? !isnan(a) : !(fabs(a - b) <= tolerance * (fabs(b) + sqrt(square)) + 1e-30)) {
-				struct mt_op op = problem->op;
-				struct mt_op_key key;
 				char text[96];
-				op.kind = problem->kinds[1];
-				op.dtype = dtype;
-				mt_op_key(&op, &key);
-				mt_op_key_text(&key, text);
+				describe(problem, dtype, text);
 				fail_msg("%s, %s: %s[%lld,%lld] = %.9g, expected %.9g (rms %.3g)", text, level, o->name,
 					 (long long)row, (long long)c, a, c < o->cols ? b : (double)NAN, sqrt(square));
 			}
@@ -203,10 +208,12 @@ static void check_same_bits(const struct problem *problem)
 				solve(problem, cpu, dtypes[d], dtypes[d], t ? got : first);
 				for (int n = 0; t && n < problem->count; n++) {
 					const struct operand *o = &problem->operands[n];
-					if (memcmp(first[n], got[n], (size_t)size_of(o) * width_of(o, dtypes[d])) != 0)
-						fail_msg("%s %s, %s: %s differs between 1 and %d threads",
-							 mt_op_name(problem->kinds[1]), mt_dtype_name(dtypes[d]), levels[l],
-							 o->name, threads[t]);
+					char text[96];
+					if (memcmp(first[n], got[n], (size_t)size_of(o) * width_of(o, dtypes[d])) == 0)
+						continue;
+					describe(problem, dtypes[d], text);
+					fail_msg("%s, %s: %s differs between 1 and %d threads", text, levels[l], o->name,
+						 threads[t]);
 				}
 				if (t)
 					release(got, problem->count);
@@ -528,9 +535,12 @@ static void optimizer_equals_reference(void **state)
 static void bits_do_not_depend_on_threads(void **state)
 {
 	(void)state;
-	linear(check_same_bits, MT_OP_LINEAR, 256, 300, 800, true);
-	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 256, 800, 300, false);
-	linear(check_same_bits, MT_OP_LINEAR_WGRAD, 300, 513, 401, false);
+	for (int kind = MT_OP_LINEAR; kind <= MT_OP_LINEAR_WGRAD; kind++) {
+		static const int64_t shapes[][3] = {{256, 300, 800},  {256, 800, 300}, {300, 513, 401},
+						    {1100, 131, 260}, {129, 768, 384}, {384, 257, 1100}};
+		for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+			linear(check_same_bits, (enum mt_op_kind)kind, shapes[i][0], shapes[i][1], shapes[i][2], true);
+	}
 	linear(check_same_bits, MT_OP_LINEAR, 1, 768, 768, true);
 	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 1, 768, 768, false);
 	attention(check_same_bits, 2, 130, 4, 2, 32, 8);

@@ -35,8 +35,8 @@ struct cpu_product {
 	void *c;
 };
 
-/* How a product is cut: blocks of (rows, cols), each summed over k in steps of `depth`. A function of the shape only, never
- * of the number of threads, and a block is computed by one thread: so results do not depend on the number of threads. */
+/* How a product is cut: blocks of (rows, cols), each computed by one thread and summed over k in steps of `depth`. `depth` is a
+ * function of the shape only, so results do not depend on the number of threads (products.c says why for rows and cols). */
 struct cpu_grid {
 	int64_t rows, cols, depth;
 };

@@ -8,6 +8,7 @@
 
 #include <omp.h>
 
+#define SMALL_FLOPS   5e7  /* a product that is one block: 0.3 ms in f32 */
 #define DEPTH_WIDENED 1024 /* k at a time where bf16 is widened to f32 scratch */
 
 static int64_t even_block(int64_t count, int64_t block, int64_t step)
@@ -16,19 +17,58 @@ static int64_t even_block(int64_t count, int64_t block, int64_t step)
 	return cpu_least(count, cpu_blocks(even, step) * step);
 }
 
-/* Blocks as large as still leave 8 of them (4 for small products), because a block packs its operands again. */
-static struct cpu_grid cut(const struct cpu_product *p, int64_t most_rows, int64_t most_cols)
+static double product_flops(const struct cpu_product *p)
 {
-	const double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
-	const int64_t wanted = flops < 5e7 ? 1 : flops < 5e8 ? 4 : 8;
-	struct cpu_grid grid = {even_block(p->m, most_rows, 64), even_block(p->n, most_cols, 64), p->k};
-	while (cpu_blocks(p->m, grid.rows) * cpu_blocks(p->n, grid.cols) < wanted) {
-		if (grid.rows >= 512)
-			grid.rows = even_block(p->m, grid.rows / 2, 64);
-		else if (grid.cols >= 384)
-			grid.cols = even_block(p->n, grid.cols / 2, 64);
+	return 2.0 * (double)p->m * (double)p->n * (double)p->k;
+}
+
+/* `block` of `count` made smaller until there are `parts` times as many, but not below 128. */
+static int64_t split(int64_t count, int64_t block, int64_t parts)
+{
+	const int64_t most = count / 128, wanted = cpu_blocks(count, block) * parts;
+	return parts <= 1 || most <= 1 ? block : even_block(count, cpu_blocks(count, cpu_least(wanted, most)), 64);
+}
+
+/* At least `wanted` blocks of at most (most_rows, most_cols), where the product is large enough for more than one. */
+static struct cpu_grid cut(const struct cpu_product *p, int64_t most_rows, int64_t most_cols, int64_t wanted, bool rows_first)
+{
+	const bool small = product_flops(p) < SMALL_FLOPS;
+	struct cpu_grid grid = {cpu_least(p->m, most_rows), cpu_least(p->n, most_cols), p->k};
+	for (int pass = 0; pass < 2 && !small; pass++) {
+		const int64_t parts = cpu_blocks(wanted, cpu_blocks(p->m, grid.rows) * cpu_blocks(p->n, grid.cols));
+		if (rows_first == (pass == 0))
+			grid.rows = split(p->m, grid.rows, parts);
 		else
-			break;
+			grid.cols = split(p->n, grid.cols, parts);
+	}
+	return grid;
+}
+
+/* The number of blocks is a matter of the shape alone, because dnnl_sgemm changes the order of its sums with the shape of
+ * the block (it has a kernel of its own for narrow ones). One thread loses 0-5% by 4 blocks in place of 1. */
+static struct cpu_grid cut_f32(const struct cpu_product *p)
+{
+	const double flops = product_flops(p);
+	return cut(p, INT32_MAX, INT32_MAX, flops < 1e9 ? 4 : flops < 2e10 ? 8 : 16, p->m >= p->n);
+}
+
+/* Blocks of which every operand is dense, or made so by a copy (products_bf16.c): oneDNN takes slow paths for sub-matrices.
+ * GFLOP/s of one thread on products of GPT-2 124M with 256 rows, whole / blocks of strided operands / blocks of dense ones:
+ *   forward  256x768x2304    1330 / 1050 / 1420    columns of C, so rows of w, in steps of 384
+ *   dgrad    256x2304x768     860 /  810 /  810    columns of C and w; a dense copy of w would cost more than it gains
+ *   wgrad    3072x768x256    1000 /  700 /  950    rows of C, so columns of dy
+ * and with 2048 rows in wgrad, steps of 512 in k so that a block of C is not sent to memory between them: 540 / 690 / 770. */
+static struct cpu_grid cut_bf16(const struct cpu_product *p)
+{
+	struct cpu_grid grid = {p->m, p->n, p->k};
+	if (product_flops(p) < SMALL_FLOPS)
+		return grid;
+	if (p->accumulate) {
+		grid.rows = cpu_least(p->m, p->k > 512 ? 512 : 256);
+		grid.depth = even_block(p->k, 512, 32);
+	} else {
+		grid.rows = even_block(p->m, 1024, 64);
+		grid.cols = even_block(p->n, 384, 64);
 	}
 	return grid;
 }
@@ -115,16 +155,14 @@ static enum mt_status run(struct cpu_device *cpu, const struct cpu_product *p)
 	if (p->m == 0 || p->n == 0 || p->k == 0) /* an empty shard; widths are never 0, so k is the rows of WGRAD */
 		return MT_OK;
 	if (p->in_dtype == MT_F32) {
-		grid = cut(p, 1024, 768);
+		grid = cut_f32(p);
 		return run_blocks(cpu, p, &grid);
 	}
 	if (cpu->bf16_native) {
-		/* where C is f32 and accumulated, a block of it stays in the second-level cache over the steps in k */
-		grid = p->accumulate ? cut(p, 256, 768) : cut(p, 1024, 768);
-		grid.depth = p->accumulate ? even_block(p->k, 1024, 32) : p->k;
+		grid = cut_bf16(p);
 		return mt_cpu_product_bf16(cpu, p, &grid);
 	}
-	grid = cut(p, 256, 768);
+	grid = cut(p, 256, 768, 4, p->m >= p->n);
 	grid.depth = cpu_least(p->k, DEPTH_WIDENED);
 	MT_TRY(mt_cpu_reserve(cpu, (size_t)((grid.rows + grid.cols) * grid.depth + grid.rows * grid.cols) * sizeof(float)));
 	return run_blocks(cpu, p, &grid);

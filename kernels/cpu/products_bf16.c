@@ -7,7 +7,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#define SLOTS 1024 /* a power of two; emptied when three quarters are taken */
+#define FETCH_MOST_BYTES (3 << 19) /* of the second-level cache */
+#define SLOTS            1024      /* a power of two; emptied when three quarters are taken */
 
 enum { ARG_A, ARG_B, ARG_BIAS, ARG_C, ARG_SCRATCH, ARG_COUNT };
 
@@ -183,32 +184,42 @@ static enum mt_status look_up(struct cpu_products *products, const struct key *k
 	return MT_OK;
 }
 
-/* The up to 8 primitives of a product: full and last block in m, n and k. */
-struct variants {
+/* How a product runs: the up to 8 primitives of its full and last blocks in m, n and k; whether blocks of A^T and C are
+ * copied to be dense; and a thread's scratch: the primitive's own, then the copies. */
+struct plan {
 	struct primitive *at[2][2][2];
+	bool pack_a, pack_c;
+	size_t a_offset, c_offset;
 };
 
-static enum mt_status prepare(struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid,
-			      struct variants *variants)
+static size_t page_up(size_t bytes)
+{
+	return (bytes + 4095) / 4096 * 4096;
+}
+
+static enum mt_status prepare(struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid, struct plan *plan)
 {
 	const int64_t rows[2] = {grid->rows, p->m - (cpu_blocks(p->m, grid->rows) - 1) * grid->rows};
 	const int64_t cols[2] = {grid->cols, p->n - (cpu_blocks(p->n, grid->cols) - 1) * grid->cols};
 	const int64_t depth[2] = {grid->depth, p->k - (cpu_blocks(p->k, grid->depth) - 1) * grid->depth};
-	size_t scratch_bytes = 0;
+	plan->pack_a = p->ta && grid->rows < p->m;
+	plan->pack_c = !p->accumulate && grid->cols < p->n;
+	plan->a_offset = 0;
 	if (cpu->products->count > SLOTS * 3 / 4)
 		empty(cpu->products);
 	for (int i = 0; i < 8; i++) {
+		const int row = i & 1, col = i >> 1 & 1, step = i >> 2;
 		struct key key;
 		memset(&key, 0, sizeof key);
-		key.m = rows[i & 1], key.n = cols[i >> 1 & 1], key.k = depth[i >> 2];
-		key.lda = p->lda, key.ldb = p->ldb, key.ldc = p->ldc;
+		key.m = rows[row], key.n = cols[col], key.k = depth[step];
+		key.lda = plan->pack_a ? key.m : p->lda, key.ldb = p->ldb, key.ldc = plan->pack_c ? key.n : p->ldc;
 		key.ta = p->ta, key.tb = p->tb, key.bias = p->bias != NULL, key.sum = p->accumulate, key.out_dtype = p->out_dtype;
-		struct primitive **found = &variants->at[i & 1][i >> 1 & 1][i >> 2];
-		MT_TRY(look_up(cpu->products, &key, found));
-		if ((*found)->scratch_bytes > scratch_bytes)
-			scratch_bytes = (*found)->scratch_bytes;
+		MT_TRY(look_up(cpu->products, &key, &plan->at[row][col][step]));
+		if (page_up(plan->at[row][col][step]->scratch_bytes) > plan->a_offset)
+			plan->a_offset = page_up(plan->at[row][col][step]->scratch_bytes);
 	}
-	return mt_cpu_reserve(cpu, scratch_bytes);
+	plan->c_offset = plan->a_offset + (plan->pack_a ? page_up((size_t)(grid->rows * grid->depth) * 2) : 0);
+	return mt_cpu_reserve(cpu, plan->c_offset + (plan->pack_c ? (size_t)(grid->rows * grid->cols) * 2 : 0));
 }
 
 static dnnl_status_t execute(const struct cpu_device *cpu, const struct primitive *primitive, int thread,
@@ -227,20 +238,47 @@ static dnnl_status_t execute(const struct cpu_device *cpu, const struct primitiv
 	return dnnl_primitive_execute(primitive->run, cpu->products->streams[thread], count, args);
 }
 
+/* Asks for rows of B before a product reads them: oneDNN's kernels wait for memory line by line. */
+static void fetch(const char *block, int64_t rows, int64_t row_bytes, int64_t ld_bytes)
+{
+	if (rows * row_bytes > FETCH_MOST_BYTES)
+		return;
+	for (int64_t r = 0; r < rows; r++, block += ld_bytes)
+		for (int64_t byte = 0; byte < row_bytes; byte += 64)
+			__builtin_prefetch(block + byte, 0, 2);
+}
+
+static void copy_rows(char *dst, int64_t dst_bytes, const char *src, int64_t src_bytes, int64_t rows, int64_t row_bytes)
+{
+	for (int64_t r = 0; r < rows; r++)
+		memcpy(dst + r * dst_bytes, src + r * src_bytes, (size_t)row_bytes);
+}
+
 static dnnl_status_t run_block(const struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid,
-			       const struct variants *variants, int64_t row, int64_t col, int thread)
+			       const struct plan *plan, int64_t row, int64_t col, int thread)
 {
 	const int last_row = row + grid->rows >= p->m, last_col = col + grid->cols >= p->n;
+	const int64_t rows = cpu_least(grid->rows, p->m - row), cols = cpu_least(grid->cols, p->n - col);
+	char *scratch = cpu_scratch(cpu, thread), *c = cpu_at(p->c, false, row, col, p->ldc, p->out_dtype);
 	for (int64_t k = 0; k < p->k; k += grid->depth) {
+		const int64_t depth = cpu_least(grid->depth, p->k - k);
 		const void *data[ARG_COUNT] = {
 			cpu_at(p->a, p->ta, row, k, p->lda, MT_BF16),
 			cpu_at(p->b, p->tb, k, col, p->ldb, MT_BF16),
 			p->bias ? (const uint16_t *)p->bias + col : NULL,
-			cpu_at(p->c, false, row, col, p->ldc, p->out_dtype),
-			cpu_scratch(cpu, thread),
+			plan->pack_c ? scratch + plan->c_offset : c,
+			scratch,
 		};
-		TRY_DNNL(execute(cpu, variants->at[last_row][last_col][k + grid->depth >= p->k], thread, data));
+		if (plan->pack_a) {
+			copy_rows(scratch + plan->a_offset, rows * 2, data[ARG_A], p->lda * 2, depth, rows * 2);
+			data[ARG_A] = scratch + plan->a_offset;
+		}
+		if (row == 0)
+			fetch(data[ARG_B], p->tb ? cols : depth, (p->tb ? depth : cols) * 2, p->ldb * 2);
+		TRY_DNNL(execute(cpu, plan->at[last_row][last_col][k + grid->depth >= p->k], thread, data));
 	}
+	if (plan->pack_c)
+		copy_rows(c, p->ldc * 2, scratch + plan->c_offset, cols * 2, rows, cols * 2);
 	return dnnl_success;
 }
 
@@ -248,15 +286,15 @@ enum mt_status mt_cpu_product_bf16(struct cpu_device *cpu, const struct cpu_prod
 {
 	const int64_t row_blocks = cpu_blocks(p->m, grid->rows), blocks = row_blocks * cpu_blocks(p->n, grid->cols);
 	const int team = (int)cpu_least(cpu->threads, blocks);
-	struct variants variants;
+	struct plan plan;
 	dnnl_status_t failure = dnnl_success;
-	MT_TRY(prepare(cpu, p, grid, &variants));
+	MT_TRY(prepare(cpu, p, grid, &plan));
 #pragma omp parallel num_threads(team)
 	{
 		omp_set_num_threads(1);
 #pragma omp for schedule(dynamic, 1)
 		for (int64_t i = 0; i < blocks; i++) {
-			dnnl_status_t status = run_block(cpu, p, grid, &variants, i % row_blocks * grid->rows,
+			dnnl_status_t status = run_block(cpu, p, grid, &plan, i % row_blocks * grid->rows,
 							 i / row_blocks * grid->cols, omp_get_thread_num());
 			if (status != dnnl_success) {
 #pragma omp atomic write

@@ -59,9 +59,13 @@ INLINE void loss_rows(const struct mt_loss *op, int64_t first, int64_t last, enu
 		}
 		const float own = local >= 0 && local < real ? load(logits, local, dtype) : 0.0f;
 		const float grad_scale = (float)op->grad_scale, scale = grad_scale / sum;
+		for (int64_t start = 0; start < real; start += CHUNK) {
+			const int64_t end = start + CHUNK < real ? start + CHUNK : real;
+			prefetch(logits, end, op->cols * (op->rows - row), dtype);
 #pragma omp simd
-		for (int64_t c = 0; c < real; c++)
-			store(logits, c, exp_nonpositive(load(logits, c, dtype) - most) * scale, dtype);
+			for (int64_t c = start; c < end; c++)
+				store(logits, c, exp_nonpositive(load(logits, c, dtype) - most) * scale, dtype);
+		}
 		if (local >= 0 && local < real)
 			store(logits, local, exp_nonpositive(own - most) * scale - grad_scale, dtype);
 		memset(at(logits, real, dtype), 0, (size_t)(op->cols - real) * mt_dtype_bytes(dtype));

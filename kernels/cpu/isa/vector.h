@@ -30,9 +30,9 @@ INLINE uint16_t round_bf16(float value)
 {
 	uint32_t bits, rounded, nan;
 	memcpy(&bits, &value, sizeof bits);
-	rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-	nan = (bits >> 16) | 0x40u;
-	return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+	rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+	nan = bits | 0x400000u;
+	return (uint16_t)(((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded) >> 16);
 }
 
 INLINE void store(void *p, int64_t i, float value, enum mt_dtype dtype)
@@ -53,6 +53,16 @@ INLINE float as_stored(float value, enum mt_dtype dtype)
 INLINE void *at(const void *p, int64_t i, enum mt_dtype dtype)
 {
 	return (char *)(uintptr_t)p + i * (dtype == MT_BF16 ? 2 : 4);
+}
+
+/* Loops with much arithmetic a byte, over arrays that come from memory, go in chunks of CHUNK elements and ask for the
+ * next chunk before they work on this one: a core's window of instructions sees only one or two cache lines ahead. */
+#define CHUNK 512
+INLINE void prefetch(const void *p, int64_t i, int64_t end, enum mt_dtype dtype)
+{
+	const int64_t last = i + CHUNK < end ? i + CHUNK : end;
+	for (int64_t j = i; j < last; j += 64 / (dtype == MT_BF16 ? 2 : 4))
+		__builtin_prefetch(at(p, j, dtype), 0, 3);
 }
 
 /* condition ? a : b without a branch, whatever the compiler thinks of traps. */

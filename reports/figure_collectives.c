@@ -9,13 +9,15 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define MOST_CURVES 6
 
 struct curve {
 	const json_t *json;
 	double factor;
-	int points;
+	int points, position; /* position: in the document */
+	bool taken;
 };
 
 static bool read_point(const json_t *json, size_t i, double *bytes, double *seconds, double *busbw)
@@ -26,23 +28,65 @@ static bool read_point(const json_t *json, size_t i, double *bytes, double *seco
 	return *bytes >= 1 && *bytes < 1e18 && *seconds > 1e-12 && *seconds < 1e9 && *busbw > 1e-9 && *busbw < 1e9;
 }
 
+static struct curve read_curve(const json_t *json)
+{
+	struct curve curve = {.json = json};
+	double bytes, seconds, busbw;
+
+	for (size_t k = 0; k < json_array_size(mt_record_array(json, "bytes")) && k < 256; k++)
+		if (read_point(json, k, &bytes, &seconds, &busbw)) {
+			curve.points++;
+			curve.factor = busbw * 1e9 * seconds / bytes;
+		}
+	return curve;
+}
+
+/* Larger groups first, those whose ranks lie further apart first among equals. */
+static int by_reach(const void *a, const void *b)
+{
+	const json_t *x = ((const struct curve *)a)->json, *y = ((const struct curve *)b)->json;
+	int64_t reach[2] = {mt_json_get_int(x, "size", 0), mt_json_get_int(y, "size", 0)};
+	if (reach[0] == reach[1]) {
+		reach[0] = mt_json_get_int(x, "stride", 0);
+		reach[1] = mt_json_get_int(y, "stride", 0);
+	}
+	if (reach[0] != reach[1])
+		return reach[0] > reach[1] ? -1 : 1;
+	return ((const struct curve *)a)->position - ((const struct curve *)b)->position;
+}
+
+static bool same_operation(const struct curve *a, const struct curve *b)
+{
+	return strcmp(mt_json_get_string(a->json, "op", ""), mt_json_get_string(b->json, "op", "")) == 0;
+}
+
+/* The curves to draw: one of each operation first, of the largest group, then others while there is room. */
 static int collect(const struct record *r, struct curve curves[MOST_CURVES])
 {
 	const json_t *array = mt_record_array(r->machine, "curves"), *json;
-	int count = 0;
+	struct curve *all = calloc(json_array_size(array) + 1, sizeof *all);
+	int found = 0, count = 0;
 	size_t i;
 
+	if (!all)
+		return 0;
 	json_array_foreach ((json_t *)array, i, json) {
-		struct curve curve = {.json = json};
-		double bytes, seconds, busbw;
-		for (size_t k = 0; k < json_array_size(mt_record_array(json, "bytes")) && k < 256; k++)
-			if (read_point(json, k, &bytes, &seconds, &busbw)) {
-				curve.points++;
-				curve.factor = busbw * 1e9 * seconds / bytes;
-			}
-		if (curve.points > 1 && count < MOST_CURVES)
-			curves[count++] = curve;
+		all[found] = read_curve(json);
+		all[found].position = (int)i;
+		found += all[found].points > 1;
 	}
+	qsort(all, (size_t)found, sizeof *all, by_reach);
+	for (int pass = 0; pass < 2; pass++)
+		for (int k = 0; k < found && count < MOST_CURVES; k++) {
+			bool taken = all[k].taken;
+			for (int other = 0; pass == 0 && other < count; other++)
+				taken = taken || same_operation(&all[k], &curves[other]);
+			if (taken)
+				continue;
+			all[k].taken = true;
+			curves[count++] = all[k];
+		}
+	free(all);
 	return count;
 }
 
@@ -94,12 +138,22 @@ static void script(const struct record *r, FILE *file)
 		     {"4 MiB", 0x1p22}, {"32 MiB", 0x1p25}, {"256 MiB", 0x1p28}, {"2 GiB", 0x1p31},  {"16 GiB", 0x1p34}};
 	struct curve curves[MOST_CURVES];
 	int count = collect(r, curves);
+	double least = NAN, most = NAN;
 	char text[128];
 
 	fputs("set logscale xy\nset format y '%g'\nset xlabel 'bytes'\nset ylabel 'bus bandwidth (GB/s, 1e9 bytes/s)'\n"
-	      "set grid ytics lt 1 lc rgb faint lw 0.7\nset key inside bottom right Left reverse vertical maxrows 8\nset samples 300\n"
-	      "set mxtics 1\nset xtics (",
+	      "set grid ytics lt 1 lc rgb faint lw 0.7\nset key inside bottom right Left reverse vertical maxrows 8 samplen 1\nset samples 300\n"
+	      "set mxtics 1\n",
 	      file);
+	for (int i = 0; i < count; i++) {
+		double bytes, seconds, busbw;
+		for (size_t k = 0; k < 256; k++)
+			if (read_point(curves[i].json, k, &bytes, &seconds, &busbw)) {
+				least = fmin(least, busbw);
+				most = fmax(most, busbw);
+			}
+	}
+	fprintf(file, "set yrange [%.3g:%.3g]\nset xtics (", least / 1.6, most * 1.6);
 	for (size_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
 		fprintf(file, "%s'%s' %.0f", i ? ", " : "", ticks[i].text, ticks[i].bytes);
 	fputs(")\nset autoscale xfix\n"

@@ -102,7 +102,7 @@ static void script(const struct record *r, FILE *file)
 	fprintf(file, "gib = %.0f.0 # bytes in the unit of the axis\nset xrange [0:%.6g]\n", gib, end * 1.06);
 	fprintf(file, "set xlabel 'memory of one rank (%s)%s'\n", gib == 0x1p30 ? "GiB" : "MiB",
 		isfinite(limit) && !near ? "; the limit is beyond the right end" : "");
-	fputs("# a part begins where the columns before it end\n"
+	fputs("set key maxcols 4\n# a part begins where the columns before it end\n"
 	      "from(c) = (c > 4 ? sum [i=4:c-1] column(i) : 0) / gib\n",
 	      file);
 	if (near)

@@ -17,7 +17,7 @@ static enum mt_status data(const struct record *r, FILE *file)
 	char text[128];
 
 	MT_TRY(mt_lanes_read(&lanes, r));
-	fputs("# lane\tstream\tkind\tkind_name\tstart_s\tend_s\tspans\tfirst\n", file);
+	fputs("# lane\tstream\tkind\tkind_name\tstart_s\tend_s\tspans\tlongest\n", file);
 	for (int i = 0; i < lanes.count; i++)
 		for (int k = 0; k < lanes.lanes[i].count; k++) {
 			const struct bar *bar = &lanes.lanes[i].bars[k];
@@ -35,7 +35,7 @@ static enum mt_status data(const struct record *r, FILE *file)
 
 static void script(const struct record *r, FILE *file)
 {
-	static const char *const colours[BAR_KINDS] = {"blue", "orange", "pale"};
+	static const char *const colours[BAR_KINDS] = {"blue", "sky", "purple", "green", "orange", "pale"};
 	struct lanes lanes;
 	bool used[BAR_KINDS] = {false}, first = true;
 	char text[128];
@@ -53,6 +53,8 @@ static void script(const struct record *r, FILE *file)
 	const char *unit = mt_figure_unit(lanes.length_s, &scale);
 	fprintf(file, "scale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n", scale, lanes.length_s * scale * 1.005,
 		unit);
+	fprintf(file, "least = %.6g # so that a short bar is seen\nwide(start, end) = scale * (end - start < least ? start + least : end)\n",
+		lanes.length_s / 1400);
 	for (int i = 1; i < lanes.count; i++) /* a line between ranks */
 		if (lanes.lanes[i].rank != lanes.lanes[i - 1].rank)
 			fprintf(file, "set arrow from graph 0, first %.1f to graph 1, first %.1f nohead lw 0.7 lc rgb faint\n", i + 0.5, i + 0.5);
@@ -60,7 +62,7 @@ static void script(const struct record *r, FILE *file)
 		if (!used[kind])
 			continue;
 		fprintf(file,
-			"%s%s using ($3 == %d ? $5*scale : NaN):1:($5*scale):($6*scale):($1-0.36):($1+0.36) with boxxyerror lc rgb %s title '%s'",
+			"%s%s using ($3 == %d ? $5*scale : NaN):1:($5*scale):(wide($5, $6)):($1-0.36):($1+0.36) with boxxyerror lc rgb %s title '%s'",
 			first ? "plot " : ", \\\n\t", first ? "'timeline.tsv'" : "''", kind, colours[kind], mt_lanes_kind_names[kind]);
 		first = false;
 	}
@@ -75,12 +77,12 @@ static void alt(const struct record *r, FILE *file)
 
 	if (mt_lanes_read(&lanes, r) != MT_OK)
 		return;
-	fprintf(file, "Timeline of one step of %s: one row a stream, bars for kernels, collectives and waits.",
+	fprintf(file, "Timeline of one step of %s: one row a stream, bars for kernels by kind, collectives and waits.",
 		mt_text_seconds(length, lanes.length_s));
 	if (lanes.count > 0) {
 		mt_lanes_label(&lanes, &lanes.lanes[0], text);
-		fprintf(file, " %s computes for %s of it.", text,
-			mt_text_percent(percent, lanes.lanes[0].busy_s[BAR_KERNEL] / lanes.length_s, ""));
+		fprintf(file, " The stream %s is busy for %s of it.", text,
+			mt_text_percent(percent, mt_lanes_busy_s(&lanes.lanes[0]) / lanes.length_s, ""));
 	}
 	if (lanes.left_out)
 		fprintf(file, " %d more streams are not drawn.", lanes.left_out);

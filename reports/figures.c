@@ -76,7 +76,7 @@ static void script_start(FILE *file, const struct figure *figure, int rows)
 		"set terminal svg size width, height noenhanced font 'sans-serif,13'\n"
 		"set output prefix.'%s.svg'\n\n",
 		FIGURE_WIDTH, height(figure, rows), figure->name);
-	fputs("set border 3 lc rgb '#808080'\nset tics nomirror out\nset grid xtics lt 1 lc rgb faint lw 0.7\n"
+	fputs("set border 3 lc rgb '#808080'\nset tics nomirror out scale 0.5 textcolor rgb 'black'\nset grid xtics lt 1 lc rgb faint lw 0.7\n"
 	      "set key above left Left reverse horizontal samplen 1.5 spacing 1.2\nset style fill solid 1 noborder\n",
 	      file);
 }

@@ -8,16 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const mt_lanes_kind_names[BAR_KINDS] = {"kernel", "collective", "wait"};
+const char *const mt_lanes_kind_names[BAR_KINDS] = {"matrix products", "attention", "other kernels",
+						    "optimizer",       "collective", "wait"};
+
+/* What a span does, by its kind and the engine's names of operations. */
+static enum bar_kind kind_of(const char *kind, const char *name)
+{
+	if (strcmp(kind, "collective") == 0)
+		return BAR_COLLECTIVE;
+	if (strcmp(kind, "wait") == 0)
+		return BAR_WAIT;
+	if (strncmp(name, "linear", 6) == 0)
+		return BAR_PRODUCT;
+	if (strncmp(name, "attention", 9) == 0)
+		return BAR_ATTENTION;
+	return strncmp(name, "adam", 4) == 0 || strcmp(name, "sumsq") == 0 ? BAR_OPTIMIZER : BAR_OTHER;
+}
 
 static bool read_bar(const json_t *json, struct bar *bar)
 {
-	const char *kind = mt_json_get_string(json, "kind", "kernel");
-
 	bar->start_s = mt_record_number(json, "start_s");
 	bar->end_s = mt_record_number(json, "end_s");
-	bar->kind = strcmp(kind, "collective") == 0 ? BAR_COLLECTIVE : strcmp(kind, "wait") == 0 ? BAR_WAIT : BAR_KERNEL;
+	bar->longest_s = bar->end_s - bar->start_s;
 	bar->name = mt_json_get_string(json, "name", "");
+	bar->kind = kind_of(mt_json_get_string(json, "kind", "kernel"), bar->name);
 	bar->spans = 1;
 	return bar->end_s > bar->start_s && fabs(bar->start_s) < 1e9 && bar->end_s < 1e9;
 }
@@ -52,17 +66,23 @@ static enum mt_status read_lane(struct lane *lane, const json_t *rank, const jso
 	return MT_OK;
 }
 
-/* Joins neighbours of one kind where the bar so far or the next one is narrower than `narrow_s` and no wider gap is between. */
+/* Joins neighbours where both the bar so far and the next one are narrower than `narrow_s`, and no wider gap is between. */
 static void join(struct lane *lane, double narrow_s)
 {
 	int kept = 0;
 
 	for (int i = 1; i < lane->count; i++) {
 		struct bar *last = &lane->bars[kept], *next = &lane->bars[i];
-		bool narrow = last->end_s - last->start_s < narrow_s || next->end_s - next->start_s < narrow_s;
-		if (narrow && last->kind == next->kind && next->start_s - last->end_s < narrow_s) {
+		bool narrow = last->end_s - last->start_s < narrow_s && next->end_s - next->start_s < narrow_s;
+		bool alike = (last->kind == BAR_WAIT) == (next->kind == BAR_WAIT);
+		if (narrow && alike && next->start_s - last->end_s < narrow_s) {
 			last->end_s = fmax(last->end_s, next->end_s);
 			last->spans += next->spans;
+			if (next->longest_s > last->longest_s) {
+				last->longest_s = next->longest_s;
+				last->kind = next->kind;
+				last->name = next->name;
+			}
 		} else {
 			lane->bars[++kept] = *next;
 		}
@@ -179,4 +199,12 @@ void mt_lanes_label(const struct lanes *lanes, const struct lane *lane, char buf
 		snprintf(buf, 128, "stage %d, rank %d: %s", lane->stage, lane->rank, stream);
 	else
 		snprintf(buf, 128, "rank %d: %s", lane->rank, stream);
+}
+
+double mt_lanes_busy_s(const struct lane *lane)
+{
+	double busy_s = 0;
+	for (int kind = 0; kind < BAR_KINDS; kind++)
+		busy_s += kind == BAR_WAIT ? 0 : lane->busy_s[kind];
+	return busy_s;
 }

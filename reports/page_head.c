@@ -53,7 +53,7 @@ static void put_choice(const struct page *page, const struct candidate *c)
 	if (reason) {
 		fputs("<p class=\"why\">Why: ", page->out);
 		mt_text_html_most(page->out, reason, 600);
-		fputs(".</p>", page->out);
+		fputs(*reason && reason[strlen(reason) - 1] == '.' ? "</p>" : ".</p>", page->out);
 	}
 	fputs("</div>\n", page->out);
 }

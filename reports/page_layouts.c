@@ -120,7 +120,7 @@ enum mt_status mt_page_layouts(const struct page *page)
 	double searched = mt_record_number(r->json, "searched");
 
 	if (isfinite(searched))
-		fprintf(page->out, "<p>%s layouts keep every rule; the best are listed, those that were measured first.</p>\n",
+		fprintf(page->out, "<p>%s layouts keep every rule; the best are listed, measured ones first.</p>\n",
 			mt_text_count(text, searched));
 	MT_TRY(mt_page_figure(page, &mt_figure_layouts, NULL));
 	if (!r->count)

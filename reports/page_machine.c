@@ -189,7 +189,8 @@ enum mt_status mt_page_provenance(const struct page *page)
 	     "costs of its blocks (card); which one is in the table of layouts. Kernel times were profiled on this machine for the exact "
 	     "shape where possible, else scaled from the nearest one; collectives come from the curves above.");
 	term(page, "90% interval of a prediction",
-	     "From the spread of the profiled times and of the curves; a measurement is expected to lie inside nine times of ten.");
+	     "From the machine's jitter, the share of kernel time that was never measured for its shape, and the error the model itself "
+	     "is known to have; a measurement is expected to lie inside nine times of ten.");
 	term(page, "Measured step time", "The median over the steps of a real training run of that layout, with a 90% interval of the median.");
 	term(page, "Predicted memory",
 	     "Bytes that the engine's allocator counted in the dry run, by arena; resident adds the process and its libraries.");

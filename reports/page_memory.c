@@ -62,16 +62,15 @@ enum mt_status mt_page_timeline(const struct page *page)
 	if (!mt_figure_timeline.rows(page->record))
 		return MT_OK;
 	MT_TRY(mt_lanes_read(&lanes, page->record));
-	mt_page_table_start(page, "Stream|#Kernels|#Collectives|#Waits|#Busy|#Spans", shown);
+	mt_page_table_start(page, "Stream|#Matrix products|#Attention|#Other kernels|#Optimizer|#Collectives|#Waits|#Busy|#Spans", shown);
 	for (int i = 0; i < lanes.count; i++) {
 		const struct lane *lane = &lanes.lanes[i];
 		mt_lanes_label(&lanes, lane, text);
 		fputs("<tr>", page->out);
 		mt_page_cell(page, text);
 		for (int kind = 0; kind < BAR_KINDS; kind++)
-			mt_page_number(page, mt_text_seconds(number, lane->busy_s[kind]));
-		mt_page_number(page,
-			       mt_text_percent(number, (lane->busy_s[BAR_KERNEL] + lane->busy_s[BAR_COLLECTIVE]) / lanes.length_s, ""));
+			mt_page_number(page, mt_text_seconds(number, lane->busy_s[kind] > 0 ? lane->busy_s[kind] : NAN));
+		mt_page_number(page, mt_text_percent(number, mt_lanes_busy_s(lane) / lanes.length_s, ""));
 		mt_page_number(page, mt_text_count(number, lane->spans));
 		fputs("</tr>\n", page->out);
 	}

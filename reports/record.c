@@ -11,7 +11,7 @@
 
 const char *const mt_record_part_names[PART_COUNT] = {"compute", "exposed tp", "exposed dp", "exposed pp", "bubble", "optimizer"};
 const char *const mt_record_store_names[STORE_COUNT] = {"parameters",  "gradients", "optimizer state",
-							"activations", "workspace", "process and libraries"};
+							"activations", "workspace", "process"};
 
 double mt_record_number(const json_t *object, const char *key)
 {

@@ -84,6 +84,7 @@ static void cpu_close(struct mt_device *device)
 		return;
 	mt_cpu_products_destroy(cpu);
 	free(cpu->rope.values);
+	free(cpu->sums);
 	free(cpu->scratch);
 	free(cpu);
 	device->backend = NULL;

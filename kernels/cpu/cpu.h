@@ -21,6 +21,8 @@ struct cpu_device {
 	bool bf16_native; /* oneDNN multiplies bf16 faster than f32 here */
 	char *scratch;    /* owned; one slice a thread, contents live for one op */
 	size_t scratch_bytes;
+	void *sums; /* owned; partial sums of one op */
+	size_t sums_bytes;
 	struct cpu_rope_table rope;
 	struct cpu_products *products; /* owned */
 };

@@ -218,15 +218,20 @@ static void run_shared(const struct cpu_device *cpu, const struct share *s)
 	}
 }
 
-/* Sums of blocks live behind the threads' scratch while the op runs. */
+/* Sums of blocks, added up in the order of the blocks. */
 static enum mt_status run_with_sums(struct cpu_device *cpu, struct share *s)
 {
 	const struct mt_norm *norm = &s->op->norm;
 	const bool is_norm = s->op->kind == MT_OP_NORM_BWD;
 	const size_t bytes = (size_t)s->count * (is_norm ? 2 * (size_t)norm->cols * sizeof(float) : sizeof(double));
-	s->sums = malloc(bytes);
-	if (!s->sums)
-		return mt_fail(MT_NOMEM, "cpu device: no memory for %zu bytes of partial sums", bytes);
+	if (bytes > cpu->sums_bytes) {
+		free(cpu->sums);
+		cpu->sums = malloc(bytes);
+		cpu->sums_bytes = cpu->sums ? bytes : 0;
+		if (!cpu->sums)
+			return mt_fail(MT_NOMEM, "cpu device: no memory for %zu bytes of partial sums", bytes);
+	}
+	s->sums = cpu->sums;
 	run_shared(cpu, s);
 	if (is_norm) {
 		for (int64_t block = 0; block < s->count; block++) {
@@ -243,7 +248,6 @@ static enum mt_status run_with_sums(struct cpu_device *cpu, struct share *s)
 			sum += ((const double *)s->sums)[block];
 		*(double *)s->op->sumsq.out += sum;
 	}
-	free(s->sums);
 	return MT_OK;
 }
 

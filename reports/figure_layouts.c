@@ -57,13 +57,13 @@ static void script(const struct record *r, FILE *file)
 	fputs("set grid ytics lt 1 lc rgb faint lw 0.7\n", file);
 	fprintf(file,
 		"scale = %g\n"
-		"plot '%s.tsv' using ($4*scale):1:(($5-$4)*scale):(0) with vectors nohead lw 5 lc rgb sky title 'predicted, 90%% interval', \\\n"
+		"plot '%s.tsv' using ($4*scale):1:(($5-$4)*scale):(0) with vectors nohead lw 5 lc rgb sky title '90%% interval', \\\n"
 		"\t'' using ($7 > 0 ? NaN : $3*scale):1 with points pt 7 ps 0.8 lc rgb blue title 'predicted'",
 		scale, "layouts");
 	if (measured)
 		fputs(", \\\n\t'' using ($6*scale):1 with points pt 13 ps 1.2 lc rgb red title 'measured'", file);
 	if (failed)
-		fputs(", \\\n\t'' using ($7 > 0 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2 lc rgb purple title 'run, and failed'", file);
+		fputs(", \\\n\t'' using ($7 > 0 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2.5 lc rgb 'black' title 'run, and failed'", file);
 	fputc('\n', file);
 }
 
@@ -78,7 +78,7 @@ static void alt(const struct record *r, FILE *file)
 			most = fmax(most, mt_record_step_s(&r->candidates[i]));
 			row++;
 		}
-	fprintf(file, "Dot plot of the %d best layouts by step time, from %s to %s.", rows(r), mt_text_seconds(best, least),
+	fprintf(file, "Dot plot of the step time of the best %d layout%s, from %s to %s.", rows(r), rows(r) == 1 ? "" : "s", mt_text_seconds(best, least),
 		mt_text_seconds(last, most));
 }
 

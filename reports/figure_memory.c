@@ -128,8 +128,12 @@ static void alt(const struct record *r, FILE *file)
 
 	fputs("Stacked bars of the predicted memory of one rank, by component, for each stage of the best layouts.", file);
 	if (r->choice && isfinite(mt_record_peak_bytes(r->choice, false)))
-		fprintf(file, " The chosen layout needs %s of a limit of %s.", mt_text_bytes(peak, mt_record_peak_bytes(r->choice, false)),
-			mt_text_bytes(limit, r->memory_limit_bytes));
+		fprintf(file, " The chosen layout needs %s", mt_text_bytes(peak, mt_record_peak_bytes(r->choice, false)));
+	else
+		return;
+	if (isfinite(r->memory_limit_bytes))
+		fprintf(file, " of a limit of %s", mt_text_bytes(limit, r->memory_limit_bytes));
+	fputc('.', file);
 }
 
 const struct figure mt_figure_memory = {

@@ -47,7 +47,7 @@ static void script(const struct record *r, FILE *file)
 	mt_figure_range(file, least * scale, most * scale, unit);
 	fprintf(file,
 		"scale = %g\n"
-		"plot '%s.tsv' using ($4*scale):($1-0.16):(($5-$4)*scale):(0) with vectors nohead lw 7 lc rgb sky title 'predicted, 90%% interval', \\\n"
+		"plot '%s.tsv' using ($4*scale):($1-0.16):(($5-$4)*scale):(0) with vectors nohead lw 7 lc rgb sky title '90%% interval', \\\n"
 		"\t'' using ($3*scale):($1-0.16) with points pt 7 ps 0.9 lc rgb blue title 'predicted', \\\n"
 		"\t'' using ($6*scale):($1+0.16):($7*scale):($8*scale) with xerrorbars pt 13 ps 1.1 lw 1.5 lc rgb red title 'measured'\n",
 		scale, "predicted_measured");
@@ -62,7 +62,7 @@ static void alt(const struct record *r, FILE *file)
 		const struct candidate *c = &r->candidates[i];
 		if (!isfinite(c->measured_s) || !isfinite(c->predicted_s))
 			continue;
-		known++;
+		known += isfinite(c->predicted_lo_s);
 		inside += c->measured_s >= c->predicted_lo_s && c->measured_s <= c->predicted_hi_s;
 		worst = fmax(worst, fabs(mt_record_error_frac(c)));
 	}

@@ -54,7 +54,7 @@ static void script(const struct record *r, FILE *file)
 	fprintf(file, "scale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n", scale, lanes.length_s * scale * 1.005,
 		unit);
 	fprintf(file, "least = %.6g # so that a short bar is seen\nwide(start, end) = scale * (end - start < least ? start + least : end)\n",
-		lanes.length_s / 1400);
+		lanes.length_s / 620);
 	for (int i = 1; i < lanes.count; i++) /* a line between ranks */
 		if (lanes.lanes[i].rank != lanes.lanes[i - 1].rank)
 			fprintf(file, "set arrow from graph 0, first %.1f to graph 1, first %.1f nohead lw 0.7 lc rgb faint\n", i + 0.5, i + 0.5);
@@ -94,7 +94,7 @@ const struct figure mt_figure_timeline = {
 	.title = "one step of the chosen layout",
 	.absent = "The result has no timeline.",
 	.rows = rows,
-	.pixels_per_row = 30,
+	.pixels_per_row = 36,
 	.frame_pixels = 105,
 	.data = data,
 	.script = script,

@@ -33,7 +33,7 @@ const char *mt_figure_unit(double most_s, double *scale)
 void mt_figure_row_label(FILE *file, int row, const char *text)
 {
 	fputs(row == 1 ? "set ytics (" : ", \\\n\t", file);
-	mt_text_gnuplot(file, text, 44);
+	mt_text_gnuplot(file, text, 36);
 	fprintf(file, " %d", row);
 }
 
@@ -59,7 +59,7 @@ void mt_figure_range(FILE *file, double least, double most, const char *unit)
 
 static int height(const struct figure *figure, int rows)
 {
-	return figure->frame_pixels + (int)(figure->pixels_per_row * rows);
+	return figure->frame_pixels + (int)(figure->pixels_per_row * (rows < 2 ? 2 : rows));
 }
 
 static void script_start(FILE *file, const struct figure *figure, int rows)

@@ -51,6 +51,13 @@ void mt_page_cell(const struct page *page, const char *text)
 	fputs("</td>", page->out);
 }
 
+void mt_page_layout(const struct page *page, const char *text)
+{
+	fputs("<td class=\"l\">", page->out);
+	mt_text_html_most(page->out, text, 100);
+	fputs("</td>", page->out);
+}
+
 void mt_page_number(const struct page *page, const char *text)
 {
 	fputs("<td class=\"n\">", page->out);

@@ -47,8 +47,12 @@ static void put_choice(const struct page *page, const struct candidate *c)
 		fprintf(page->out, " (%s predicted)", mt_text_seconds(text, c->predicted_s));
 	else if (!measured && isfinite(c->predicted_lo_s))
 		fprintf(page->out, " (90%% interval %s)", mt_text_interval(interval, c->predicted_lo_s, c->predicted_hi_s));
-	fprintf(page->out, ", %s tokens/s", mt_text_count(text, mt_record_tokens_per_s(r, c, mt_record_step_s(c))));
-	fprintf(page->out, ", MFU %s.</p>", mt_text_percent(text, mt_record_candidate_mfu(r, c, mt_record_step_s(c)), ""));
+	double rate = mt_record_tokens_per_s(r, c, mt_record_step_s(c)), mfu = mt_record_candidate_mfu(r, c, mt_record_step_s(c));
+	if (isfinite(rate))
+		fprintf(page->out, ", %s tokens/s", mt_text_count(text, rate));
+	if (isfinite(mfu))
+		fprintf(page->out, ", %s MFU", mt_text_percent(text, mfu, ""));
+	fputs(".</p>", page->out);
 	const char *reason = mt_json_get_string(r->json, "choice_reason", NULL);
 	if (reason) {
 		fputs("<p class=\"why\">Why: ", page->out);
@@ -123,7 +127,7 @@ static void put_formula(const struct page *page, const struct candidate *c)
 	}
 	fputs(". Model FLOPs: <code>", page->out);
 	mt_text_html_most(page->out, mt_json_get_string(r->json, "flops_formula", "unknown"), 300);
-	fputs("</code>. Peak: ", page->out);
+	fputs("</code>. Peak (dense, of one device) is ", page->out);
 	mt_text_html_most(page->out, mt_json_get_string(r->machine, "peak_source", "source unknown"), 200);
 	fputs(". Published figures count causal attention half or in full, so both are given.</p>\n", page->out);
 }

@@ -4,6 +4,7 @@
 #include "base/json.h"
 
 #include <math.h>
+#include <string.h>
 
 #define MOST_LAYOUTS 25
 #define MOST_SPLITS  10
@@ -39,7 +40,7 @@ enum mt_status mt_page_predicted(const struct page *page)
 		if (!isfinite(c->measured_s))
 			continue;
 		fputs(c == r->choice ? "<tr class=\"chosen\">" : "<tr>", page->out);
-		mt_page_cell(page, c->text);
+		mt_page_layout(page, c->text);
 		mt_page_number(page, mt_text_seconds(a, c->predicted_s));
 		mt_page_number(page, mt_text_interval(a, c->predicted_lo_s, c->predicted_hi_s));
 		mt_page_number(page, mt_text_seconds(a, c->measured_s));
@@ -76,7 +77,7 @@ enum mt_status mt_page_split(const struct page *page)
 			continue;
 		rows++;
 		fputs(c == r->choice ? "<tr class=\"chosen\">" : "<tr>", page->out);
-		mt_page_cell(page, c->text);
+		mt_page_layout(page, c->text);
 		for (int part = 0; part < PART_COUNT; part++) {
 			sum += c->split_s[part];
 			mt_page_number(page, c->split_s[part] > 0 ? mt_text_seconds(text, c->split_s[part]) : none);
@@ -101,14 +102,14 @@ static void put_layout(const struct page *page, const struct candidate *c)
 	fputs(c == r->choice ? "<tr class=\"chosen\">" : "<tr>", page->out);
 	snprintf(a, sizeof a, "%d", c->rank);
 	mt_page_number(page, a);
-	mt_page_cell(page, c->text);
+	mt_page_layout(page, c->text);
 	mt_page_number(page, mt_text_seconds(a, c->predicted_s));
 	mt_page_number(page, mt_text_interval(a, c->predicted_lo_s, c->predicted_hi_s));
 	mt_page_number(page, mt_text_seconds(a, c->measured_s));
 	mt_page_number(page, mt_text_percent(a, mt_record_candidate_mfu(r, c, step_s), ""));
 	mt_page_number(page, mt_text_count(a, mt_record_tokens_per_s(r, c, step_s)));
 	mt_page_number(page, mt_text_bytes(a, mt_record_peak_bytes(c, false)));
-	mt_page_cell(page, c->fidelity);
+	mt_page_cell(page, strcmp(c->fidelity, "dry") == 0 || strcmp(c->fidelity, "card") == 0 ? c->fidelity : none);
 	mt_page_cell(page, c == r->choice ? "chosen" : c->failure ? "failed" : isfinite(c->measured_s) ? "measured" : "");
 	fputs("</tr>\n", page->out);
 }
@@ -120,8 +121,8 @@ enum mt_status mt_page_layouts(const struct page *page)
 	double searched = mt_record_number(r->json, "searched");
 
 	if (isfinite(searched))
-		fprintf(page->out, "<p>%s layouts keep every rule; the best are listed, measured ones first.</p>\n",
-			mt_text_count(text, searched));
+		fprintf(page->out, "<p>%s layout%s every rule; the best are listed, measured ones first.</p>\n",
+			mt_text_count(text, searched), searched == 1 ? " keeps" : "s keep");
 	MT_TRY(mt_page_figure(page, &mt_figure_layouts, NULL));
 	if (!r->count)
 		return MT_OK;
@@ -178,7 +179,7 @@ enum mt_status mt_page_failures(const struct page *page)
 		if (!r->candidates[i].failure)
 			continue;
 		fputs("<tr>", page->out);
-		mt_page_cell(page, r->candidates[i].text);
+		mt_page_layout(page, r->candidates[i].text);
 		mt_page_cell(page, r->candidates[i].failure);
 		fputs("</tr>\n", page->out);
 	}

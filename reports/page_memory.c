@@ -15,7 +15,7 @@ static void put_stage(const struct page *page, const struct candidate *c, int st
 	bool known = mt_record_memory(c, stage, bytes);
 
 	fputs(c == page->record->choice ? "<tr class=\"chosen\">" : "<tr>", page->out);
-	mt_page_cell(page, c->text);
+	mt_page_layout(page, c->text);
 	snprintf(text, sizeof text, "%d", stage);
 	mt_page_number(page, text);
 	for (int k = 0; k < STORE_COUNT; k++)
@@ -34,8 +34,7 @@ enum mt_status mt_page_memory(const struct page *page)
 
 	MT_TRY(mt_page_figure(page, &mt_figure_memory, &shown));
 	mt_page_table_start(page,
-			    "Layout|#Stage|#Parameters|#Gradients|#Optimizer|#Activations|#Workspace|#Process|#Engine peak|#measured|"
-			    "#Resident|#measured",
+			    "Layout|#Stage|#Params|#Grads|#Optim.|#Activ.|#Work|#Process|#Engine|#measured|#Resident|#measured",
 			    shown);
 	for (int i = -1; i < r->count && layouts < MOST_LAYOUTS; i++) {
 		const struct candidate *c = i < 0 ? r->choice : &r->candidates[i];
@@ -46,8 +45,8 @@ enum mt_status mt_page_memory(const struct page *page)
 			put_stage(page, c, stage);
 	}
 	mt_page_table_end(page, shown);
-	fputs("<p class=\"soft\">Components are the peaks of the engine's arenas; the engine's peak is what its allocator counted, and resident "
-	      "is the whole process, which the limit is for.</p>\n",
+	fputs("<p class=\"soft\">Components are the peaks of the engine's arenas. Engine: the peak that its allocator counted; resident: the whole "
+	      "process, which the limit is for. Each is predicted, then measured where the layout was run.</p>\n",
 	      page->out);
 	return MT_OK;
 }

@@ -236,7 +236,7 @@ static void put_searched(const struct summary *s)
 		return;
 	double searched = mt_record_number(s->record->json, "searched");
 	if (isfinite(searched))
-		fprintf(memory, "%s layouts keep every rule", mt_text_count(number, searched));
+		fprintf(memory, "%s layout%s every rule", mt_text_count(number, searched), searched == 1 ? " keeps" : "s keep");
 	if (total > 0)
 		fprintf(memory, "%s%s rejected:", isfinite(searched) ? "; " : "", mt_text_count(number, total));
 	json_object_foreach ((json_t *)counts, name, value) {

@@ -11,8 +11,8 @@
 #include <stdio.h>
 
 struct figure {
-	const char *name;  /* of its files */
-	const char *title; /* what it shows, in the page and at the top of the script */
+	const char *name;   /* of its files */
+	const char *title;  /* what it shows, in the page and at the top of the script */
 	const char *absent; /* why there is none when rows() is 0 */
 	/* Rows (layouts, stages, lanes, curves) there are to draw, 0: none. Decides the height. */
 	int (*rows)(const struct record *record);

@@ -70,7 +70,8 @@ static int collect(const struct record *r, struct curve curves[MOST_CURVES])
 
 	if (!all)
 		return 0;
-	json_array_foreach ((json_t *)array, i, json) {
+	json_array_foreach((json_t *)array, i, json)
+	{
 		all[found] = read_curve(json);
 		all[found].position = (int)i;
 		found += all[found].points > 1;
@@ -134,15 +135,17 @@ static void script(const struct record *r, FILE *file)
 	static const struct {
 		const char *text;
 		double bytes;
-	} ticks[] = {{"1 B", 1},	   {"32 B", 32},	   {"1 KiB", 0x1p10},  {"8 KiB", 0x1p13}, {"64 KiB", 0x1p16}, {"512 KiB", 0x1p19},
-		     {"4 MiB", 0x1p22}, {"32 MiB", 0x1p25}, {"256 MiB", 0x1p28}, {"2 GiB", 0x1p31},  {"16 GiB", 0x1p34}};
+	} ticks[] = {{"1 B", 1},          {"32 B", 32},        {"1 KiB", 0x1p10}, {"8 KiB", 0x1p13},
+		     {"64 KiB", 0x1p16},  {"512 KiB", 0x1p19}, {"4 MiB", 0x1p22}, {"32 MiB", 0x1p25},
+		     {"256 MiB", 0x1p28}, {"2 GiB", 0x1p31},   {"16 GiB", 0x1p34}};
 	struct curve curves[MOST_CURVES];
 	int count = collect(r, curves);
 	double least = NAN, most = NAN;
 	char text[128];
 
 	fputs("set logscale xy\nset format y '%g'\nset xlabel 'bytes'\nset ylabel 'bus bandwidth (GB/s, 1e9 bytes/s)'\n"
-	      "set grid ytics lt 1 lc rgb faint lw 0.7\nset key inside bottom right Left reverse vertical maxrows 8 samplen 1\nset samples 300\n"
+	      "set grid ytics lt 1 lc rgb faint lw 0.7\nset key inside bottom right Left reverse vertical maxrows 8 samplen 1\nset "
+	      "samples 300\n"
 	      "set mxtics 1\n",
 	      file);
 	for (int i = 0; i < count; i++) {
@@ -161,14 +164,15 @@ static void script(const struct record *r, FILE *file)
 	      "busbw(bytes, alpha_s, bytes_per_s, factor) = factor * bytes / (alpha_s + bytes/bytes_per_s) / 1e9\n",
 	      file);
 	for (int i = 0; i < count; i++) {
-		double alpha_us = mt_record_number(curves[i].json, "alpha_us"), gbps = mt_record_number(curves[i].json, "bandwidth_gbps");
+		double alpha_us = mt_record_number(curves[i].json, "alpha_us"),
+		       gbps = mt_record_number(curves[i].json, "bandwidth_gbps");
 		label(curves[i].json, text);
-		fprintf(file, "%s'collectives.tsv' index %d using 1:3 with points pt %d ps 1 lc rgb %s title ", i ? ", \\\n\t" : "plot ", i, points[i],
-			colours[i]);
+		fprintf(file, "%s'collectives.tsv' index %d using 1:3 with points pt %d ps 1 lc rgb %s title ",
+			i ? ", \\\n\t" : "plot ", i, points[i], colours[i]);
 		mt_text_gnuplot(file, text, 60);
 		if (alpha_us >= 0 && gbps > 0)
-			fprintf(file, ", \\\n\tbusbw(x, %.6g, %.6g, %.6g) with lines lw 1.5 lc rgb %s notitle", alpha_us * 1e-6, gbps * 1e9,
-				curves[i].factor, colours[i]);
+			fprintf(file, ", \\\n\tbusbw(x, %.6g, %.6g, %.6g) with lines lw 1.5 lc rgb %s notitle", alpha_us * 1e-6,
+				gbps * 1e9, curves[i].factor, colours[i]);
 	}
 	fputc('\n', file);
 }

@@ -30,8 +30,8 @@ static enum mt_status data(const struct record *r, FILE *file)
 			continue;
 		fprintf(file, "%d\t", ++row);
 		mt_text_field(file, c->text, 60);
-		fprintf(file, "\t%.9g\t%.9g\t%.9g\t%.9g\t%d\t%.4g\n", c->predicted_s, c->predicted_lo_s, c->predicted_hi_s, c->measured_s,
-			c->failure != NULL, 100 * mt_record_candidate_mfu(r, c, mt_record_step_s(c)));
+		fprintf(file, "\t%.9g\t%.9g\t%.9g\t%.9g\t%d\t%.4g\n", c->predicted_s, c->predicted_lo_s, c->predicted_hi_s,
+			c->measured_s, c->failure != NULL, 100 * mt_record_candidate_mfu(r, c, mt_record_step_s(c)));
 	}
 	return MT_OK;
 }
@@ -57,13 +57,16 @@ static void script(const struct record *r, FILE *file)
 	fputs("set grid ytics lt 1 lc rgb faint lw 0.7\n", file);
 	fprintf(file,
 		"scale = %g\n"
-		"plot '%s.tsv' using ($4*scale):1:(($5-$4)*scale):(0) with vectors nohead lw 5 lc rgb sky title '90%% interval', \\\n"
+		"plot '%s.tsv' using ($4*scale):1:(($5-$4)*scale):(0) with vectors nohead lw 5 lc rgb sky title '90%% interval', "
+		"\\\n"
 		"\t'' using ($7 > 0 ? NaN : $3*scale):1 with points pt 7 ps 0.8 lc rgb blue title 'predicted'",
 		scale, "layouts");
 	if (measured)
 		fputs(", \\\n\t'' using ($6*scale):1 with points pt 13 ps 1.2 lc rgb red title 'measured'", file);
 	if (failed)
-		fputs(", \\\n\t'' using ($7 > 0 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2.5 lc rgb 'black' title 'run, and failed'", file);
+		fputs(", \\\n\t'' using ($7 > 0 ? $3*scale : NaN):1 with points pt 2 ps 1.1 lw 2.5 lc rgb 'black' title 'run, and "
+		      "failed'",
+		      file);
 	fputc('\n', file);
 }
 
@@ -78,8 +81,8 @@ static void alt(const struct record *r, FILE *file)
 			most = fmax(most, mt_record_step_s(&r->candidates[i]));
 			row++;
 		}
-	fprintf(file, "Dot plot of the step time of the best %d layout%s, from %s to %s.", rows(r), rows(r) == 1 ? "" : "s", mt_text_seconds(best, least),
-		mt_text_seconds(last, most));
+	fprintf(file, "Dot plot of the step time of the best %d layout%s, from %s to %s.", rows(r), rows(r) == 1 ? "" : "s",
+		mt_text_seconds(best, least), mt_text_seconds(last, most));
 }
 
 const struct figure mt_figure_layouts = {

@@ -64,7 +64,8 @@ static enum mt_status data(const struct record *r, FILE *file)
 	int count = collect(r, bars);
 	char text[160];
 
-	fputs("# row\tlayout and stage\tmeasured_resident_bytes\tparameters_bytes\tgradients_bytes\toptimizer_bytes\tactivations_bytes\t"
+	fputs("# row\tlayout and "
+	      "stage\tmeasured_resident_bytes\tparameters_bytes\tgradients_bytes\toptimizer_bytes\tactivations_bytes\t"
 	      "workspace_bytes\tprocess_bytes\n",
 	      file);
 	for (int i = 0; i < count; i++) {
@@ -106,11 +107,13 @@ static void script(const struct record *r, FILE *file)
 	      "from(c) = (c > 4 ? sum [i=4:c-1] column(i) : 0) / gib\n",
 	      file);
 	if (near)
-		fprintf(file, "limit = %.0f / gib\nset arrow from limit, graph 0 to limit, graph 1 nohead lw 2 dt 2 lc rgb red\n", limit);
+		fprintf(file, "limit = %.0f / gib\nset arrow from limit, graph 0 to limit, graph 1 nohead lw 2 dt 2 lc rgb red\n",
+			limit);
 	for (int k = 0; k < STORE_COUNT; k++) {
 		if (!used[k])
 			continue;
-		fprintf(file, "%s%s using (from(%d)):1:(from(%d)):(from(%d)):($1-0.34):($1+0.34) with boxxyerror lc rgb %s title '%s'",
+		fprintf(file,
+			"%s%s using (from(%d)):1:(from(%d)):(from(%d)):($1-0.34):($1+0.34) with boxxyerror lc rgb %s title '%s'",
 			first ? "plot " : ", \\\n\t", first ? "'memory.tsv'" : "''", k + 4, k + 4, k + 5, colours[k],
 			mt_record_store_names[k]);
 		first = false;

@@ -23,8 +23,8 @@ static enum mt_status data(const struct record *r, FILE *file)
 		bool interval = isfinite(c->measured_lo_s);
 		fprintf(file, "%d\t", ++row);
 		mt_text_field(file, c->text, 60);
-		fprintf(file, "\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\n", c->predicted_s, c->predicted_lo_s, c->predicted_hi_s, c->measured_s,
-			interval ? c->measured_lo_s : c->measured_s, interval ? c->measured_hi_s : c->measured_s);
+		fprintf(file, "\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\n", c->predicted_s, c->predicted_lo_s, c->predicted_hi_s,
+			c->measured_s, interval ? c->measured_lo_s : c->measured_s, interval ? c->measured_hi_s : c->measured_s);
 	}
 	return MT_OK;
 }
@@ -47,9 +47,11 @@ static void script(const struct record *r, FILE *file)
 	mt_figure_range(file, least * scale, most * scale, unit);
 	fprintf(file,
 		"scale = %g\n"
-		"plot '%s.tsv' using ($4*scale):($1-0.16):(($5-$4)*scale):(0) with vectors nohead lw 7 lc rgb sky title '90%% interval', \\\n"
+		"plot '%s.tsv' using ($4*scale):($1-0.16):(($5-$4)*scale):(0) with vectors nohead lw 7 lc rgb sky title '90%% "
+		"interval', \\\n"
 		"\t'' using ($3*scale):($1-0.16) with points pt 7 ps 0.9 lc rgb blue title 'predicted', \\\n"
-		"\t'' using ($6*scale):($1+0.16):($7*scale):($8*scale) with xerrorbars pt 13 ps 1.1 lw 1.5 lc rgb red title 'measured'\n",
+		"\t'' using ($6*scale):($1+0.16):($7*scale):($8*scale) with xerrorbars pt 13 ps 1.1 lw 1.5 lc rgb red title "
+		"'measured'\n",
 		scale, "predicted_measured");
 }
 

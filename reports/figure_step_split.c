@@ -69,7 +69,8 @@ static void script(const struct record *r, FILE *file)
 		if (!used[part])
 			continue;
 		int c = part + 4;
-		fprintf(file, "%s%s using (from(%d)):1:(from(%d)):(from(%d)):($1-0.34):($1+0.34) with boxxyerror lc rgb %s title '%s'",
+		fprintf(file,
+			"%s%s using (from(%d)):1:(from(%d)):(from(%d)):($1-0.34):($1+0.34) with boxxyerror lc rgb %s title '%s'",
 			first ? "plot " : ", \\\n\t", first ? "'step_split.tsv'" : "''", c, c, c + 1, colours[part],
 			mt_record_part_names[part]);
 		first = false;

@@ -24,8 +24,8 @@ static enum mt_status data(const struct record *r, FILE *file)
 			mt_lanes_label(&lanes, &lanes.lanes[i], text);
 			fprintf(file, "%d\t", i + 1);
 			mt_text_field(file, text, 60);
-			fprintf(file, "\t%d\t%s\t%.9f\t%.9f\t%d\t", (int)bar->kind, mt_lanes_kind_names[bar->kind], bar->start_s, bar->end_s,
-				bar->spans);
+			fprintf(file, "\t%d\t%s\t%.9f\t%.9f\t%d\t", (int)bar->kind, mt_lanes_kind_names[bar->kind], bar->start_s,
+				bar->end_s, bar->spans);
 			mt_text_field(file, bar->name, 32);
 			fputc('\n', file);
 		}
@@ -36,6 +36,9 @@ static enum mt_status data(const struct record *r, FILE *file)
 static void script(const struct record *r, FILE *file)
 {
 	static const char *const colours[BAR_KINDS] = {"blue", "sky", "purple", "green", "orange", "pale"};
+	/* The widened short bars of small kernels first, so that they never cover a neighbour. */
+	static const enum bar_kind order[BAR_KINDS] = {BAR_OTHER,     BAR_PRODUCT,    BAR_ATTENTION,
+						       BAR_OPTIMIZER, BAR_COLLECTIVE, BAR_WAIT};
 	struct lanes lanes;
 	bool used[BAR_KINDS] = {false}, first = true;
 	char text[128];
@@ -51,19 +54,25 @@ static void script(const struct record *r, FILE *file)
 	}
 	mt_figure_rows_end(file, lanes.count);
 	const char *unit = mt_figure_unit(lanes.length_s, &scale);
-	fprintf(file, "scale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n", scale, lanes.length_s * scale * 1.005,
-		unit);
-	fprintf(file, "least = %.6g # so that a short bar is seen\nwide(start, end) = scale * (end - start < least ? start + least : end)\n",
+	fprintf(file, "scale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n", scale,
+		lanes.length_s * scale * 1.005, unit);
+	fprintf(file,
+		"least = %.6g # so that a short bar is seen\nwide(start, end) = scale * (end - start < least ? start + least : "
+		"end)\n",
 		lanes.length_s / 620);
 	for (int i = 1; i < lanes.count; i++) /* a line between ranks */
 		if (lanes.lanes[i].rank != lanes.lanes[i - 1].rank)
-			fprintf(file, "set arrow from graph 0, first %.1f to graph 1, first %.1f nohead lw 0.7 lc rgb faint\n", i + 0.5, i + 0.5);
-	for (int kind = 0; kind < BAR_KINDS; kind++) {
+			fprintf(file, "set arrow from graph 0, first %.1f to graph 1, first %.1f nohead lw 0.7 lc rgb faint\n",
+				i + 0.5, i + 0.5);
+	for (int i = 0; i < BAR_KINDS; i++) {
+		int kind = order[i];
 		if (!used[kind])
 			continue;
 		fprintf(file,
-			"%s%s using ($3 == %d ? $5*scale : NaN):1:($5*scale):(wide($5, $6)):($1-0.36):($1+0.36) with boxxyerror lc rgb %s title '%s'",
-			first ? "plot " : ", \\\n\t", first ? "'timeline.tsv'" : "''", kind, colours[kind], mt_lanes_kind_names[kind]);
+			"%s%s using ($3 == %d ? $5*scale : NaN):1:($5*scale):(wide($5, $6)):($1-0.36):($1+0.36) with boxxyerror lc "
+			"rgb %s title '%s'",
+			first ? "plot " : ", \\\n\t", first ? "'timeline.tsv'" : "''", kind, colours[kind],
+			mt_lanes_kind_names[kind]);
 		first = false;
 	}
 	fputc('\n', file);

@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #define GNUPLOT_LIMIT_S 120
-#define MOST_FIGURES	8
+#define MOST_FIGURES    8
 
 const struct figure *const mt_figures[] = {&mt_figure_predicted_measured, &mt_figure_step_split,  &mt_figure_memory,
-					   &mt_figure_timeline,		  &mt_figure_collectives, &mt_figure_layouts};
+					   &mt_figure_timeline,           &mt_figure_collectives, &mt_figure_layouts};
 const int mt_figure_count = (int)(sizeof mt_figures / sizeof mt_figures[0]);
 
 static const char *const suffixes[] = {"svg", "png", "pdf"};
@@ -64,8 +64,8 @@ static int height(const struct figure *figure, int rows)
 
 static void script_start(FILE *file, const struct figure *figure, int rows)
 {
-	fprintf(file, "# %s: %s\n# Data: %s.tsv. To draw it again after a change: gnuplot %s.gp\n", figure->name, figure->title, figure->name,
-		figure->name);
+	fprintf(file, "# %s: %s\n# Data: %s.tsv. To draw it again after a change: gnuplot %s.gp\n", figure->name, figure->title,
+		figure->name, figure->name);
 	fputs("reset\nset encoding utf8\nset datafile separator tab\n"
 	      "if (!exists('prefix')) prefix = '' # of the files written\n"
 	      "blue = '#0072B2'; orange = '#E69F00'; green = '#009E73'; red = '#D55E00'\n"
@@ -76,7 +76,8 @@ static void script_start(FILE *file, const struct figure *figure, int rows)
 		"set terminal svg size width, height noenhanced font 'sans-serif,13'\n"
 		"set output prefix.'%s.svg'\n\n",
 		FIGURE_WIDTH, height(figure, rows), figure->name);
-	fputs("set border 3 lc rgb '#808080'\nset tics nomirror out scale 0.5 textcolor rgb 'black'\nset grid xtics lt 1 lc rgb faint lw 0.7\n"
+	fputs("set border 3 lc rgb '#808080'\nset tics nomirror out scale 0.5 textcolor rgb 'black'\nset grid xtics lt 1 lc rgb "
+	      "faint lw 0.7\n"
 	      "set key above left Left reverse horizontal samplen 1.5 spacing 1.2\nset style fill solid 1 noborder\n",
 	      file);
 }
@@ -95,7 +96,8 @@ static void script_end(FILE *file, const struct figure *figure, int rows)
 		7.0 * height(figure, rows) / FIGURE_WIDTH, figure->name);
 }
 
-static enum mt_status write_file(const char *folder, const struct figure *figure, const char *suffix, const struct record *record, int rows)
+static enum mt_status write_file(const char *folder, const struct figure *figure, const char *suffix, const struct record *record,
+				 int rows)
 {
 	struct mt_file file = {0};
 	char *path = mt_string("%s/%s.%s", folder, figure->name, suffix);
@@ -149,7 +151,8 @@ static void first_line(const char *errors, char *why, size_t why_bytes)
 	snprintf(why, why_bytes, "gnuplot failed: %s", *text ? text : "it said nothing");
 }
 
-static enum mt_status draw(const char *folder, const char *prefix, const char *const *scripts, int count, char *why, size_t why_bytes)
+static enum mt_status draw(const char *folder, const char *prefix, const char *const *scripts, int count, char *why,
+			   size_t why_bytes)
 {
 	struct mt_process_result result = {0};
 	const char *argv[MOST_FIGURES + 4];

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const mt_lanes_kind_names[BAR_KINDS] = {"matrix products", "attention", "other kernels",
+const char *const mt_lanes_kind_names[BAR_KINDS] = {"matrix products", "attention",  "other kernels",
 						    "optimizer",       "collective", "wait"};
 
 /* What a span does, by its kind and the engine's names of operations. */
@@ -54,7 +54,8 @@ static enum mt_status read_lane(struct lane *lane, const json_t *rank, const jso
 	lane->bars = calloc(json_array_size(spans) + 1, sizeof *lane->bars);
 	if (!lane->bars)
 		return mt_fail(MT_NOMEM, "no memory for a timeline");
-	json_array_foreach ((json_t *)spans, i, json) {
+	json_array_foreach((json_t *)spans, i, json)
+	{
 		struct bar *bar = &lane->bars[lane->count];
 		if (!read_bar(json, bar))
 			continue;
@@ -130,9 +131,7 @@ static bool usable(const json_t *stream)
 	struct bar bar;
 	size_t i;
 
-	json_array_foreach ((json_t *)mt_record_array(stream, "spans"), i, json)
-		if (read_bar(json, &bar))
-			return true;
+	json_array_foreach((json_t *)mt_record_array(stream, "spans"), i, json) if (read_bar(json, &bar)) return true;
 	return false;
 }
 
@@ -142,9 +141,8 @@ int mt_lanes_count(const struct record *record)
 	int count = 0;
 	size_t i, k;
 
-	json_array_foreach ((json_t *)ranks, i, rank)
-		json_array_foreach ((json_t *)mt_record_array(rank, "streams"), k, stream)
-			count += usable(stream);
+	json_array_foreach((json_t *)ranks, i, rank) json_array_foreach((json_t *)mt_record_array(rank, "streams"), k, stream)
+		count += usable(stream);
 	return count;
 }
 
@@ -158,8 +156,10 @@ enum mt_status mt_lanes_read(struct lanes *lanes, const struct record *record)
 	lanes->lanes = calloc(LANES_MOST, sizeof *lanes->lanes);
 	if (!lanes->lanes)
 		return mt_fail(MT_NOMEM, "no memory for a timeline");
-	json_array_foreach ((json_t *)ranks, i, rank) {
-		json_array_foreach ((json_t *)mt_record_array(rank, "streams"), k, stream) {
+	json_array_foreach((json_t *)ranks, i, rank)
+	{
+		json_array_foreach((json_t *)mt_record_array(rank, "streams"), k, stream)
+		{
 			if (!usable(stream))
 				continue;
 			if (lanes->count == LANES_MOST) {

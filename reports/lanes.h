@@ -2,13 +2,14 @@
  *
  * A lane is one stream of one rank. A step has many more kernels than a picture has pixels: neighbours on a lane
  * that are too narrow to be seen are joined (to the kind of the longest), and the width that counts as narrow is doubled
- * until all bars are at most LANES_MOST_BARS; work and waits are never joined. What is wide enough to be seen stays a bar of its own, at its exact place. */
+ * until all bars are at most LANES_MOST_BARS; work and waits are never joined. What is wide enough to be seen stays a bar of its
+ * own, at its exact place. */
 #ifndef MT_REPORTS_LANES_H
 #define MT_REPORTS_LANES_H
 
 #include "reports/record.h"
 
-#define LANES_MOST	24
+#define LANES_MOST      24
 #define LANES_MOST_BARS 1500
 
 /* Kernels are told apart by what bounds them: products and attention compute, the others move memory. */
@@ -32,7 +33,7 @@ struct lane {
 };
 
 struct lanes {
-	struct lane *lanes; /* owned */
+	struct lane *lanes;  /* owned */
 	int count, left_out; /* left_out: lanes beyond LANES_MOST */
 	double length_s;
 };

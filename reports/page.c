@@ -33,7 +33,8 @@ void mt_page_table_start(const struct page *page, const char *head, bool folded)
 	while (*head) {
 		size_t length = strcspn(head, "|");
 		bool number = *head == '#';
-		fprintf(page->out, "<th scope=\"col\"%s>%.*s</th>", number ? " class=\"n\"" : "", (int)length - number, head + number);
+		fprintf(page->out, "<th scope=\"col\"%s>%.*s</th>", number ? " class=\"n\"" : "", (int)length - number,
+			head + number);
 		head += length + (head[length] == '|');
 	}
 	fputs("</tr></thead><tbody>\n", page->out);
@@ -96,7 +97,9 @@ enum mt_status mt_page_figure(const struct page *page, const struct figure *figu
 	if (st == MT_OK && inlined) {
 		fprintf(page->out, "<figure id=\"%s-figure\">%s<figcaption id=\"%s-alt\">", figure->name, inlined, figure->name);
 		st = put_alt(page, figure);
-		fprintf(page->out, " <span class=\"files\">figures/%s.svg, .png, .pdf; .gp and .tsv to change it</span></figcaption></figure>\n",
+		fprintf(page->out,
+			" <span class=\"files\">figures/%s.svg, .png, .pdf; .gp and .tsv to change "
+			"it</span></figcaption></figure>\n",
 			figure->name);
 		if (shown)
 			*shown = true;
@@ -120,9 +123,11 @@ enum mt_status mt_page_figure(const struct page *page, const struct figure *figu
 static void start(const struct page *page)
 {
 	fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-	      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+	      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src "
+	      "data:; "
 	      "base-uri 'none'; form-action 'none'\">\n"
-	      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"referrer\" content=\"no-referrer\">\n"
+	      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta name=\"referrer\" "
+	      "content=\"no-referrer\">\n"
 	      "<meta name=\"color-scheme\" content=\"light dark\">\n<title>megatune: ",
 	      page->out);
 	mt_text_html_most(page->out, page->record->model_name, 60);

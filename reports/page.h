@@ -9,7 +9,7 @@
 struct page {
 	FILE *out;
 	const struct record *record;
-	const char *directory;	 /* figures/NAME.svg is below it */
+	const char *directory;   /* figures/NAME.svg is below it */
 	const char *figures_why; /* why there are no figures; "" when there are */
 };
 
@@ -27,7 +27,7 @@ enum mt_status mt_page_figure(const struct page *page, const struct figure *figu
  * when the name begins with '#'. */
 void mt_page_table_start(const struct page *page, const char *head, bool folded);
 void mt_page_table_end(const struct page *page, bool folded);
-void mt_page_cell(const struct page *page, const char *text);	/* text that is escaped */
+void mt_page_cell(const struct page *page, const char *text);   /* text that is escaped */
 void mt_page_layout(const struct page *page, const char *text); /* the same, of a layout */
 void mt_page_number(const struct page *page, const char *text); /* the same, right-aligned */
 

@@ -42,7 +42,8 @@ static void put_choice(const struct page *page, const struct candidate *c)
 
 	fputs("<div class=\"choice\"><p>Run <strong>", page->out);
 	mt_text_html_most(page->out, c->text, 200);
-	fprintf(page->out, "</strong>: %s a step %s", mt_text_seconds(text, mt_record_step_s(c)), measured ? "measured" : "predicted");
+	fprintf(page->out, "</strong>: %s a step %s", mt_text_seconds(text, mt_record_step_s(c)),
+		measured ? "measured" : "predicted");
 	if (measured && isfinite(c->predicted_s))
 		fprintf(page->out, " (%s predicted)", mt_text_seconds(text, c->predicted_s));
 	else if (!measured && isfinite(c->predicted_lo_s))
@@ -64,8 +65,9 @@ static void put_choice(const struct page *page, const struct candidate *c)
 
 static void tile(const struct page *page, const char *name, const char *big, const char *small)
 {
-	fprintf(page->out, "<div class=\"tile\"><div class=\"name\">%s</div><div class=\"big\">%s <small>%s</small></div><div class=\"more\">", name,
-		big, small);
+	fprintf(page->out,
+		"<div class=\"tile\"><div class=\"name\">%s</div><div class=\"big\">%s <small>%s</small></div><div class=\"more\">",
+		name, big, small);
 }
 
 static void put_time_tile(const struct page *page, const struct candidate *c)
@@ -101,7 +103,8 @@ static void put_speed_tiles(const struct page *page, const struct candidate *c)
 static void put_memory_tile(const struct page *page, const struct candidate *c)
 {
 	char big[TEXT_BYTES], text[TEXT_BYTES];
-	double measured = mt_record_peak_bytes(c, true), predicted = mt_record_peak_bytes(c, false), limit = page->record->memory_limit_bytes;
+	double measured = mt_record_peak_bytes(c, true), predicted = mt_record_peak_bytes(c, false),
+	       limit = page->record->memory_limit_bytes;
 	double peak = isfinite(measured) ? measured : predicted;
 
 	tile(page, "Memory of the largest rank", mt_text_bytes(big, peak), isfinite(measured) ? "measured" : "predicted");
@@ -161,7 +164,8 @@ void mt_page_head(const struct page *page)
 	fputs("</h1>\n", page->out);
 	put_subject(page);
 	if (r->partial)
-		fputs("<div class=\"banner\"><strong>Partial:</strong> the search was interrupted. What was found until then is here; a "
+		fputs("<div class=\"banner\"><strong>Partial:</strong> the search was interrupted. What was found until then is "
+		      "here; a "
 		      "better layout may exist.</div>\n",
 		      page->out);
 	if (*page->figures_why) {

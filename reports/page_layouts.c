@@ -1,4 +1,5 @@
-/* page_layouts: sections about candidates: predicted against measured, the split of a step, the list, what was rejected or failed. */
+/* page_layouts: sections about candidates: predicted against measured, the split of a step, the list, what was rejected or failed.
+ */
 #include "reports/page.h"
 
 #include "base/json.h"
@@ -22,7 +23,8 @@ static void put_summary(const struct page *page)
 	fprintf(page->out, "<p>Over %s runs the median absolute error is %s", mt_text_count(text, runs), "");
 	fprintf(page->out, "<strong>%s</strong>", mt_text_percent(text, mt_record_number(p, "median_ape_frac"), ""));
 	fprintf(page->out, ", the 90th percentile %s", mt_text_percent(text, mt_record_number(p, "p90_ape_frac"), ""));
-	fprintf(page->out, "; %s of them lie inside their 90%% interval.</p>\n", mt_text_count(text, mt_record_number(p, "inside_interval")));
+	fprintf(page->out, "; %s of them lie inside their 90%% interval.</p>\n",
+		mt_text_count(text, mt_record_number(p, "inside_interval")));
 }
 
 enum mt_status mt_page_predicted(const struct page *page)
@@ -48,7 +50,9 @@ enum mt_status mt_page_predicted(const struct page *page)
 		mt_page_number(page, mt_text_count(a, mt_record_number(c->json, "measured_steps")));
 		mt_page_number(page, mt_text_percent(a, mt_record_error_frac(c), "+"));
 		bool known = isfinite(c->predicted_lo_s);
-		mt_page_cell(page, !known ? none : c->measured_s >= c->predicted_lo_s && c->measured_s <= c->predicted_hi_s ? "yes" : "no");
+		mt_page_cell(page, !known                                                                     ? none
+				   : c->measured_s >= c->predicted_lo_s && c->measured_s <= c->predicted_hi_s ? "yes"
+													      : "no");
 		double loss = mt_record_number(c->json, "measured_loss");
 		snprintf(a, sizeof a, "%.4f", loss);
 		mt_page_number(page, isfinite(loss) && fabs(loss) < 1e9 ? a : none);
@@ -87,7 +91,8 @@ enum mt_status mt_page_split(const struct page *page)
 		fputs("</tr>\n", page->out);
 	}
 	mt_page_table_end(page, shown);
-	fputs("<p class=\"soft\">Communication counts where nothing else runs beside it (exposed); what hides behind compute costs no "
+	fputs("<p class=\"soft\">Communication counts where nothing else runs beside it (exposed); what hides behind compute costs "
+	      "no "
 	      "time. The split is of the predicted step.</p>\n",
 	      page->out);
 	return MT_OK;
@@ -130,7 +135,8 @@ enum mt_status mt_page_layouts(const struct page *page)
 	for (int i = 0; i < r->count && i < MOST_LAYOUTS; i++)
 		put_layout(page, &r->candidates[i]);
 	mt_page_table_end(page, false);
-	fputs("<p class=\"soft\">MFU and tokens/s are of the measured step where there is one. Memory is the predicted peak of the largest "
+	fputs("<p class=\"soft\">MFU and tokens/s are of the measured step where there is one. Memory is the predicted peak of the "
+	      "largest "
 	      "rank. From: card = closed form over profiled blocks; dry = dry run of the engine.",
 	      page->out);
 	if (r->count > MOST_LAYOUTS)
@@ -147,7 +153,8 @@ enum mt_status mt_page_rejected(const struct page *page)
 	const char *rule;
 	int rows = 0;
 
-	json_object_foreach ((json_t *)counts, rule, value) {
+	json_object_foreach((json_t *)counts, rule, value)
+	{
 		if (!json_is_number(value) || !(json_number_value(value) > 0))
 			continue;
 		if (rows++ == 0)
@@ -170,7 +177,8 @@ enum mt_status mt_page_failures(const struct page *page)
 	const struct record *r = page->record;
 
 	if (!r->failed_count) {
-		fprintf(page->out, "<p class=\"absent\">%s</p>\n", r->run_count ? "Every layout that was run finished." : "No layout was run.");
+		fprintf(page->out, "<p class=\"absent\">%s</p>\n",
+			r->run_count ? "Every layout that was run finished." : "No layout was run.");
 		return MT_OK;
 	}
 	fputs("<p>These layouts were run and ended early; the others went on.</p>\n", page->out);

@@ -23,7 +23,8 @@ static void put_hosts(const struct page *page)
 		return;
 	fputs("<h3>Hosts</h3>\n", page->out);
 	mt_page_table_start(page, "Host|Processor|#Cores|#Memory|#Ranks", false);
-	json_array_foreach ((json_t *)hosts, i, host) {
+	json_array_foreach((json_t *)hosts, i, host)
+	{
 		if (!json_is_object(host) || i >= MOST_HOSTS)
 			continue;
 		fputs("<tr>", page->out);
@@ -36,7 +37,8 @@ static void put_hosts(const struct page *page)
 	}
 	mt_page_table_end(page, false);
 	if (json_array_size(hosts) > MOST_HOSTS)
-		fprintf(page->out, "<p class=\"soft\">%zu more hosts are in result.json.</p>\n", json_array_size(hosts) - MOST_HOSTS);
+		fprintf(page->out, "<p class=\"soft\">%zu more hosts are in result.json.</p>\n",
+			json_array_size(hosts) - MOST_HOSTS);
 }
 
 static void put_rates(const struct page *page)
@@ -49,7 +51,8 @@ static void put_rates(const struct page *page)
 		return;
 	fputs("<h3>Matrix products</h3>\n", page->out);
 	mt_page_table_start(page, "Type|#Threads a rank|#Busy ranks a host|#TFLOP/s a rank", false);
-	json_array_foreach ((json_t *)rates, i, rate) {
+	json_array_foreach((json_t *)rates, i, rate)
+	{
 		if (!json_is_object(rate))
 			continue;
 		fputs("<tr>", page->out);
@@ -72,7 +75,8 @@ static void put_classes(const struct page *page)
 		return;
 	fputs("<h3>Pairs of ranks</h3>\n", page->out);
 	mt_page_table_start(page, "Class|#Pairs|#Latency (us)|#Bandwidth (GB/s, one way)", false);
-	json_array_foreach ((json_t *)classes, i, class) {
+	json_array_foreach((json_t *)classes, i, class)
+	{
 		if (!json_is_object(class))
 			continue;
 		fputs("<tr>", page->out);
@@ -104,8 +108,10 @@ static enum mt_status put_curves(const struct page *page)
 	MT_TRY(mt_page_figure(page, &mt_figure_collectives, &shown));
 	if (!json_array_size(curves))
 		return MT_OK;
-	mt_page_table_start(page, "Operation|Type|#Ranks|#Stride|#Alpha (us)|#1/beta (GB/s)|#Fit residual|#Best busbw (GB/s)|#Points", false);
-	json_array_foreach ((json_t *)curves, i, curve) {
+	mt_page_table_start(
+		page, "Operation|Type|#Ranks|#Stride|#Alpha (us)|#1/beta (GB/s)|#Fit residual|#Best busbw (GB/s)|#Points", false);
+	json_array_foreach((json_t *)curves, i, curve)
+	{
 		if (!json_is_object(curve) || i >= MOST_CURVES)
 			continue;
 		fputs("<tr>", page->out);
@@ -121,7 +127,8 @@ static enum mt_status put_curves(const struct page *page)
 		fputs("</tr>\n", page->out);
 	}
 	mt_page_table_end(page, false);
-	fputs("<p class=\"soft\">Fit: seconds = alpha + beta &times; bytes. Bus bandwidth as nccl-tests defines it; GB/s = 1e9 bytes/s.</p>\n",
+	fputs("<p class=\"soft\">Fit: seconds = alpha + beta &times; bytes. Bus bandwidth as nccl-tests defines it; GB/s = 1e9 "
+	      "bytes/s.</p>\n",
 	      page->out);
 	return MT_OK;
 }
@@ -160,7 +167,8 @@ enum mt_status mt_page_phases(const struct page *page)
 	if (!json_array_size(phases))
 		return MT_OK;
 	mt_page_table_start(page, "Phase|#Time|#Share", false);
-	json_array_foreach ((json_t *)phases, i, phase) {
+	json_array_foreach((json_t *)phases, i, phase)
+	{
 		double seconds = mt_record_number(phase, "seconds");
 		if (!json_is_object(phase))
 			continue;
@@ -185,18 +193,23 @@ enum mt_status mt_page_provenance(const struct page *page)
 
 	fputs("<dl>\n", page->out);
 	term(page, "Predicted step time",
-	     "The engine itself, run with kernels and collectives that only advance a clock (dry), or a closed form over the profiled "
-	     "costs of its blocks (card); which one is in the table of layouts. Kernel times were profiled on this machine for the exact "
+	     "The engine itself, run with kernels and collectives that only advance a clock (dry), or a closed form over the "
+	     "profiled "
+	     "costs of its blocks (card); which one is in the table of layouts. Kernel times were profiled on this machine for the "
+	     "exact "
 	     "shape where possible, else scaled from the nearest one; collectives come from the curves above.");
 	term(page, "90% interval of a prediction",
-	     "From the machine's jitter, the share of kernel time that was never measured for its shape, and the error the model itself "
+	     "From the machine's jitter, the share of kernel time that was never measured for its shape, and the error the model "
+	     "itself "
 	     "is known to have; a measurement is expected to lie inside nine times of ten.");
-	term(page, "Measured step time", "The median over the steps of a real training run of that layout, with a 90% interval of the median.");
+	term(page, "Measured step time",
+	     "The median over the steps of a real training run of that layout, with a 90% interval of the median.");
 	term(page, "Predicted memory",
 	     "Bytes that the engine's allocator counted in the dry run, by arena; resident adds the process and its libraries.");
 	term(page, "Measured memory", "The allocator's peak, and the peak resident size of the process as the system reports it.");
 	term(page, "Model FLOPs",
-	     "Forward once and backward twice over matrix products and attention of real tokens; causal attention half; no recompute.");
+	     "Forward once and backward twice over matrix products and attention of real tokens; causal attention half; no "
+	     "recompute.");
 	fputs("<dt>Peak</dt><dd>", page->out);
 	mt_text_html_most(page->out, text_of(r->machine, "peak_source"), 200);
 	fputs("; the dense peak of the data type.</dd>\n<dt>This report</dt><dd>megatune ", page->out);

@@ -33,9 +33,8 @@ enum mt_status mt_page_memory(const struct page *page)
 	int layouts = 0;
 
 	MT_TRY(mt_page_figure(page, &mt_figure_memory, &shown));
-	mt_page_table_start(page,
-			    "Layout|#Stage|#Params|#Grads|#Optim.|#Activ.|#Work|#Process|#Engine|#measured|#Resident|#measured",
-			    shown);
+	mt_page_table_start(
+		page, "Layout|#Stage|#Params|#Grads|#Optim.|#Activ.|#Work|#Process|#Engine|#measured|#Resident|#measured", shown);
 	for (int i = -1; i < r->count && layouts < MOST_LAYOUTS; i++) {
 		const struct candidate *c = i < 0 ? r->choice : &r->candidates[i];
 		if (!c || (i >= 0 && c == r->choice) || !c->stages)
@@ -45,7 +44,8 @@ enum mt_status mt_page_memory(const struct page *page)
 			put_stage(page, c, stage);
 	}
 	mt_page_table_end(page, shown);
-	fputs("<p class=\"soft\">Components are the peaks of the engine's arenas. Engine: the peak that its allocator counted; resident: the whole "
+	fputs("<p class=\"soft\">Components are the peaks of the engine's arenas. Engine: the peak that its allocator counted; "
+	      "resident: the whole "
 	      "process, which the limit is for. Each is predicted, then measured where the layout was run.</p>\n",
 	      page->out);
 	return MT_OK;
@@ -61,7 +61,8 @@ enum mt_status mt_page_timeline(const struct page *page)
 	if (!mt_figure_timeline.rows(page->record))
 		return MT_OK;
 	MT_TRY(mt_lanes_read(&lanes, page->record));
-	mt_page_table_start(page, "Stream|#Matrix products|#Attention|#Other kernels|#Optimizer|#Collectives|#Waits|#Busy|#Spans", shown);
+	mt_page_table_start(page, "Stream|#Matrix products|#Attention|#Other kernels|#Optimizer|#Collectives|#Waits|#Busy|#Spans",
+			    shown);
 	for (int i = 0; i < lanes.count; i++) {
 		const struct lane *lane = &lanes.lanes[i];
 		mt_lanes_label(&lanes, lane, text);
@@ -74,7 +75,9 @@ enum mt_status mt_page_timeline(const struct page *page)
 		fputs("</tr>\n", page->out);
 	}
 	mt_page_table_end(page, shown);
-	fputs("<p class=\"soft\">Neighbouring spans too narrow to be seen are drawn as one bar; the table counts all of them.</p>\n", page->out);
+	fputs("<p class=\"soft\">Neighbouring spans too narrow to be seen are drawn as one bar; the table counts all of "
+	      "them.</p>\n",
+	      page->out);
 	mt_lanes_free(&lanes);
 	return MT_OK;
 }

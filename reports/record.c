@@ -99,7 +99,8 @@ static void read_candidates(struct record *r, const json_t *array)
 	const json_t *json;
 	double choice = mt_record_number(r->json, "choice");
 
-	json_array_foreach ((json_t *)array, i, json) {
+	json_array_foreach((json_t *)array, i, json)
+	{
 		if (!json_is_object(json))
 			continue;
 		struct candidate *c = &r->candidates[r->count++];
@@ -177,8 +178,8 @@ double mt_record_tokens_per_s(const struct record *r, const struct candidate *c,
 
 bool mt_record_memory(const struct candidate *c, int stage, double bytes[STORE_COUNT])
 {
-	static const char *const keys[STORE_PROCESS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes",
-							"workspace_bytes"};
+	static const char *const keys[STORE_PROCESS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes",
+							"activations_bytes", "workspace_bytes"};
 	const json_t *parts = json_array_get(mt_record_array(c->json, "memory_parts"), (size_t)stage);
 	double resident = mt_record_item(c->json, "resident_bytes", (size_t)stage), sum = 0;
 	bool known = false;
@@ -195,7 +196,8 @@ bool mt_record_memory(const struct candidate *c, int stage, double bytes[STORE_C
 
 double mt_record_peak_bytes(const struct candidate *c, bool measured)
 {
-	const char *const keys[] = {measured ? "measured_resident_bytes" : "resident_bytes", measured ? "measured_memory_bytes" : "memory_bytes"};
+	const char *const keys[] = {measured ? "measured_resident_bytes" : "resident_bytes",
+				    measured ? "measured_memory_bytes" : "memory_bytes"};
 	double most = NAN;
 
 	for (int k = 0; k < 2 && !isfinite(most); k++)

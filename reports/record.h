@@ -21,14 +21,14 @@ extern const char *const mt_record_store_names[STORE_COUNT];
 struct candidate {
 	const json_t *json;
 	int rank;
-	const char *text;			    /* "tp1 pp1 dp2 mbs4" */
-	const char *fidelity;			    /* "card", "dry", "" */
-	const char *failure;			    /* NULL: did not fail */
+	const char *text;                                   /* "tp1 pp1 dp2 mbs4" */
+	const char *fidelity;                               /* "card", "dry", "" */
+	const char *failure;                                /* NULL: did not fail */
 	double predicted_s, predicted_lo_s, predicted_hi_s; /* the interval is NaN at both ends or holds the value */
 	double measured_s, measured_lo_s, measured_hi_s;
-	double split_s[PART_COUNT];		    /* all NaN when unknown, else zero where unknown */
-	double mfu_frac;			    /* as the document has it: of the prediction */
-	int stages;				    /* length of the longest array by stage */
+	double split_s[PART_COUNT]; /* all NaN when unknown, else zero where unknown */
+	double mfu_frac;            /* as the document has it: of the prediction */
+	int stages;                 /* length of the longest array by stage */
 };
 
 struct record {

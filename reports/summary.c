@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COLUMNS	     80
-#define LABEL	     11 /* columns of "  Choice   " */
+#define COLUMNS      80
+#define LABEL        11 /* columns of "  Choice   " */
 #define MOST_LAYOUTS 8
 #define NAME_COLUMNS 30
 
@@ -90,8 +90,8 @@ static void put_title(const struct summary *s)
 	mt_text_copy(device, sizeof device, mt_json_get_string(r->machine, "device", ""), 8);
 	int used = snprintf(line, sizeof line, "megatune %.16s: %s on ", strcmp(r->command, "plan") == 0 ? "plan" : "tune", name);
 	if (known)
-		used += snprintf(line + used, sizeof line - (size_t)used, "%s %s device%s, ", mt_text_count(number, r->devices), device,
-				 r->devices == 1 ? "" : "s");
+		used += snprintf(line + used, sizeof line - (size_t)used, "%s %s device%s, ", mt_text_count(number, r->devices),
+				 device, r->devices == 1 ? "" : "s");
 	mt_text_copy(name, sizeof name, r->machine_name, 24);
 	snprintf(line + used, sizeof line - (size_t)used, "%s", name);
 	style_on(s, STYLE_BOLD);
@@ -113,14 +113,16 @@ static void put_speed(const struct summary *s, const struct candidate *c)
 		used = snprintf(line, sizeof line, "%s measured; ", plain(mt_text_seconds(a, c->measured_s)));
 	used += snprintf(line + used, sizeof line - (size_t)used, "%s predicted", plain(mt_text_seconds(a, c->predicted_s)));
 	if (isfinite(c->predicted_lo_s))
-		used += snprintf(line + used, sizeof line - (size_t)used, ", 90%%: %s", mt_text_interval(a, c->predicted_lo_s, c->predicted_hi_s));
+		used += snprintf(line + used, sizeof line - (size_t)used, ", 90%%: %s",
+				 mt_text_interval(a, c->predicted_lo_s, c->predicted_hi_s));
 	if (measured)
-		snprintf(line + used, sizeof line - (size_t)used, "; error %s", plain(mt_text_percent(a, mt_record_error_frac(c), "+")));
+		snprintf(line + used, sizeof line - (size_t)used, "; error %s",
+			 plain(mt_text_percent(a, mt_record_error_frac(c), "+")));
 	wrapped(s, line);
 
 	label(s, "Speed");
-	snprintf(line, sizeof line, "%s tokens/s; %s TFLOP/s a device", plain(mt_text_count(a, mt_record_tokens_per_s(r, c, step_s))),
-		 plain(mt_text_number(b, tflops)));
+	snprintf(line, sizeof line, "%s tokens/s; %s TFLOP/s a device",
+		 plain(mt_text_count(a, mt_record_tokens_per_s(r, c, step_s))), plain(mt_text_number(b, tflops)));
 	wrapped(s, line);
 
 	label(s, "MFU");
@@ -139,7 +141,8 @@ static void put_memory(const struct summary *s, const struct candidate *c)
 	label(s, "Memory");
 	if (isfinite(measured))
 		used = snprintf(line, sizeof line, "%s measured; ", mt_text_bytes(a, measured));
-	used += snprintf(line + used, sizeof line - (size_t)used, "%s predicted", plain(mt_text_bytes(a, mt_record_peak_bytes(c, false))));
+	used += snprintf(line + used, sizeof line - (size_t)used, "%s predicted",
+			 plain(mt_text_bytes(a, mt_record_peak_bytes(c, false))));
 	if (isfinite(limit))
 		snprintf(line + used, sizeof line - (size_t)used, "; limit %s a rank", mt_text_bytes(a, limit));
 	wrapped(s, line);
@@ -170,10 +173,11 @@ static void put_choice(const struct summary *s)
 	put_memory(s, c);
 }
 
-/* A number right-aligned in columns of characters, not bytes. */
+/* A number, right-aligned with a blank before it; one that does not fit is left out rather than cut. */
 static void column(const struct summary *s, int width, const char *text)
 {
-	fprintf(s->file, "%*s", width, plain(text));
+	text = plain(text);
+	fprintf(s->file, "%*s", width, strlen(text) < (size_t)width ? text : "...");
 }
 
 static void put_layout(const struct summary *s, const struct candidate *c)
@@ -207,7 +211,8 @@ static void put_layouts(const struct summary *s)
 		return;
 	fputc('\n', s->file);
 	style_on(s, STYLE_DIM);
-	fprintf(s->file, "   #  %-*s%8s%10s%8s%7s%10s\n", NAME_COLUMNS, "layout", "predicted", "measured", "error", "MFU", "memory");
+	fprintf(s->file, "   #  %-*s%8s%10s%8s%7s%10s\n", NAME_COLUMNS, "layout", "predicted", "measured", "error", "MFU",
+		"memory");
 	style_off(s);
 	for (int i = 0; i < r->count && i < MOST_LAYOUTS; i++)
 		put_layout(s, &r->candidates[i]);
@@ -229,8 +234,8 @@ static void put_searched(const struct summary *s)
 	double total = 0;
 	int listed = 0;
 
-	json_object_foreach ((json_t *)counts, name, value)
-		total += json_is_number(value) && json_number_value(value) > 0 ? json_number_value(value) : 0;
+	json_object_foreach((json_t *)counts, name, value) total +=
+		json_is_number(value) && json_number_value(value) > 0 ? json_number_value(value) : 0;
 	FILE *memory = open_memstream(&text, &bytes);
 	if (!memory)
 		return;
@@ -239,10 +244,12 @@ static void put_searched(const struct summary *s)
 		fprintf(memory, "%s layout%s every rule", mt_text_count(number, searched), searched == 1 ? " keeps" : "s keep");
 	if (total > 0)
 		fprintf(memory, "%s%s rejected:", isfinite(searched) ? "; " : "", mt_text_count(number, total));
-	json_object_foreach ((json_t *)counts, name, value) {
+	json_object_foreach((json_t *)counts, name, value)
+	{
 		if (!json_is_number(value) || !(json_number_value(value) > 0) || listed >= 12)
 			continue;
-		fprintf(memory, "%s %s %s", listed ? "," : "", mt_text_copy(rule, sizeof rule, name, 40), mt_text_count(number, json_number_value(value)));
+		fprintf(memory, "%s %s %s", listed ? "," : "", mt_text_copy(rule, sizeof rule, name, 40),
+			mt_text_count(number, json_number_value(value)));
 		listed++;
 	}
 	fclose(memory);

@@ -13,9 +13,9 @@
 static const struct {
 	const char *rgb, *variable; /* as gnuplot prints it, without blanks */
 } palette[] = {
-	{"rgb(0,114,178)", "blue"},   {"rgb(230,159,0)", "orange"},   {"rgb(0,158,115)", "green"},   {"rgb(213,94,0)", "red"},
-	{"rgb(86,180,233)", "sky"},   {"rgb(204,121,167)", "purple"}, {"rgb(153,153,153)", "grey"}, {"rgb(208,208,208)", "faint"}, {"rgb(187,187,187)", "pale"},
-	{"rgb(128,128,128)", "axis"}, {"rgb(0,0,0)", "ink"},	      {"black", "ink"},
+	{"rgb(0,114,178)", "blue"},   {"rgb(230,159,0)", "orange"},   {"rgb(0,158,115)", "green"},  {"rgb(213,94,0)", "red"},
+	{"rgb(86,180,233)", "sky"},   {"rgb(204,121,167)", "purple"}, {"rgb(153,153,153)", "grey"}, {"rgb(208,208,208)", "faint"},
+	{"rgb(187,187,187)", "pale"}, {"rgb(128,128,128)", "axis"},   {"rgb(0,0,0)", "ink"},        {"black", "ink"},
 };
 
 static bool in_list(const char *list, const char *word, size_t length)
@@ -33,10 +33,11 @@ static bool known_element(const char *name, size_t length)
 
 static bool known_attribute(const char *name, size_t length)
 {
-	return in_list("viewBox d points x y x1 y1 x2 y2 cx cy r rx ry width height dx dy transform fill stroke color stroke-width "
-		       "stroke-linecap stroke-linejoin stroke-dasharray fill-opacity stroke-opacity font-size font-weight font-style "
-		       "text-anchor shape-rendering class id",
-		       name, length);
+	return in_list(
+		"viewBox d points x y x1 y1 x2 y2 cx cy r rx ry width height dx dy transform fill stroke color stroke-width "
+		"stroke-linecap stroke-linejoin stroke-dasharray fill-opacity stroke-opacity font-size font-weight font-style "
+		"text-anchor shape-rendering class id",
+		name, length);
 }
 
 /* A colour of the palette as a variable of the page, any other value as it is. */
@@ -60,7 +61,8 @@ static void put_value(FILE *out, const char *value, size_t length)
 
 static void put_attribute(FILE *out, const char *name, size_t name_length, const char *value, size_t length, const char *figure)
 {
-	bool reference = (name_length == 10 && strncmp(name, "xlink:href", 10) == 0) || (name_length == 4 && strncmp(name, "href", 4) == 0);
+	bool reference =
+		(name_length == 10 && strncmp(name, "xlink:href", 10) == 0) || (name_length == 4 && strncmp(name, "href", 4) == 0);
 
 	if (reference) {
 		if (length > 1 && value[0] == '#')

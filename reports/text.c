@@ -42,7 +42,8 @@ static void encode(uint32_t code, char out[5])
 
 static int is_direction(uint32_t code)
 {
-	return code == 0x61c || code == 0x200e || code == 0x200f || (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+	return code == 0x61c || code == 0x200e || code == 0x200f || (code >= 0x202a && code <= 0x202e) ||
+	       (code >= 0x2066 && code <= 0x2069);
 }
 
 int mt_text_next(const char **at, char out[5])

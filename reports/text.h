@@ -28,8 +28,8 @@ const char *mt_text_copy(char *buf, size_t bytes, const char *text, int columns)
 const char *mt_text_seconds(char buf[TEXT_BYTES], double seconds);
 const char *mt_text_bytes(char buf[TEXT_BYTES], double bytes);
 const char *mt_text_percent(char buf[TEXT_BYTES], double frac, const char *sign); /* sign "+": always signed */
-const char *mt_text_count(char buf[TEXT_BYTES], double count);			  /* "16,384" */
-const char *mt_text_number(char buf[TEXT_BYTES], double value);			  /* three digits */
+const char *mt_text_count(char buf[TEXT_BYTES], double count);                    /* "16,384" */
+const char *mt_text_number(char buf[TEXT_BYTES], double value);                   /* three digits */
 /* "1.70 to 1.88 s": both ends in one unit. */
 const char *mt_text_interval(char buf[TEXT_BYTES], double lo_s, double hi_s);
 

@@ -141,8 +141,10 @@ int mt_lanes_count(const struct record *record)
 	int count = 0;
 	size_t i, k;
 
-	json_array_foreach((json_t *)ranks, i, rank) json_array_foreach((json_t *)mt_record_array(rank, "streams"), k, stream)
-		count += usable(stream);
+	json_array_foreach((json_t *)ranks, i, rank)
+	{
+		json_array_foreach((json_t *)mt_record_array(rank, "streams"), k, stream) count += usable(stream);
+	}
 	return count;
 }
 

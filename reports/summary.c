@@ -53,8 +53,8 @@ static void wrapped(const struct summary *s, const char *text)
 		columns = mt_text_next(&text, c);
 		bool blank = columns < 0 || *c == ' ';
 		if (!blank) {
-			memcpy(word + used, c, strlen(c));
-			used += strlen(c);
+			for (const char *byte = c; *byte; byte++)
+				word[used++] = *byte;
 			width += columns;
 		}
 		if (width > 0 && (blank || width >= COLUMNS - LABEL - 2 || used + 5 > sizeof word)) {

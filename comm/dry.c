@@ -197,28 +197,85 @@ static double begin_s(struct mt_stream *stream)
 	return mt_stream_advance(stream, 0.0, 0.0);
 }
 
-static enum mt_status send_or_receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call,
-				      double seconds)
+/* A receive that was posted: it ends when its message has been sent and moved. */
+struct receive {
+	struct mt_deferred base; /* first */
+	struct mt_group *group;
+	struct mt_comm_call call;
+	double posted_s, seconds;
+};
+
+static void drop_receive(struct mt_deferred *deferred)
+{
+	free(deferred);
+}
+
+static enum mt_status finish_receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
+				     double seconds, double *end_s)
 {
 	struct dry *dry = group->fabric->backend;
 	int peer = group->ranks[call->peer];
 	int64_t bytes = mt_comm_call_bytes(call, group->size);
-	double start = begin_s(stream);
 	struct letter letter;
-	if (!dry->world)
-		return mt_fail(MT_INPUT, "message on dry group %s: this fabric was made without a dry world to pass messages in",
-			       group->name);
-	if (!call->receiving) {
-		MT_TRY(post(dry->world, group, peer, start, bytes));
-		mt_comm_trace(group, stream, call, start, mt_stream_advance(stream, start, seconds));
-		return MT_OK;
-	}
+
 	MT_TRY(take(dry->world, group, peer, &letter));
 	if (letter.bytes != bytes)
 		return mt_fail(MT_FAILED, "receive on dry group %s: rank %d expects %lld bytes, rank %d sent %lld", group->name,
 			       group->fabric->rank, (long long)bytes, peer, (long long)letter.bytes);
-	if (letter.start_s > start)
-		start = letter.start_s;
+	if (letter.start_s > start_s)
+		start_s = letter.start_s;
+	*end_s = start_s + seconds;
+	mt_comm_trace(group, stream, call, start_s, *end_s);
+	return MT_OK;
+}
+
+static enum mt_status settle_receive(struct mt_deferred *deferred, struct mt_stream *stream, double not_before_s, double *end_s)
+{
+	struct receive *receive = (struct receive *)deferred;
+	double start_s = receive->posted_s > not_before_s ? receive->posted_s : not_before_s;
+	enum mt_status st = finish_receive(receive->group, stream, &receive->call, start_s, receive->seconds, end_s);
+
+	free(receive);
+	return st;
+}
+
+/* On a comm stream posting a receive does not wait for the sender: schedules post them ahead. */
+static enum mt_status receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call, double seconds)
+{
+	struct receive *receive;
+	double end_s;
+
+	if (stream->kind != MT_STREAM_COMM) {
+		MT_TRY(finish_receive(group, stream, call, begin_s(stream), seconds, &end_s));
+		mt_stream_advance(stream, end_s, 0);
+		return MT_OK;
+	}
+	receive = malloc(sizeof *receive);
+	if (!receive)
+		return mt_fail(MT_NOMEM, "receive on dry group %s: no memory", group->name);
+	*receive = (struct receive){.base = {.settle = settle_receive, .drop = drop_receive},
+				    .group = group,
+				    .call = *call,
+				    .posted_s = begin_s(stream),
+				    .seconds = seconds};
+	mt_stream_defer(stream, &receive->base);
+	return MT_OK;
+}
+
+static enum mt_status send_or_receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call,
+				      double seconds)
+{
+	struct dry *dry = group->fabric->backend;
+	double start;
+
+	if (!dry->world)
+		return mt_fail(MT_INPUT, "message on dry group %s: this fabric was made without a dry world to pass messages in",
+			       group->name);
+	if (call->receiving)
+		return receive(group, stream, call, seconds);
+	MT_TRY(mt_stream_settle(stream, stream->issued));
+	start = begin_s(stream);
+	MT_TRY(post(dry->world, group, group->ranks[call->peer], start, mt_comm_call_bytes(call, group->size)));
 	mt_comm_trace(group, stream, call, start, mt_stream_advance(stream, start, seconds));
 	return MT_OK;
 }
@@ -237,6 +294,7 @@ static enum mt_status dry_run(struct mt_group *group, struct mt_stream *stream, 
 	double seconds = dry->cost.comm_s(dry->cost.context, &key);
 	if (call->op == MT_COMM_SEND_RECV)
 		return send_or_receive(group, stream, call, seconds);
+	MT_TRY(mt_stream_settle(stream, stream->issued));
 	double start = begin_s(stream);
 	mt_comm_trace(group, stream, call, start, mt_stream_advance(stream, start, seconds));
 	return MT_OK;

@@ -98,11 +98,23 @@ const struct mt_arena_backing *mt_device_memory(struct mt_device *device);
  * beside the compute. `name` is copied. */
 enum mt_stream_kind { MT_STREAM_COMPUTE, MT_STREAM_COMM };
 
+/* Dry: a receive whose message another rank has yet to send. It is settled when somebody waits for it, so that posting a
+ * receive never blocks. The fabric embeds this in a struct of its own and frees it in `settle`. */
+struct mt_deferred {
+	struct mt_deferred *next;
+	uint64_t ticket;
+	/* Finds the end of the work, which starts no earlier than not_before_s; frees `deferred` in any case. */
+	enum mt_status (*settle)(struct mt_deferred *deferred, struct mt_stream *stream, double not_before_s, double *end_s);
+	void (*drop)(struct mt_deferred *deferred); /* frees it unsettled */
+};
+
 struct mt_stream {
 	struct mt_device *device;
 	enum mt_stream_kind kind;
 	char name[16];
 	double clock_s; /* dry: when everything enqueued so far is over */
+	struct mt_deferred *deferred; /* dry: in order, owned */
+	double settled_s;	      /* dry: end of the last deferred work that was settled */
 	/* host devices: tickets of asynchronous work, issued by the device's thread, completed by the fabric's */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -126,11 +138,16 @@ void mt_stream_async_end(struct mt_stream *stream, uint64_t ticket, enum mt_stat
 /* For fabrics on the dry device: the stream is busy for `seconds` from max(its clock, not_before_s); returns the end. */
 double mt_stream_advance(struct mt_stream *stream, double not_before_s, double seconds);
 
+/* For the dry fabric: adds deferred work at the end of a comm stream; and settles all that is deferred up to a ticket. */
+void mt_stream_defer(struct mt_stream *stream, struct mt_deferred *deferred);
+enum mt_status mt_stream_settle(struct mt_stream *stream, uint64_t ticket);
+
 /* Events: a point in a stream's work. */
 struct mt_event {
 	struct mt_stream *stream; /* where it was recorded last; NULL: never, then waiting on it is no wait */
 	uint64_t ticket;
 	double time_s;
+	bool deferred; /* dry: time_s is known only when the stream has settled the ticket */
 };
 
 enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event);

@@ -100,7 +100,14 @@ void mt_stream_destroy(struct mt_stream *stream)
 {
 	if (!stream)
 		return;
-	await_ticket(stream, stream->issued);
+	while (stream->deferred) {
+		struct mt_deferred *next = stream->deferred->next;
+
+		stream->deferred->drop(stream->deferred);
+		stream->deferred = next;
+	}
+	if (stream->device->info.real_time)
+		await_ticket(stream, stream->issued);
 	/* The thread that ended the last ticket may still be inside its unlock. */
 	pthread_mutex_lock(&stream->lock);
 	pthread_mutex_unlock(&stream->lock);
@@ -114,6 +121,7 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 	struct mt_device *device = stream->device;
 	if (device->info.real_time)
 		return mt_stream_wait_ticket(stream, stream->issued);
+	MT_TRY(mt_stream_settle(stream, stream->issued));
 	if (device->virtual_start_s < stream->clock_s)
 		device->virtual_start_s = stream->clock_s;
 	return MT_OK;
@@ -121,7 +129,12 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 
 double mt_stream_now_s(struct mt_stream *stream)
 {
-	return stream->device->info.real_time ? mt_clock_s() : stream->clock_s;
+	if (stream->device->info.real_time)
+		return mt_clock_s();
+	/* A failure stays recorded and is returned by whoever waits for the work. */
+	if (stream->deferred)
+		mt_stream_settle(stream, stream->issued);
+	return stream->clock_s;
 }
 
 uint64_t mt_stream_async_begin(struct mt_stream *stream)
@@ -153,6 +166,34 @@ double mt_stream_advance(struct mt_stream *stream, double not_before_s, double s
 	return stream->clock_s;
 }
 
+void mt_stream_defer(struct mt_stream *stream, struct mt_deferred *deferred)
+{
+	struct mt_deferred **last = &stream->deferred;
+
+	while (*last)
+		last = &(*last)->next;
+	deferred->next = NULL;
+	deferred->ticket = ++stream->issued;
+	*last = deferred;
+}
+
+/* The work starts after its predecessor and after what the stream had waited for when it was posted (kept by the fabric),
+ * not after what the stream waited for since. */
+enum mt_status mt_stream_settle(struct mt_stream *stream, uint64_t ticket)
+{
+	while (stream->deferred && stream->deferred->ticket <= ticket) {
+		struct mt_deferred *first = stream->deferred;
+		double end_s = stream->settled_s;
+
+		stream->deferred = first->next;
+		MT_TRY(first->settle(first, stream, stream->settled_s, &end_s));
+		stream->settled_s = end_s;
+		if (stream->clock_s < end_s)
+			stream->clock_s = end_s;
+	}
+	return MT_OK;
+}
+
 enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event)
 {
 	*event = calloc(1, sizeof **event);
@@ -168,7 +209,8 @@ enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream)
 {
 	event->stream = stream;
 	event->ticket = stream->issued;
-	event->time_s = mt_stream_now_s(stream);
+	event->deferred = stream->deferred != NULL;
+	event->time_s = stream->device->info.real_time ? mt_clock_s() : stream->clock_s;
 	return MT_OK;
 }
 
@@ -178,6 +220,12 @@ enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event)
 		return MT_OK;
 	if (stream->device->info.real_time)
 		return mt_stream_wait_ticket(event->stream, event->ticket);
+	if (event->deferred) {
+		MT_TRY(mt_stream_settle(event->stream, event->ticket));
+		if (event->time_s < event->stream->settled_s)
+			event->time_s = event->stream->settled_s;
+		event->deferred = false;
+	}
 	if (stream->clock_s < event->time_s)
 		stream->clock_s = event->time_s;
 	return MT_OK;

@@ -185,6 +185,17 @@ void mt_profile_reset(struct mt_profile *profile)
 	}
 }
 
+/* 90% of the median; with fewer samples than order statistics need for that, all that was seen. */
+static struct mt_interval sample_interval(const struct mt_profile_entry *entry)
+{
+	size_t n = (size_t)entry->count;
+	struct mt_interval interval = mt_stats_median_interval(entry->samples, n, 0.9);
+
+	if (!isfinite(interval.lo) || !isfinite(interval.hi))
+		interval = (struct mt_interval){mt_stats_quantile(entry->samples, n, 0), mt_stats_quantile(entry->samples, n, 1)};
+	return interval;
+}
+
 enum mt_status mt_profile_rows(const struct mt_profile *profile, struct mt_store_row **rows, int *count)
 {
 	*count = 0;
@@ -201,7 +212,7 @@ enum mt_status mt_profile_rows(const struct mt_profile *profile, struct mt_store
 			.busy_ranks = profile->busy_ranks,
 			.median_s = entry->cost_s,
 			.mad_s = mt_stats_mad(entry->samples, (size_t)entry->count),
-			.interval = mt_stats_median_interval(entry->samples, (size_t)entry->count, 0.9),
+			.interval = sample_interval(entry),
 			.samples = entry->count,
 		};
 	}

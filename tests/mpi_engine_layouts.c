@@ -27,7 +27,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype)
 		exit(4);
 	}
 	run->layout.gbs = 8;
-	run->layout.seq = 32;
+	run->layout.seq = 16;
 	run->layout.mbs = 1;
 	run->layout.dtype = dtype;
 	run->layout.threads = 1;

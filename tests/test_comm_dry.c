@@ -224,13 +224,43 @@ static void messages_keep_to_their_group_and_order(void **state)
 	assert_int_equal(mt_comm_send(other_a, a.compute, nowhere(), 1024, MT_F32, 1), MT_OK); /* at 1, 4 s */
 	assert_int_equal(mt_comm_send(a.group, a.compute, nowhere(), 512, MT_F32, 1), MT_OK);  /* at 5, 2 s */
 	assert_int_equal(mt_comm_recv(other_b, b.comm, nowhere(), 1024, MT_F32, 0), MT_OK);
-	assert_seconds(b.comm->clock_s, 1.0 + 4.0);
+	assert_seconds(mt_stream_now_s(b.comm), 1.0 + 4.0);
 	assert_int_equal(mt_comm_recv(b.group, b.compute, nowhere(), 256, MT_F32, 0), MT_OK);
 	assert_seconds(b.compute->clock_s, 1.0);
 	assert_int_equal(mt_comm_recv(b.group, b.compute, nowhere(), 512, MT_F32, 0), MT_OK);
 	assert_seconds(b.compute->clock_s, 5.0 + 2.0);
 	mt_group_destroy(other_a);
 	mt_group_destroy(other_b);
+	close_rank(&a);
+	close_rank(&b);
+	mt_dry_world_destroy(world);
+}
+
+/* Posted ahead of the send, in one thread: the receive waits only when somebody waits for it, and ends when it would have
+ * ended had the send come first, whatever else its stream waited for since. */
+static void a_receive_may_be_posted_before_its_send(void **state)
+{
+	struct mt_dry_world *world;
+	struct rank a, b;
+	struct mt_event *first, *second;
+
+	assert_int_equal(mt_dry_world_create(&world, 2), MT_OK);
+	open_rank(&a, world, 0, 2, 1);
+	open_rank(&b, world, 1, 2, 1);
+	assert_int_equal(mt_event_create(b.device, &first), MT_OK);
+	assert_int_equal(mt_event_create(b.device, &second), MT_OK);
+	assert_int_equal(mt_comm_recv(b.group, b.comm, nowhere(), 256, MT_F32, 0), MT_OK);
+	assert_int_equal(mt_event_record(first, b.comm), MT_OK);
+	assert_int_equal(mt_comm_recv(b.group, b.comm, nowhere(), 512, MT_F32, 0), MT_OK);
+	assert_int_equal(mt_event_record(second, b.comm), MT_OK);
+	assert_int_equal(mt_comm_send(a.group, a.compute, nowhere(), 256, MT_F32, 1), MT_OK); /* at 0, 1 s */
+	assert_int_equal(mt_comm_send(a.group, a.compute, nowhere(), 512, MT_F32, 1), MT_OK); /* at 1, 2 s */
+	assert_int_equal(mt_stream_wait(b.compute, first), MT_OK);
+	assert_seconds(b.compute->clock_s, 1.0);
+	assert_int_equal(mt_stream_wait(b.compute, second), MT_OK);
+	assert_seconds(b.compute->clock_s, 3.0);
+	mt_event_destroy(first);
+	mt_event_destroy(second);
 	close_rank(&a);
 	close_rank(&b);
 	mt_dry_world_destroy(world);
@@ -308,6 +338,7 @@ int main(void)
 		cmocka_unit_test(host_helpers_keep_the_own_value),
 		cmocka_unit_test(pipeline_times_follow_the_recurrence_whatever_the_threads_do),
 		cmocka_unit_test(messages_keep_to_their_group_and_order),
+		cmocka_unit_test(a_receive_may_be_posted_before_its_send),
 		cmocka_unit_test(a_message_of_another_size_is_refused),
 		cmocka_unit_test(poison_wakes_those_who_wait),
 		cmocka_unit_test(real_devices_and_virtual_fabrics_do_not_mix),

@@ -132,8 +132,8 @@ test: deps
 check: $(PROGRAM) $(UNIT_TESTS) $(MPI_TESTS)
 	BUILD=$(BUILD) tests/run.sh $(TESTS)
 
-bench: $(PROGRAM)
-	tests/bench.sh
+bench: $(PROGRAM) $(BUILD)/tests/bench_kernels
+	BUILD=$(BUILD) tests/bench.sh
 
 lint: export LINT_CFLAGS = $(ALL_CFLAGS)
 lint:

@@ -1,0 +1,47 @@
+#!/bin/bash
+# bench.sh: the speed figures of the README, on this machine. Called by `make bench`.
+#
+#   1. each kernel of the cpu device at GPT-2 124M's shapes, against measured limits
+#   2. the training step of GPT-2 124M, B=4, T=64, one rank, 2 threads: f32 and bf16 in turn, against oneDNN's own 1024-cube product
+#   3. with PEER="command" (a program that trains the same model and batch and prints "... NNN ms" a step, llm.c's train_gpt2 say):
+#      that program in turn with ours, medians of the steps after the second
+# ROUNDS (3) paired rounds, STEPS (8) steps each.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+BUILD=${BUILD:-build} ROUNDS=${ROUNDS:-3} STEPS=${STEPS:-8} THREADS=${THREADS:-2}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+cat >"$scratch/run.yaml" <<YAML
+model: gpt2-124m
+layout: {gbs: 4, mbs: 4, seq: 64, dtype: f32, threads: $THREADS}
+train: {steps: $STEPS}
+YAML
+
+median() { sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+
+# ours DTYPE: median step in ms and TFLOP/s, one line
+ours() {
+	OMP_NUM_THREADS=$THREADS "$BUILD/megatune" train "$scratch/run.yaml" --dtype "$1" --json |
+		awk -F'[:,]' '/"step_time_s"/ { ms = $2 * 1000 } /"tflops_per_device"/ { t = $2 } END { print ms, t }'
+}
+peer() { # the median of the peer's steps after the second
+	$PEER 2>&1 | sed -nE 's/.*[^0-9.]([0-9.]+) ?ms.*/\1/p' | tail -n +3 | median
+}
+
+"$BUILD/tests/bench_kernels" || exit 1
+for ((i = 0; i < ROUNDS; i++)); do
+	ours f32 >>"$scratch/f32"
+	ours bf16 >>"$scratch/bf16"
+	if [ -n "${PEER:-}" ]; then peer >>"$scratch/peer"; fi
+done
+f32=$(cut -d' ' -f1 "$scratch/f32" | median) bf16=$(cut -d' ' -f1 "$scratch/bf16" | median)
+rate=$(cut -d' ' -f2 "$scratch/f32" | median)
+echo
+echo "GPT-2 124M, B=4, T=64, $THREADS threads, medians of $ROUNDS rounds in turn"
+printf 'f32   %8.1f ms a step, %.3f TFLOP/s (model FLOPs, causal attention)\n' "$f32" "$rate"
+printf 'bf16  %8.1f ms a step, %.2f times f32\n' "$bf16" "$(awk "BEGIN { print $f32 / $bf16 }")"
+if [ -s "$scratch/peer" ]; then
+	other=$(median <"$scratch/peer")
+	printf 'peer  %8.1f ms a step; ours in f32 is %.2f times as fast\n' "$other" "$(awk "BEGIN { print $other / $f32 }")"
+fi

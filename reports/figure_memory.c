@@ -98,11 +98,13 @@ static void script(const struct record *r, FILE *file)
 			used[k] = used[k] || bars[i].bytes[k] > 0;
 	}
 	mt_figure_rows_end(file, count);
-	bool near = limit < 8 * most; /* else the bars would be slivers */
+	bool near = limit < 4 * most; /* else the bars would be slivers */
 	double gib = most >= 0x1p30 ? 0x1p30 : 0x1p20, end = (near ? fmax(most, limit) : most) / gib;
 	fprintf(file, "gib = %.0f.0 # bytes in the unit of the axis\nset xrange [0:%.6g]\n", gib, end * 1.06);
-	fprintf(file, "set xlabel 'memory of one rank (%s)%s'\n", gib == 0x1p30 ? "GiB" : "MiB",
-		isfinite(limit) && !near ? "; the limit is beyond the right end" : "");
+	fprintf(file, "set xlabel 'memory of one rank (%s)", gib == 0x1p30 ? "GiB" : "MiB");
+	if (isfinite(limit) && !near)
+		fprintf(file, "; the limit, %s, is beyond the right end", mt_text_bytes(text, limit));
+	fputs("'\n", file);
 	fputs("set key maxcols 4\n# a part begins where the columns before it end\n"
 	      "from(c) = (c > 4 ? sum [i=4:c-1] column(i) : 0) / gib\n",
 	      file);

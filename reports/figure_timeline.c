@@ -36,9 +36,9 @@ static enum mt_status data(const struct record *r, FILE *file)
 static void script(const struct record *r, FILE *file)
 {
 	static const char *const colours[BAR_KINDS] = {"blue", "sky", "purple", "green", "orange", "pale"};
-	/* The widened short bars of small kernels first, so that they never cover a neighbour. */
-	static const enum bar_kind order[BAR_KINDS] = {BAR_OTHER,     BAR_PRODUCT,    BAR_ATTENTION,
-						       BAR_OPTIMIZER, BAR_COLLECTIVE, BAR_WAIT};
+	/* The widened bars of what is short first, so that they never cover a neighbour. */
+	static const enum bar_kind order[BAR_KINDS] = {BAR_OTHER,   BAR_COLLECTIVE, BAR_WAIT,
+						       BAR_PRODUCT, BAR_ATTENTION,  BAR_OPTIMIZER};
 	struct lanes lanes;
 	bool used[BAR_KINDS] = {false}, first = true;
 	char text[128];
@@ -54,8 +54,8 @@ static void script(const struct record *r, FILE *file)
 	}
 	mt_figure_rows_end(file, lanes.count);
 	const char *unit = mt_figure_unit(lanes.length_s, &scale);
-	fprintf(file, "scale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n", scale,
-		lanes.length_s * scale * 1.005, unit);
+	fprintf(file, "set key maxcols 3\nscale = %g\nset xrange [0:%.6g]\nset xlabel 'time since the start of the step (%s)'\n",
+		scale, lanes.length_s * scale * 1.005, unit);
 	fprintf(file,
 		"least = %.6g # so that a short bar is seen\nwide(start, end) = scale * (end - start < least ? start + least : "
 		"end)\n",

@@ -4,6 +4,7 @@
 #include "base/json.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +114,26 @@ static void read_candidates(struct record *r, const json_t *array)
 	}
 }
 
+/* Words that all layouts end with say nothing in a list of them. What is left has at least 8 characters. */
+static size_t shared_end(const struct record *r)
+{
+	const char *first = r->count > 1 ? r->candidates[0].text : "", *end;
+	size_t length = strlen(first), shared = length, least = SIZE_MAX;
+
+	for (int i = 1; i < r->count; i++) {
+		const char *text = r->candidates[i].text;
+		size_t other = strlen(text), same = 0;
+		while (same < shared && same < other && text[other - 1 - same] == first[length - 1 - same])
+			same++;
+		shared = same;
+		least = other < least ? other : least;
+	}
+	end = first + length - shared;
+	end += strcspn(end, " ");
+	shared = (size_t)(first + length - end);
+	return *end == ' ' && shared + 8 <= least && shared + 8 <= length ? shared : 0;
+}
+
 enum mt_status mt_record_read(struct record *r, const json_t *document)
 {
 	memset(r, 0, sizeof *r);
@@ -140,6 +161,7 @@ enum mt_status mt_record_read(struct record *r, const json_t *document)
 	if (!r->candidates)
 		return mt_fail(MT_NOMEM, "no memory for %zu candidates", json_array_size(array));
 	read_candidates(r, array);
+	r->shared = shared_end(r);
 	return MT_OK;
 }
 

@@ -39,6 +39,7 @@ struct record {
 	struct candidate *candidates; /* owned */
 	int count, run_count, failed_count, measured_count;
 	const struct candidate *choice; /* NULL: none */
+	size_t shared;                  /* bytes that every candidate's text ends with, whole words: " bf16 t1" */
 };
 
 /* MT_INPUT when the document is no object or of a newer schema. The document must outlive the record. */

@@ -188,7 +188,9 @@ static void put_layout(const struct summary *s, const struct candidate *c)
 	if (chosen)
 		style_on(s, STYLE_GOOD);
 	fprintf(s->file, " %c%3d ", chosen ? '*' : ' ', c->rank > 999 ? 999 : c->rank);
-	int used = mt_text_plain(s->file, c->text, NAME_COLUMNS);
+	char *text = strndup(c->text, strlen(c->text) - s->record->shared);
+	int used = text ? mt_text_plain(s->file, text, NAME_COLUMNS) : 0;
+	free(text);
 	fprintf(s->file, "%*s", NAME_COLUMNS - used, "");
 	column(s, 9, mt_text_seconds(a, c->predicted_s));
 	if (c->failure)
@@ -210,9 +212,14 @@ static void put_layouts(const struct summary *s)
 	if (!r->count)
 		return;
 	fputc('\n', s->file);
+	char head[128] = "layout", shared[64];
+	if (r->shared) {
+		const char *first = r->candidates[0].text;
+		mt_text_copy(shared, sizeof shared, first + strlen(first) - r->shared, NAME_COLUMNS - 14);
+		snprintf(head, sizeof head, "layout (all%s)", shared);
+	}
 	style_on(s, STYLE_DIM);
-	fprintf(s->file, "   #  %-*s%8s%10s%8s%7s%10s\n", NAME_COLUMNS, "layout", "predicted", "measured", "error", "MFU",
-		"memory");
+	fprintf(s->file, "   #  %-*s%9s%10s%8s%7s%10s\n", NAME_COLUMNS, head, "predicted", "measured", "error", "MFU", "memory");
 	style_off(s);
 	for (int i = 0; i < r->count && i < MOST_LAYOUTS; i++)
 		put_layout(s, &r->candidates[i]);

@@ -54,5 +54,9 @@ int mt_engine_param_count(const struct mt_engine *engine);
 void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_param_info *info);
 enum mt_status mt_engine_read_param(struct mt_engine *engine, int index, float *values);
 enum mt_status mt_engine_read_grad(struct mt_engine *engine, int index, float *values);
+/* The same without rounding to f32; and setting a parameter, its master copy too (rounded to the engine's type). */
+enum mt_status mt_engine_read_param_f64(struct mt_engine *engine, int index, double *values);
+enum mt_status mt_engine_read_grad_f64(struct mt_engine *engine, int index, double *values);
+enum mt_status mt_engine_write_param(struct mt_engine *engine, int index, const double *values);
 
 #endif

@@ -11,6 +11,18 @@ static void *element(void *base, int64_t index, enum mt_dtype dtype)
 	return (void *)((uintptr_t)base + (uintptr_t)index * mt_dtype_bytes(dtype));
 }
 
+static void from_double(enum mt_dtype dtype, const double *values, void *out, int64_t count)
+{
+	for (int64_t i = 0; i < count; i++) {
+		if (dtype == MT_BF16)
+			((uint16_t *)out)[i] = mt_bf16_from_f32((float)values[i]);
+		else if (dtype == MT_F64)
+			((double *)out)[i] = values[i];
+		else
+			((float *)out)[i] = (float)values[i];
+	}
+}
+
 static void from_f32(enum mt_dtype dtype, const float *values, void *out, int64_t count)
 {
 	for (int64_t i = 0; i < count; i++) {
@@ -23,16 +35,11 @@ static void from_f32(enum mt_dtype dtype, const float *values, void *out, int64_
 	}
 }
 
-static void to_f32(enum mt_dtype dtype, const void *values, float *out, int64_t count)
+static double to_double(enum mt_dtype dtype, const void *values, int64_t index)
 {
-	for (int64_t i = 0; i < count; i++) {
-		if (dtype == MT_BF16)
-			out[i] = mt_bf16_to_f32(((const uint16_t *)values)[i]);
-		else if (dtype == MT_F64)
-			out[i] = (float)((const double *)values)[i];
-		else
-			out[i] = ((const float *)values)[i];
-	}
+	if (dtype == MT_BF16)
+		return (double)mt_bf16_to_f32(((const uint16_t *)values)[index]);
+	return dtype == MT_F64 ? ((const double *)values)[index] : (double)((const float *)values)[index];
 }
 
 static enum mt_status fill_zero(struct mt_engine *e, void *pointer, int64_t count, enum mt_dtype dtype)
@@ -61,18 +68,22 @@ static enum mt_status initialize_param(struct mt_engine *e, int index, float *va
 	return MT_OK;
 }
 
-/* The master copy starts as the rounded parameters, so that it does not depend on the layout. */
-static enum mt_status copy_master(struct mt_engine *e)
+/* The master copy of elements [first, end) of the flat buffer, as far as they lie in this rank's shards: the rounded
+ * parameters, so that it does not depend on the layout. */
+static enum mt_status copy_master(struct mt_engine *e, int64_t first, int64_t end)
 {
 	for (int i = 0; i < e->segment_count && e->master; i++) {
 		const struct mt_segment *s = &e->segments[i];
+		int64_t from = s->offset > first ? s->offset : first, to = s->offset + s->count < end ? s->offset + s->count : end;
 		struct mt_op op = {.kind = MT_OP_CAST, .dtype = MT_F32};
 
-		op.move = (struct mt_move){.count = s->count,
+		if (from >= to)
+			continue;
+		op.move = (struct mt_move){.count = to - from,
 					   .src_dtype = e->dtype,
 					   .dst_dtype = MT_F32,
-					   .src = element(e->param_flat, s->offset, e->dtype),
-					   .dst = element(e->master, s->shard_offset, MT_F32)};
+					   .src = element(e->param_flat, from, e->dtype),
+					   .dst = element(e->master, s->shard_offset + from - s->offset, MT_F32)};
 		MT_TRY(mt_engine_enqueue(e, &op));
 	}
 	return MT_OK;
@@ -94,7 +105,7 @@ enum mt_status mt_initialize(struct mt_engine *e)
 	MT_GOTO(out, fill_zero(e, e->moment2, e->shard_elements, f));
 	for (int i = 0; i < e->table.count && e->device->info.executes; i++)
 		MT_GOTO(out, initialize_param(e, i, values, staging));
-	MT_GOTO(out, copy_master(e));
+	MT_GOTO(out, copy_master(e, 0, e->table.elements));
 out:
 	free(staging);
 	free(values);
@@ -119,7 +130,9 @@ void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_p
 				       .first = p->first};
 }
 
-static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt_param *p, enum mt_dtype dtype, float *values)
+/* One of wide and narrow is given. */
+static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt_param *p, enum mt_dtype dtype, double *wide,
+				float *narrow)
 {
 	int64_t count = p->rows * p->cols;
 	void *staging = malloc((size_t)count * mt_dtype_bytes(dtype));
@@ -129,15 +142,45 @@ static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt
 		return mt_fail(MT_NOMEM, "no memory to read %s", p->name);
 	st = mt_device_download(e->device, e->compute, staging, element(flat, p->offset, dtype),
 				(size_t)count * mt_dtype_bytes(dtype));
-	if (st == MT_OK)
-		to_f32(dtype, staging, values, count);
+	for (int64_t i = 0; i < count && st == MT_OK; i++) {
+		if (wide)
+			wide[i] = to_double(dtype, staging, i);
+		else
+			narrow[i] = (float)to_double(dtype, staging, i);
+	}
 	free(staging);
 	return st;
 }
 
 enum mt_status mt_engine_read_param(struct mt_engine *engine, int index, float *values)
 {
-	return read_flat(engine, engine->param_flat, &engine->table.params[index], engine->dtype, values);
+	return read_flat(engine, engine->param_flat, &engine->table.params[index], engine->dtype, NULL, values);
+}
+
+enum mt_status mt_engine_read_param_f64(struct mt_engine *engine, int index, double *values)
+{
+	return read_flat(engine, engine->param_flat, &engine->table.params[index], engine->dtype, values, NULL);
+}
+
+enum mt_status mt_engine_write_param(struct mt_engine *engine, int index, const double *values)
+{
+	const struct mt_param *p = &engine->table.params[index];
+	int64_t count = p->rows * p->cols;
+	size_t bytes = (size_t)count * mt_dtype_bytes(engine->dtype);
+	void *staging = malloc(bytes);
+	enum mt_status st;
+
+	if (!staging)
+		return mt_fail(MT_NOMEM, "no memory to write %s", p->name);
+	from_double(engine->dtype, values, staging, count);
+	st = mt_device_upload(engine->device, engine->compute, element(engine->param_flat, p->offset, engine->dtype), staging,
+			      bytes);
+	if (st == MT_OK)
+		st = copy_master(engine, p->offset, p->offset + count);
+	if (st == MT_OK) /* the copy may still be under way */
+		st = mt_stream_synchronize(engine->compute);
+	free(staging);
+	return st;
 }
 
 /* Under ZeRO-1 the bucket's other shards come from their owners first. */
@@ -156,11 +199,21 @@ static enum mt_status gather_gradient(struct mt_engine *e, const struct mt_param
 	return mt_fail(MT_FAILED, "parameter %s is in no bucket", p->name);
 }
 
+static enum mt_status read_grad(struct mt_engine *e, int index, double *wide, float *narrow)
+{
+	const struct mt_param *p = &e->table.params[index];
+
+	if (e->layout->zero && e->layout->dp > 1)
+		MT_TRY(gather_gradient(e, p));
+	return read_flat(e, e->grad_flat, p, mt_grad_dtype(e->dtype), wide, narrow);
+}
+
 enum mt_status mt_engine_read_grad(struct mt_engine *engine, int index, float *values)
 {
-	const struct mt_param *p = &engine->table.params[index];
+	return read_grad(engine, index, NULL, values);
+}
 
-	if (engine->layout->zero && engine->layout->dp > 1)
-		MT_TRY(gather_gradient(engine, p));
-	return read_flat(engine, engine->grad_flat, p, mt_grad_dtype(engine->dtype), values);
+enum mt_status mt_engine_read_grad_f64(struct mt_engine *engine, int index, double *values)
+{
+	return read_grad(engine, index, values, NULL);
 }

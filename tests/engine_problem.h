@@ -1,0 +1,96 @@
+/* Small models, runs and engines that the tests of the engine and of the tuner share. */
+#ifndef TESTS_ENGINE_PROBLEM_H
+#define TESTS_ENGINE_PROBLEM_H
+
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TINY_VOCAB = 61, TINY_SEQ = 8 };
+
+/* The name and shape of a model small enough for a finite difference of every parameter. */
+struct tiny_model {
+	const char *name;
+	int norm, position, mlp;
+	bool bias, tied;
+	int64_t kv_heads, ffn;
+};
+
+static const struct tiny_model TINY_GPT = {"tiny gpt", MT_MODEL_LAYERNORM, MT_MODEL_LEARNED, MT_MODEL_GELU, true, true, 4, 64};
+static const struct tiny_model TINY_LLAMA = {
+	"tiny llama, grouped queries", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 2, 48};
+
+/* 2 layers, hidden 16, 4 heads, vocab 61, seq 8; one rank, gbs 4. Initial weights are large enough that every part of the model
+ * bends the loss. Free with mt_run_free. */
+static inline void set_tiny_run(struct mt_run *run, const struct tiny_model *model)
+{
+	struct mt_model *m = &run->model;
+
+	mt_run_default(run);
+	m->name = strdup(model->name);
+	m->layers = 2;
+	m->hidden = 16;
+	m->heads = 4;
+	m->kv_heads = model->kv_heads;
+	m->ffn = model->ffn;
+	m->vocab = TINY_VOCAB;
+	m->seq = TINY_SEQ;
+	m->norm = model->norm;
+	m->position = model->position;
+	m->mlp = model->mlp;
+	m->bias = model->bias;
+	m->tied = model->tied;
+	m->init_std = 0.4;
+	if (mt_model_complete(m, "tiny model") != MT_OK) {
+		fprintf(stderr, "%s\n", mt_error_message());
+		abort();
+	}
+	run->layout.gbs = 4;
+	run->layout.mbs = 2;
+	run->layout.seq = TINY_SEQ;
+	run->layout.threads = 1;
+}
+
+/* One rank with all it stands on. The fabric may be given; else it is "self". */
+struct engine_bench {
+	struct mt_device *device;
+	struct mt_dataset *dataset;
+	struct mt_fabric *own;
+	struct mt_engine *engine;
+};
+
+static inline void close_engine(struct engine_bench *b)
+{
+	mt_engine_destroy(b->engine);
+	mt_dataset_close(b->dataset);
+	mt_fabric_destroy(b->own);
+	mt_device_destroy(b->device);
+	memset(b, 0, sizeof *b);
+}
+
+static inline enum mt_status open_engine(struct engine_bench *b, const struct mt_run *run, const char *device,
+					 struct mt_fabric *fabric)
+{
+	struct mt_device_config device_config = {.kind = device, .threads = 1};
+	struct mt_fabric_config fabric_config = {.kind = "self"};
+	struct mt_engine_config config = {.run = run};
+	enum mt_status st;
+
+	memset(b, 0, sizeof *b);
+	MT_GOTO(fail, mt_device_create(&b->device, &device_config));
+	if (!fabric)
+		MT_GOTO(fail, mt_fabric_create(&b->own, &fabric_config));
+	MT_GOTO(fail, mt_dataset_open(&b->dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	config.device = b->device;
+	config.fabric = fabric ? fabric : b->own;
+	config.dataset = b->dataset;
+	MT_GOTO(fail, mt_engine_create(&b->engine, &config));
+	return MT_OK;
+fail:
+	close_engine(b);
+	return st;
+}
+
+#endif

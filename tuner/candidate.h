@@ -13,21 +13,21 @@ enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
 struct mt_stage_prediction {
 	int64_t arena_bytes[MT_ENGINE_ARENAS];
-	int64_t peak_bytes;	/* of the engine's allocator */
+	int64_t peak_bytes;     /* of the engine's allocator */
 	int64_t resident_bytes; /* of the process */
 };
 
 struct mt_candidate {
 	struct mt_layout layout;
 	enum mt_fidelity fidelity;
-	double step_s, lo_s, hi_s; /* predicted, 90% interval */
+	double step_s, lo_s, hi_s;                                 /* predicted, 90% interval */
 	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s */
 	double guessed_frac; /* part of the step's kernel time whose operations were never measured */
 	int stages;
 	struct mt_stage_prediction *stage; /* owned */
 
-	bool run;     /* it was run */
-	bool failed;  /* and failed */
+	bool run;    /* it was run */
+	bool failed; /* and failed */
 	char failure[240];
 	double measured_s;
 	struct mt_interval measured;
@@ -40,7 +40,7 @@ struct mt_candidate {
 struct mt_space {
 	struct mt_candidate *candidates; /* owned */
 	int count, capacity;
-	int64_t *rejected;	    /* owned: one a layout rule, then one for memory */
+	int64_t *rejected; /* owned: one a layout rule, then one for memory */
 	int64_t considered;
 };
 

@@ -68,7 +68,8 @@ static void print_help(const struct mt_cli *cli)
 	}
 	printf("\ncommon options:\n");
 	mt_options_help(&common_table, stdout);
-	printf("\nExit: 0 done, 1 verdict against, 2 bad input, 3 inconclusive, 4 the run failed,\n77 not possible here, 130 interrupted.\n");
+	printf("\nExit: 0 done, 1 verdict against, 2 bad input, 3 inconclusive, 4 the run failed,\n77 not possible here, 130 "
+	       "interrupted.\n");
 }
 
 static enum mt_status keep_option(struct mt_cli *cli, const char *name, const char *text, int table)

@@ -14,13 +14,13 @@ struct mt_common {
 };
 
 #define MT_CLI_TABLES 6
-#define MT_CLI_WORDS 8
+#define MT_CLI_WORDS  8
 
 struct mt_cli {
-	const char *usage;   /* "megatune tune MODEL [options]" */
-	const char *summary; /* one or two sentences */
+	const char *usage;                                   /* "megatune tune MODEL [options]" */
+	const char *summary;                                 /* one or two sentences */
 	const struct mt_option_table *tables[MT_CLI_TABLES]; /* NULL-terminated */
-	void *values[MT_CLI_TABLES];			      /* where each table's options go */
+	void *values[MT_CLI_TABLES];                         /* where each table's options go */
 	int least_words, most_words;
 
 	/* filled in by mt_cli_parse */

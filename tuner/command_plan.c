@@ -131,8 +131,8 @@ static enum mt_status save_run(const struct mt_session *s)
 	enum mt_status st;
 
 	mt_layout_text(&c->layout, text);
-	header = mt_string("%s on %d ranks of %s: %s\npredicted %.4g s a step (%.4g to %.4g), MFU %.1f%%\n%s %.4g s a step", s->model.name,
-			   s->world, s->machine.name, text, c->step_s, c->lo_s, c->hi_s,
+	header = mt_string("%s on %d ranks of %s: %s\npredicted %.4g s a step (%.4g to %.4g), MFU %.1f%%\n%s %.4g s a step",
+			   s->model.name, s->world, s->machine.name, text, c->step_s, c->lo_s, c->hi_s,
 			   peak > 0 ? s->model_flops / c->step_s / s->world / 1e12 / peak * 100 : 0.0,
 			   c->run && !c->failed ? "measured" : "not run; expected", time_s);
 	mt_run_default(&run);
@@ -201,7 +201,8 @@ static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool 
 		MT_TRY(mt_session_load_machine(s, &measured));
 		MT_TRY(mt_session_load_profile(s, &rows));
 		if (!measured)
-			mt_warn("no machine was measured here: rates are guesses; `megatune probe --out machine.yaml` measures them");
+			mt_warn("no machine was measured here: rates are guesses; `megatune probe --out machine.yaml` measures "
+				"them");
 	}
 	MT_TRY(mt_search(s));
 	if (tunes)
@@ -214,15 +215,16 @@ static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool 
 static enum mt_status plan_or_tune(int argc, char **argv, bool tunes)
 {
 	struct mt_session session;
-	struct mt_cli cli = {.usage = tunes ? "megatune tune MODEL [options]" : "megatune plan MODEL [options]",
-			     .summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best\n"
-						"few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models,\n"
-						"a YAML file or a Hugging Face config.json."
-					      : "Searches the best layout of MODEL with what is known of the machine; nothing is run.",
-			     .tables = {&mt_tune_options_table},
-			     .values = {&session.options},
-			     .least_words = 1,
-			     .most_words = 1};
+	struct mt_cli cli = {
+		.usage = tunes ? "megatune tune MODEL [options]" : "megatune plan MODEL [options]",
+		.summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best\n"
+				   "few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models,\n"
+				   "a YAML file or a Hugging Face config.json."
+				 : "Searches the best layout of MODEL with what is known of the machine; nothing is run.",
+		.tables = {&mt_tune_options_table},
+		.values = {&session.options},
+		.least_words = 1,
+		.most_words = 1};
 	enum mt_status st;
 
 	mt_session_default(&session);

@@ -73,11 +73,12 @@ enum mt_status mt_command_probe(int argc, char **argv)
 {
 	struct probe_command command = {0};
 	struct mt_probe_options options;
-	struct mt_cli cli = {.usage = "megatune probe [options]",
-			     .summary = "Measures the machine that its ranks run on and writes machine.yaml. Start it alone, or on several\n"
-					"ranks with `mpirun -n N megatune probe`: then links and collectives are measured too.",
-			     .tables = {&probe_table, &mt_probe_options_table},
-			     .values = {&command, &options}};
+	struct mt_cli cli = {
+		.usage = "megatune probe [options]",
+		.summary = "Measures the machine that its ranks run on and writes machine.yaml. Start it alone, or on several\n"
+			   "ranks with `mpirun -n N megatune probe`: then links and collectives are measured too.",
+		.tables = {&probe_table, &mt_probe_options_table},
+		.values = {&command, &options}};
 	enum mt_status st;
 
 	mt_options_default(&probe_table, &command);
@@ -117,7 +118,8 @@ struct report_command {
 };
 
 static const struct mt_option report_options[] = {
-	{"out", MT_OPTION_STRING, offsetof(struct report_command, out), NULL, 0, 0, NULL, "directory to write to; none: the result's own"},
+	{"out", MT_OPTION_STRING, offsetof(struct report_command, out), NULL, 0, 0, NULL,
+	 "directory to write to; none: the result's own"},
 };
 static const struct mt_option_table report_table = {"command", report_options, 1};
 

@@ -35,7 +35,8 @@ static enum mt_status open_all(struct profiler *p, const char *model)
 	MT_TRY(mt_session_open(&p->session, model));
 	MT_TRY(mt_session_load_machine(&p->session, &measured));
 	if (!measured)
-		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its file with --machine");
+		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its "
+					 "file with --machine");
 	MT_TRY(mt_session_load_profile(&p->session, &rows));
 	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world));
 	MT_TRY(mt_slices_of(&p->session.space, &p->session.model, &p->slices, &p->slice_count));
@@ -134,13 +135,14 @@ out:
 enum mt_status mt_command_profile(int argc, char **argv)
 {
 	struct profiler p = {0};
-	struct mt_cli cli = {.usage = "megatune profile MODEL --machine machine.yaml [options]",
-			     .summary = "Times the kernels that the layouts of MODEL need, with all ranks busy, and keeps them in the profile\n"
-					"store. Start it on as many ranks as will train: `mpirun -n N megatune profile MODEL ...`.",
-			     .tables = {&mt_tune_options_table},
-			     .values = {&p.session.options},
-			     .least_words = 1,
-			     .most_words = 1};
+	struct mt_cli cli = {
+		.usage = "megatune profile MODEL --machine machine.yaml [options]",
+		.summary = "Times the kernels that the layouts of MODEL need, with all ranks busy, and keeps them in the profile\n"
+			   "store. Start it on as many ranks as will train: `mpirun -n N megatune profile MODEL ...`.",
+		.tables = {&mt_tune_options_table},
+		.values = {&p.session.options},
+		.least_words = 1,
+		.most_words = 1};
 	enum mt_status st;
 
 	mt_session_default(&p.session);

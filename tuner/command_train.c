@@ -69,13 +69,14 @@ enum mt_status mt_command_train(int argc, char **argv)
 {
 	struct mt_run run;
 	struct train_command command = {0};
-	struct mt_cli cli = {.usage = "megatune train RUN.yaml [options]",
-			     .summary = "Trains a model as the run file says; options replace what is in the file. Start it alone, or on\n"
-					"several ranks with `mpirun -n N megatune train RUN.yaml` or srun.",
-			     .tables = {&table, &mt_layout_options, &mt_train_options_table, &mt_data_options_table},
-			     .values = {&command, &run.layout, &run.train, &run.data},
-			     .least_words = 1,
-			     .most_words = 1};
+	struct mt_cli cli = {
+		.usage = "megatune train RUN.yaml [options]",
+		.summary = "Trains a model as the run file says; options replace what is in the file. Start it alone, or on\n"
+			   "several ranks with `mpirun -n N megatune train RUN.yaml` or srun.",
+		.tables = {&table, &mt_layout_options, &mt_train_options_table, &mt_data_options_table},
+		.values = {&command, &run.layout, &run.train, &run.data},
+		.least_words = 1,
+		.most_words = 1};
 	enum mt_status st;
 
 	mt_run_default(&run);

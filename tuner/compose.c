@@ -34,7 +34,8 @@ void mt_card_cache_destroy(struct mt_card_cache *cache)
 	free(cache);
 }
 
-static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost, const struct mt_card **card)
+static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost,
+				const struct mt_card **card)
 {
 	const struct mt_layout *l = &run->layout;
 	struct entry *e;
@@ -94,8 +95,8 @@ static double comm_s(struct mt_cost_model *cost, enum mt_comm_op op, enum mt_dty
 	return size > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
 }
 
-static enum mt_status cost_stage(struct stage_cost *s, const struct mt_run *run, const struct mt_card *card, struct mt_cost_model *cost,
-				 int stage)
+static enum mt_status cost_stage(struct stage_cost *s, const struct mt_run *run, const struct mt_card *card,
+				 struct mt_cost_model *cost, int stage)
 {
 	const struct mt_layout *l = &run->layout;
 	int64_t first, layers, bucket_bytes;
@@ -122,7 +123,8 @@ static enum mt_status cost_stage(struct stage_cost *s, const struct mt_run *run,
 	bucket_bytes = s->elements * 4 / (s->buckets ? s->buckets : 1);
 	s->clear_s = op_s(cost, MT_OP_FILL, MT_F32, s->elements);
 	s->update_s = op_s(cost, MT_OP_SUMSQ, MT_F32, s->shard) + op_s(cost, MT_OP_ADAMW, (enum mt_dtype)l->dtype, s->shard);
-	s->reduce_s = s->buckets * comm_s(cost, zero ? MT_COMM_REDUCE_SCATTER : MT_COMM_ALL_REDUCE, MT_F32, bucket_bytes, dp, stride, "dp");
+	s->reduce_s = s->buckets *
+		      comm_s(cost, zero ? MT_COMM_REDUCE_SCATTER : MT_COMM_ALL_REDUCE, MT_F32, bucket_bytes, dp, stride, "dp");
 	if (zero) {
 		int64_t bytes = bucket_bytes / 4 * (int64_t)mt_dtype_bytes((enum mt_dtype)l->dtype);
 
@@ -136,8 +138,8 @@ static int64_t page_up(int64_t bytes)
 	return (bytes + (2 << 20) - 1) >> 21 << 21;
 }
 
-static void stage_memory(struct mt_stage_prediction *out, const struct mt_run *run, const struct mt_card *card, const struct stage_cost *s,
-			 const struct mt_machine *machine, int stage)
+static void stage_memory(struct mt_stage_prediction *out, const struct mt_run *run, const struct mt_card *card,
+			 const struct stage_cost *s, const struct mt_machine *machine, int stage)
 {
 	const struct mt_layout *l = &run->layout;
 	int64_t m = mt_layout_microbatches(l), flights = l->pp - stage < m ? l->pp - stage : m, first, layers, size, kept;

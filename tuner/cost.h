@@ -10,8 +10,9 @@
 
 struct mt_cost_model {
 	const struct mt_machine *machine; /* borrowed */
-	struct mt_profile *profile;	  /* borrowed */
+	struct mt_profile *profile;       /* borrowed */
 	int ranks_per_host;
+	bool overlap_steals;     /* every core is busy with kernels: a collective that runs beside them takes its time from them */
 	double model_error_frac; /* spread that neither kernels nor jitter explain: standard deviation, relative */
 };
 
@@ -23,7 +24,8 @@ struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int t
 
 /* Fills in step_s, the split, memory by stage, and the interval of a candidate.
  * Cards: a closed form; the cards of equal local shapes are shared through `cache` (mt_card_cache_create).
- * Dry run: the engine itself, one thread a stage; `spans` (NULL: not wanted) gets stages traces, each to be destroyed by the caller. */
+ * Dry run: the engine itself, one thread a stage; `spans` (NULL: not wanted) gets stages traces, each to be destroyed by the
+ * caller. */
 struct mt_card_cache;
 enum mt_status mt_card_cache_create(struct mt_card_cache **cache);
 void mt_card_cache_destroy(struct mt_card_cache *cache);

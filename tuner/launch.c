@@ -51,7 +51,8 @@ static enum mt_status add_launcher(struct words *w, const struct mt_tune_options
 		return add_command(w, options->launch);
 	program = mt_process_find(slurm ? "srun" : "mpirun");
 	if (!program)
-		return mt_fail(MT_UNAVAILABLE, "no %s on this machine, so several ranks cannot be started: install Open MPI (make deps)",
+		return mt_fail(MT_UNAVAILABLE,
+			       "no %s on this machine, so several ranks cannot be started: install Open MPI (make deps)",
 			       slurm ? "srun" : "mpirun");
 	keep(w, program);
 	add(w, program);
@@ -105,8 +106,8 @@ char *mt_launch_text(const struct mt_tune_options *options, int ranks, const cha
 		return mt_string("%s -n %d megatune %s", options->launch, ranks, args);
 	if (ranks == 1)
 		return mt_string("megatune %s", args);
-	return mt_string("%s -n %d megatune %s", options->launcher == MT_LAUNCH_SRUN || getenv("SLURM_JOB_ID") ? "srun" : "mpirun", ranks,
-			 args);
+	return mt_string("%s -n %d megatune %s", options->launcher == MT_LAUNCH_SRUN || getenv("SLURM_JOB_ID") ? "srun" : "mpirun",
+			 ranks, args);
 }
 
 /* The last line that is ours ("megatune: error: ..." or "[rank] ... error"), else the last line that says anything. */

@@ -10,22 +10,22 @@
 enum mt_launch_choice { MT_LAUNCH_AUTO, MT_LAUNCH_MPIRUN, MT_LAUNCH_SRUN };
 
 struct mt_tune_options {
-	int64_t gpus;	 /* devices, one rank each; 0: what the machine file has, else 2 */
+	int64_t gpus; /* devices, one rank each; 0: what the machine file has, else 2 */
 	int64_t gbs, seq;
-	int dtype;	 /* 0 auto, 1 f32, 2 bf16 */
+	int dtype;       /* 0 auto, 1 f32, 2 bf16 */
 	int64_t threads; /* threads a rank; 0: cores / ranks of a host */
 	char *device;
-	char *out;	 /* directory of the results */
-	char *machine;	 /* machine.yaml to use instead of probing */
-	char *store;	 /* profile store */
-	char *data;	 /* as in data.path of a run file */
-	int64_t top;	 /* layouts run live */
+	char *out;     /* directory of the results */
+	char *machine; /* machine.yaml to use instead of probing */
+	char *store;   /* profile store */
+	char *data;    /* as in data.path of a run file */
+	int64_t top;   /* layouts run live */
 	int64_t trial_steps;
 	double trial_timeout_s;
 	double probe_budget_s, profile_budget_s;
 	int64_t dry_runs; /* layouts dry run */
-	int launcher;	  /* enum mt_launch_choice */
-	char *launch;	  /* command that starts ranks, -n N PROGRAM is appended; overrides launcher */
+	int launcher;     /* enum mt_launch_choice */
+	char *launch;     /* command that starts ranks, -n N PROGRAM is appended; overrides launcher */
 	bool report;
 	int64_t seed;
 };

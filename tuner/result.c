@@ -150,8 +150,8 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 
 static void set_memory(json_t *o, const struct mt_candidate *c)
 {
-	static const char *const parts[MT_ENGINE_ARENAS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes",
-							    "workspace_bytes"};
+	static const char *const parts[MT_ENGINE_ARENAS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes",
+							    "activations_bytes", "workspace_bytes"};
 	json_t *peak = json_array(), *resident = json_array(), *by_stage = json_array();
 
 	for (int s = 0; s < c->stages; s++) {
@@ -337,7 +337,8 @@ static void set_head(json_t *o, const struct mt_session *s)
 	set_number(o, "tokens_per_step", tokens);
 	set_number(o, "model_flops", s->model_flops);
 	set_number(o, "model_flops_full_attention", mt_model_step_flops(&s->model, tokens, s->base.seq, true));
-	set_string(o, "flops_formula", "6 T (N_matmul + hidden vocab) + 6 T seq layers q, q = heads head_dim; attention counted causal");
+	set_string(o, "flops_formula",
+		   "6 T (N_matmul + hidden vocab) + 6 T seq layers q, q = heads head_dim; attention counted causal");
 	set_int(o, "searched", s->space.count);
 }
 

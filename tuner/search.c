@@ -29,8 +29,8 @@ static enum mt_status nothing_left(const struct mt_session *s)
 		}
 		if (rule < 0 || used + 160 > sizeof text)
 			break;
-		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s (%lld layouts)", used ? ";" : "", mt_space_rule_text(rule),
-					 (long long)most);
+		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s (%lld layouts)", used ? ";" : "",
+					 mt_space_rule_text(rule), (long long)most);
 		last = most;
 	}
 	return mt_fail(MT_INPUT, "%s on %d ranks with %lld sequences a step: no layout keeps every rule:%s; change --gpus or --gbs",
@@ -102,7 +102,8 @@ enum mt_status mt_choose(struct mt_session *session)
 	else if (best->run)
 		snprintf(session->reason, sizeof session->reason, "the one layout that was measured");
 	else
-		snprintf(session->reason, sizeof session->reason, "fastest of %d by prediction; none was run", session->space.count);
+		snprintf(session->reason, sizeof session->reason, "fastest of %d by prediction; none was run",
+			 session->space.count);
 	session->timeline_count = (int)best->layout.pp;
 	session->timeline = calloc((size_t)session->timeline_count, sizeof(struct mt_trace *));
 	if (!session->timeline)

@@ -60,7 +60,8 @@ static double witness_op_s(void *context, const struct mt_op_key *key)
 
 	/* Sizes of flat buffers differ from layout to layout and scale well: only shapes of the model count. */
 	mt_profile_op_cost(w->profile, key, &source, NULL);
-	if (source != 0 && key->kind != MT_OP_FILL && key->kind != MT_OP_ADAMW && key->kind != MT_OP_SUMSQ && key->kind != MT_OP_CAST)
+	if (source != 0 && key->kind != MT_OP_FILL && key->kind != MT_OP_ADAMW && key->kind != MT_OP_SUMSQ &&
+	    key->kind != MT_OP_CAST)
 		w->missed = true;
 	return 0;
 }
@@ -70,7 +71,8 @@ static double free_comm_s(void *context, const struct mt_comm_key *key)
 	return 0;
 }
 
-enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile, bool *known)
+enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile,
+			      bool *known)
 {
 	struct witness witness = {.profile = profile};
 	struct mt_cost_source ops = {.op_s = witness_op_s, .context = &witness};
@@ -100,8 +102,8 @@ static void note_process(const struct mt_engine *engine, int64_t *process_bytes)
 }
 
 /* Steps until the budget is spent; all ranks stop together. */
-static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device, struct mt_profile *profile,
-				double budget_s)
+static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device,
+				struct mt_profile *profile, double budget_s)
 {
 	struct mt_step_stats stats;
 	double start_s;
@@ -121,8 +123,8 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 	return MT_OK;
 }
 
-enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
-			    double budget_s, int64_t *process_bytes)
+enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
+			    struct mt_profile *profile, double budget_s, int64_t *process_bytes)
 {
 	struct mt_engine_config config = {.run = &slice->run, .device = device, .fabric = fabric};
 	struct mt_data_options synthetic = {0};

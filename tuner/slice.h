@@ -15,11 +15,12 @@ struct mt_slice {
 /* The distinct slices of a space (free() *slices). */
 enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model *model, struct mt_slice **slices, int *count);
 /* True when every operation of the slice is in the profile. */
-enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile, bool *known);
+enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile,
+			      bool *known);
 
 /* Collective: runs the slice on the fabric for about budget_s (at least two timed steps) and adds its kernels to the
  * profile. *process_bytes grows to what the process holds beyond the engine's arenas. */
-enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
-			    double budget_s, int64_t *process_bytes);
+enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
+			    struct mt_profile *profile, double budget_s, int64_t *process_bytes);
 
 #endif

@@ -16,7 +16,8 @@ const char *mt_space_rule_name(int rule)
 
 const char *mt_space_rule_text(int rule)
 {
-	return rule < mt_layout_rule_count ? mt_layout_rules[rule].text : "the predicted resident size of a stage must fit the memory of a rank";
+	return rule < mt_layout_rule_count ? mt_layout_rules[rule].text
+					   : "the predicted resident size of a stage must fit the memory of a rank";
 }
 
 static enum mt_status keep(struct mt_space *space, const struct mt_layout *layout)

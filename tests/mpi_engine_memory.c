@@ -1,0 +1,144 @@
+/* The dry run's peaks are the live engine's, byte for byte and arena by arena, for every layout of up to 4 ranks.
+ * ranks: 2 4
+ *
+ * Layouts smaller than the job run as several copies side by side on blocks of its ranks. Every rank compares its own arenas
+ * with the prediction for its stage. */
+#include "tests/engine_problem.h"
+#include "tests/tuner_problem.h"
+
+struct counts {
+	int passed, failed, skipped;
+};
+
+/* Runs the layout live on this rank's block; `why` says what differs, "" when nothing. */
+static enum mt_status compare(const struct mt_run *run, struct mt_fabric *block, struct made_up *made, char why[200])
+{
+	struct mt_candidate candidate = {.layout = run->layout};
+	struct mt_arena_stats live[MT_ENGINE_ARENAS];
+	struct engine_bench bench = {0};
+	const struct mt_stage_prediction *stage;
+	struct mt_step_stats stats;
+	enum mt_status st;
+
+	MT_GOTO(out, mt_predict_dry(&candidate, &run->model, &made->cost, NULL));
+	MT_GOTO(out, open_engine(&bench, run, "cpu", block));
+	for (int i = 0; i < 2; i++)
+		MT_GOTO(out, mt_engine_step(bench.engine, &stats));
+	mt_engine_memory(bench.engine, live);
+	stage = &candidate.stage[mt_layout_coordinates(&run->layout, mt_fabric_rank(block)).pp];
+	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
+		if (stage->arena_bytes[i] != (int64_t)live[i].peak_bytes)
+			snprintf(why, 200, "rank %d: %s peak %lld dry, %zu live", mt_fabric_rank(block), live[i].name,
+				 (long long)stage->arena_bytes[i], live[i].peak_bytes);
+	}
+out:
+	close_engine(&bench);
+	free_candidate(&candidate);
+	return st;
+}
+
+/* All ranks learn whether any of them found a difference. */
+static bool all_agree(struct mt_group *world, bool ok)
+{
+	double bad = !ok;
+
+	return mt_comm_host_all_reduce(world, &bad, 1, MT_MAX) == MT_OK && bad == 0;
+}
+
+static void run_layout(struct counts *counts, const struct mt_run *run, struct mt_fabric *fabric, struct mt_group *world,
+		       struct made_up *made)
+{
+	struct mt_fabric *block = NULL;
+	char why[200] = "", text[96];
+	enum mt_status st = mt_fabric_block(&block, fabric, (int)mt_layout_world(&run->layout));
+
+	if (st == MT_OK)
+		st = compare(run, block, made, why);
+	mt_fabric_destroy(block);
+	if (st != MT_OK)
+		snprintf(why, sizeof why, "%.190s", mt_error_message());
+	mt_layout_text(&run->layout, text);
+	if (why[0])
+		printf("FAILED %s %s: %s\n", run->model.name, text, why);
+	if (all_agree(world, !why[0]))
+		counts->passed++;
+	else
+		counts->failed++;
+}
+
+/* Switches of one (tp, pp, dp): sharding and sequence parallelism on and off, and the others in turn. */
+static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, struct mt_group *world,
+			 struct made_up *made, int *turn)
+{
+	struct mt_layout *l = &run->layout;
+
+	for (int sp = 0; sp <= (l->tp > 1); sp++) {
+		for (int zero = 0; zero <= (l->dp > 1); zero++) {
+			l->sp = sp;
+			l->zero = zero;
+			l->recompute = *turn % 2 ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+			l->dtype = *turn % 3 == 1 ? MT_BF16 : MT_F32;
+			l->mbs = *turn / 2 % 2 + 1;
+			l->bucket_bytes = *turn % 5 < 2 ? 2 << 10 : 0;
+			++*turn;
+			run_layout(counts, run, fabric, world, made);
+		}
+	}
+}
+
+static void run_model(struct counts *counts, const struct tiny_model *model, struct mt_fabric *fabric, struct mt_group *world,
+		      struct made_up *made)
+{
+	int size = mt_fabric_size(fabric), turn = 0;
+	struct mt_run run;
+
+	set_tiny_run(&run, model);
+	run.model.layers = 5;
+	run.layout.gbs = 8;
+	/* twice, with the switches that go in turn the other way round */
+	for (int round = 0; round < 2; round++, turn++) {
+		for (run.layout.tp = 1; run.layout.tp <= model->kv_heads; run.layout.tp *= 2) {
+			for (run.layout.pp = 1; run.layout.tp * run.layout.pp <= size; run.layout.pp++) {
+				for (run.layout.dp = 1; mt_layout_world(&run.layout) <= size; run.layout.dp *= 2) {
+					if (size % mt_layout_world(&run.layout) == 0)
+						run_switches(counts, &run, fabric, world, made, &turn);
+				}
+			}
+		}
+	}
+	mt_run_free(&run);
+}
+
+static enum mt_status make_world(struct mt_fabric *fabric, struct mt_group **world)
+{
+	int ranks[64], size = mt_fabric_size(fabric);
+
+	if (size > 64)
+		return mt_fail(MT_INPUT, "at most 64 ranks, not %d", size);
+	for (int i = 0; i < size; i++)
+		ranks[i] = i;
+	return mt_group_create(fabric, "test", ranks, size, world);
+}
+
+int main(void)
+{
+	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	struct counts counts = {0};
+	struct mt_fabric *fabric = NULL;
+	struct mt_group *world = NULL;
+	struct made_up made;
+
+	if (mt_fabric_create(&fabric, &config) != MT_OK || make_world(fabric, &world) != MT_OK) {
+		fprintf(stderr, "%s\n", mt_error_message());
+		return 4;
+	}
+	make_up(&made, mt_fabric_size(fabric), 1, 10, 1e10, 1e10, 1e-6);
+	run_model(&counts, &TINY_GPT, fabric, world, &made);
+	run_model(&counts, &TINY_LLAMA, fabric, world, &made);
+	make_up_end(&made);
+	if (mt_fabric_rank(fabric) == 0)
+		printf("%d passed, %d failed, %d skipped\n", counts.passed, counts.failed, counts.skipped);
+	mt_group_destroy(world);
+	mt_fabric_destroy(fabric);
+	return counts.failed > 0;
+}

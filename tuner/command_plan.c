@@ -34,7 +34,7 @@ static void add_number(struct arguments *a, const char *name, double value)
 	add(a, a->numbers[a->used++]);
 }
 
-static enum mt_status run_step(struct mt_session *s, const char *name, const struct arguments *a, double timeout_s)
+static enum mt_status run_step(struct mt_session *s, const char *name, const struct arguments *a, int threads, double timeout_s)
 {
 	struct mt_process_result result = {0};
 	double start_s = mt_clock_s();
@@ -42,7 +42,7 @@ static enum mt_status run_step(struct mt_session *s, const char *name, const str
 	enum mt_status st;
 
 	mt_info("%s ...", name);
-	st = mt_launch(&result, &s->options, s->world, (int)s->options.threads, a->argv, timeout_s);
+	st = mt_launch(&result, &s->options, s->world, threads, a->argv, timeout_s);
 	if (st == MT_OK && (result.exit_code != 0 || result.timed_out)) {
 		mt_launch_reason(&result, reason);
 		st = result.exit_code == 77 ? MT_UNAVAILABLE : MT_FAILED;
@@ -64,10 +64,10 @@ static enum mt_status probe(struct mt_session *s, const char *path)
 	add(&a, s->options.device);
 	add_number(&a, "--budget-s", s->options.probe_budget_s);
 	add_number(&a, "--threads", (double)s->options.threads);
-	return run_step(s, "probe", &a, 60 + 20 * s->options.probe_budget_s);
+	return run_step(s, "probe", &a, (int)s->options.threads, 60 + 20 * s->options.probe_budget_s);
 }
 
-static enum mt_status profile(struct mt_session *s, const char *model, const char *machine)
+static enum mt_status profile(struct mt_session *s, const char *model, const char *machine, const struct mt_cost_model *cost)
 {
 	char *store = mt_session_store_path(s);
 	struct arguments a = {0};
@@ -87,9 +87,9 @@ static enum mt_status profile(struct mt_session *s, const char *model, const cha
 	add(&a, s->base.dtype == MT_BF16 ? "bf16" : "f32");
 	add_number(&a, "--gbs", (double)s->base.gbs);
 	add_number(&a, "--seq", (double)s->base.seq);
-	add_number(&a, "--threads", (double)s->base.threads);
-	add_number(&a, "--profile-budget-s", s->options.profile_budget_s);
-	st = run_step(s, "profile", &a, 120 + 20 * s->options.profile_budget_s);
+	add_number(&a, "--threads", cost->threads);
+	add_number(&a, "--profile-budget-s", s->options.profile_budget_s / s->thread_choices);
+	st = run_step(s, "profile", &a, cost->threads, 120 + 20 * s->options.profile_budget_s);
 	free(store);
 	return st;
 }
@@ -109,7 +109,8 @@ static enum mt_status measure(struct mt_session *s, const char *model)
 		MT_GOTO(out, probe(s, machine));
 	}
 	MT_GOTO(out, mt_session_load_machine(s, &measured));
-	MT_GOTO(out, profile(s, model, machine));
+	for (int i = 0; i < s->thread_choices; i++)
+		MT_GOTO(out, profile(s, model, machine, &s->costs[i]));
 	mt_machine_free(&s->machine); /* profile notes the size of a rank's process in it */
 	MT_GOTO(out, mt_session_load_machine(s, &measured));
 	MT_GOTO(out, mt_session_load_profile(s, &rows));
@@ -126,7 +127,8 @@ static enum mt_status save_run(const struct mt_session *s)
 	char *path = mt_session_path(s, "run.yaml"), text[96];
 	char *header = NULL;
 	double time_s = c->run && !c->failed ? c->measured_s : c->step_s;
-	double peak = mt_machine_tflops(&s->machine, (enum mt_dtype)s->base.dtype, (int)s->base.threads, s->cost.ranks_per_host);
+	double peak =
+		mt_machine_tflops(&s->machine, (enum mt_dtype)s->base.dtype, (int)s->base.threads, s->costs[0].ranks_per_host);
 	struct mt_run run;
 	enum mt_status st;
 
@@ -190,7 +192,7 @@ static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool 
 		/* Nothing is written before the input is known to be good: 3 ranks for a model of 4 heads ends here. */
 		s->world = s->options.gpus > 0 ? (int)s->options.gpus : 2;
 		if (!s->options.machine) {
-			MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world));
+			MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world, NULL, 0));
 			if (s->space.count == 0)
 				return mt_search(s);
 			mt_space_free(&s->space);

@@ -38,7 +38,7 @@ static enum mt_status open_all(struct profiler *p, const char *model)
 		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its "
 					 "file with --machine");
 	MT_TRY(mt_session_load_profile(&p->session, &rows));
-	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world));
+	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world, NULL, 0));
 	MT_TRY(mt_slices_of(&p->session.space, &p->session.model, &p->slices, &p->slice_count));
 	device = (struct mt_device_config){.kind = p->session.options.device, .threads = (int)p->session.base.threads};
 	return mt_device_create(&p->device, &device);
@@ -49,7 +49,7 @@ static enum mt_status is_known(struct profiler *p, struct mt_group *world, const
 {
 	double missing = 0;
 
-	MT_TRY(mt_slice_known(slice, &p->session.machine, p->session.profile, known));
+	MT_TRY(mt_slice_known(slice, &p->session.machine, p->session.costs[0].profile, known));
 	missing = p->leader && !*known;
 	MT_TRY(mt_comm_host_all_reduce(world, &missing, 1, MT_MAX));
 	*known = missing == 0;
@@ -69,7 +69,8 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 
 		st = is_known(p, world, &p->slices[i], &known);
 		if (st == MT_OK && !known) {
-			st = mt_slice_run(&p->slices[i], p->fabric, p->device, p->session.profile, share_s, &p->process_bytes);
+			st = mt_slice_run(&p->slices[i], p->fabric, p->device, p->session.costs[0].profile, share_s,
+					  &p->process_bytes);
 			p->runs++;
 		}
 		if (p->leader)
@@ -90,7 +91,7 @@ static enum mt_status save(struct profiler *p)
 	enum mt_status st;
 
 	MT_GOTO(out, path ? mt_store_open(&store, path) : mt_fail(MT_NOMEM, "no memory for a path"));
-	MT_GOTO(out, mt_profile_rows(p->session.profile, &rows, &count));
+	MT_GOTO(out, mt_profile_rows(p->session.costs[0].profile, &rows, &count));
 	MT_GOTO(out, mt_store_put(store, p->session.machine.fingerprint, rows, count));
 	if (p->process_bytes > p->session.machine.process_bytes && p->session.options.machine) {
 		p->session.machine.process_bytes = p->process_bytes;

@@ -11,7 +11,7 @@
 struct mt_cost_model {
 	const struct mt_machine *machine; /* borrowed */
 	struct mt_profile *profile;       /* borrowed */
-	int ranks_per_host;
+	int ranks_per_host, threads;      /* what the profile is of */
 	bool overlap_steals;     /* every core is busy with kernels: a collective that runs beside them takes its time from them */
 	double model_error_frac; /* spread that neither kernels nor jitter explain: standard deviation, relative */
 };

@@ -92,7 +92,7 @@ static json_t *links_json(const struct mt_machine *m)
 
 static double peak_tflops(const struct mt_session *s)
 {
-	return mt_machine_tflops(&s->machine, (enum mt_dtype)s->base.dtype, (int)s->base.threads, s->cost.ranks_per_host);
+	return mt_machine_tflops(&s->machine, (enum mt_dtype)s->base.dtype, (int)s->base.threads, s->costs[0].ranks_per_host);
 }
 
 static json_t *machine_json(const struct mt_session *s)

@@ -39,13 +39,18 @@ static enum mt_status nothing_left(const struct mt_session *s)
 
 static enum mt_status cost_all(struct mt_session *s)
 {
-	struct mt_card_cache *cache;
+	struct mt_card_cache *caches[MT_THREAD_CHOICES] = {NULL};
 	enum mt_status st = MT_OK;
 
-	MT_TRY(mt_card_cache_create(&cache));
-	for (int i = 0; i < s->space.count && st == MT_OK; i++)
-		st = mt_predict_card(&s->space.candidates[i], &s->model, &s->cost, cache);
-	mt_card_cache_destroy(cache);
+	for (int k = 0; k < s->thread_choices && st == MT_OK; k++)
+		st = mt_card_cache_create(&caches[k]);
+	for (int i = 0; i < s->space.count && st == MT_OK; i++) {
+		struct mt_cost_model *cost = mt_session_cost(s, s->space.candidates[i].layout.threads);
+
+		st = mt_predict_card(&s->space.candidates[i], &s->model, cost, caches[cost - s->costs]);
+	}
+	for (int k = 0; k < s->thread_choices; k++)
+		mt_card_cache_destroy(caches[k]);
 	return st;
 }
 
@@ -56,7 +61,8 @@ static enum mt_status dry_run_best(struct mt_session *s)
 
 	mt_progress_start(&progress, "dry run", count);
 	for (int i = 0; i < count && !mt_process_interrupted(); i++) {
-		enum mt_status st = mt_predict_dry(&s->space.candidates[i], &s->model, &s->cost, NULL);
+		struct mt_candidate *c = &s->space.candidates[i];
+		enum mt_status st = mt_predict_dry(c, &s->model, mt_session_cost(s, c->layout.threads), NULL);
 
 		if (st != MT_OK) {
 			mt_progress_finish(&progress);
@@ -72,7 +78,12 @@ enum mt_status mt_search(struct mt_session *session)
 {
 	double start_s = mt_clock_s();
 
-	MT_TRY(mt_space_enumerate(&session->space, &session->model, &session->base, session->world));
+	int64_t threads[MT_THREAD_CHOICES];
+
+	for (int i = 0; i < session->thread_choices; i++)
+		threads[i] = session->costs[i].threads;
+	MT_TRY(mt_space_enumerate(&session->space, &session->model, &session->base, session->world, threads,
+				  session->thread_choices));
 	if (session->space.count == 0)
 		return nothing_left(session);
 	MT_TRY(cost_all(session));
@@ -111,7 +122,8 @@ enum mt_status mt_choose(struct mt_session *session)
 	{
 		/* On a copy: the figures that were compared stay. */
 		struct mt_candidate copy = {.layout = best->layout};
-		enum mt_status st = mt_predict_dry(&copy, &session->model, &session->cost, session->timeline);
+		enum mt_status st =
+			mt_predict_dry(&copy, &session->model, mt_session_cost(session, best->layout.threads), session->timeline);
 
 		free(copy.stage);
 		return st;

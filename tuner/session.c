@@ -23,13 +23,21 @@ void mt_session_default(struct mt_session *session)
 	session->choice = -1;
 }
 
+static void free_profiles(struct mt_session *session)
+{
+	for (int i = 0; i < session->thread_choices; i++) {
+		mt_profile_destroy(session->costs[i].profile);
+		session->costs[i].profile = NULL;
+	}
+}
+
 void mt_session_free(struct mt_session *session)
 {
 	for (int i = 0; i < session->timeline_count; i++)
 		mt_trace_destroy(session->timeline[i]);
 	free(session->timeline);
 	mt_space_free(&session->space);
-	mt_profile_destroy(session->profile);
+	free_profiles(session);
 	mt_machine_free(&session->machine);
 	mt_model_free(&session->model);
 	mt_options_free(&mt_layout_options, &session->base);
@@ -104,6 +112,35 @@ static enum mt_status describe_host(struct mt_session *s)
 	return MT_OK;
 }
 
+/* Threads a rank: as asked for; else all the cores that a rank can have, and half of them, which leaves cores free to move
+ * messages beside the kernels. */
+static void set_threads(struct mt_session *s, int per_host, int cores)
+{
+	int most = s->options.threads > 0 ? (int)s->options.threads : cores / per_host > 0 ? cores / per_host : 1;
+
+	free_profiles(s);
+	s->thread_choices = s->options.threads > 0 || most == 1 ? 1 : 2;
+	s->base.threads = most;
+	for (int i = 0; i < s->thread_choices; i++) {
+		int threads = i == 0 ? most : most / 2;
+
+		s->costs[i] = (struct mt_cost_model){.machine = &s->machine,
+						     .ranks_per_host = per_host,
+						     .threads = threads,
+						     .overlap_steals = per_host * threads >= cores,
+						     .model_error_frac = MODEL_ERROR_FRAC};
+	}
+}
+
+struct mt_cost_model *mt_session_cost(struct mt_session *session, int64_t threads)
+{
+	for (int i = 1; i < session->thread_choices; i++) {
+		if (session->costs[i].threads == threads)
+			return &session->costs[i];
+	}
+	return &session->costs[0];
+}
+
 static void settle_world(struct mt_session *s)
 {
 	struct mt_machine *m = &s->machine;
@@ -113,11 +150,7 @@ static void settle_world(struct mt_session *s)
 	s->world = s->options.gpus > 0 ? (int)s->options.gpus : m->world > 0 ? m->world : 2;
 	if (s->world < per_host)
 		per_host = s->world;
-	s->base.threads = s->options.threads > 0 ? s->options.threads : cores / per_host > 0 ? cores / per_host : 1;
-	s->cost = (struct mt_cost_model){.machine = m,
-					 .ranks_per_host = per_host,
-					 .overlap_steals = (int64_t)per_host * s->base.threads >= cores,
-					 .model_error_frac = MODEL_ERROR_FRAC};
+	set_threads(s, per_host, cores);
 	s->model_flops = mt_model_step_flops(&s->model, (double)(s->base.gbs * s->base.seq), s->base.seq, false);
 }
 
@@ -143,43 +176,52 @@ enum mt_status mt_session_load_machine(struct mt_session *session, bool *measure
 	return st;
 }
 
-static enum mt_status add_rows(struct mt_session *s, struct mt_store *store, int threads, int *rows)
+static enum mt_status add_rows(const struct mt_session *s, struct mt_cost_model *cost, struct mt_store *store, int *rows)
 {
 	struct mt_store_row *all;
 	int count, others, kept = 0;
+	enum mt_status st;
 
 	MT_TRY(mt_store_get(store, s->machine.fingerprint, &all, &count, &others));
 	/* Rows of other thread counts or with other ranks busy are other costs. */
 	for (int i = 0; i < count; i++) {
-		if (all[i].threads == threads && all[i].busy_ranks == s->cost.ranks_per_host)
+		if (all[i].threads == cost->threads && all[i].busy_ranks == cost->ranks_per_host)
 			all[kept++] = all[i];
 	}
-	if (kept == 0 && others > 0)
+	if (count == 0 && others > 0)
 		mt_warn("the profile store has %d rows of another machine or build: they are not used", others);
 	*rows = kept;
-	enum mt_status st = mt_profile_add_rows(s->profile, all, kept);
-
+	st = mt_profile_add_rows(cost->profile, all, kept);
 	free(all);
 	return st;
 }
 
-enum mt_status mt_session_load_profile(struct mt_session *session, int *rows)
+static enum mt_status load_one(const struct mt_session *s, struct mt_cost_model *cost, struct mt_store *store, int *rows)
 {
-	int threads = (int)session->base.threads;
-	struct mt_profile_rates fallback = mt_cost_fallback(&session->machine, threads, session->cost.ranks_per_host);
-	char *path = mt_session_store_path(session);
-	struct mt_store *store = NULL;
-	enum mt_status st;
+	struct mt_profile_rates fallback = mt_cost_fallback(&s->machine, cost->threads, cost->ranks_per_host);
 
 	*rows = 0;
-	mt_profile_destroy(session->profile);
-	session->profile = NULL;
-	MT_GOTO(out, mt_profile_create(&session->profile, threads, session->cost.ranks_per_host, &fallback));
-	session->cost.profile = session->profile;
-	if (!path || !mt_file_exists(path))
-		goto out;
-	MT_GOTO(out, mt_store_open(&store, path));
-	st = add_rows(session, store, threads, rows);
+	MT_TRY(mt_profile_create(&cost->profile, cost->threads, cost->ranks_per_host, &fallback));
+	return store ? add_rows(s, cost, store, rows) : MT_OK;
+}
+
+enum mt_status mt_session_load_profile(struct mt_session *session, int *rows)
+{
+	char *path = mt_session_store_path(session);
+	struct mt_store *store = NULL;
+	enum mt_status st = MT_OK;
+
+	if (!path)
+		return mt_fail(MT_NOMEM, "no memory for a path");
+	free_profiles(session);
+	if (mt_file_exists(path))
+		MT_GOTO(out, mt_store_open(&store, path));
+	for (int i = 0; i < session->thread_choices; i++) {
+		int found;
+
+		MT_GOTO(out, load_one(session, &session->costs[i], store, &found));
+		*rows = i == 0 || found < *rows ? found : *rows;
+	}
 out:
 	mt_store_close(store);
 	free(path);

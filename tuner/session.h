@@ -7,7 +7,8 @@
 #include "tuner/cost.h"
 #include "tuner/options.h"
 
-#define MT_PHASES 8
+#define MT_PHASES         8
+#define MT_THREAD_CHOICES 2
 
 struct mt_session {
 	const char *command; /* "plan" or "tune" */
@@ -15,8 +16,9 @@ struct mt_session {
 	struct mt_layout base; /* gbs, seq, dtype, threads, bucket size of every candidate */
 	struct mt_model model;
 	struct mt_machine machine;
-	struct mt_profile *profile; /* owned */
-	struct mt_cost_model cost;
+	/* One a number of threads that layouts may have, most first; each with its own profile (owned). */
+	struct mt_cost_model costs[MT_THREAD_CHOICES];
+	int thread_choices;
 	struct mt_space space;
 	int world;
 	double model_flops;
@@ -46,8 +48,10 @@ char *mt_session_store_path(const struct mt_session *session);
 /* The machine: from the file given, else an earlier probe's in the result directory (plan), else what this host says
  * without measuring. `measured` tells whether rates and curves were measured. */
 enum mt_status mt_session_load_machine(struct mt_session *session, bool *measured);
-/* Rows of the store under the machine's fingerprint; *rows: how many. No store: 0 rows. */
+/* Rows of the store under the machine's fingerprint; *rows: how many, of the thread count that has fewest. No store: 0 rows. */
 enum mt_status mt_session_load_profile(struct mt_session *session, int *rows);
+/* The costs of layouts with that many threads a rank. */
+struct mt_cost_model *mt_session_cost(struct mt_session *session, int64_t threads);
 
 /* Search: enumerate, cards, dry runs; candidates sorted. MT_INPUT when no layout keeps every rule, with the rules. */
 enum mt_status mt_search(struct mt_session *session);

@@ -64,14 +64,10 @@ static enum mt_status consider_switches(struct mt_space *space, const struct mt_
 	return MT_OK;
 }
 
-enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world)
+static enum mt_status consider_grids(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world)
 {
 	struct mt_layout layout = *base;
 
-	memset(space, 0, sizeof *space);
-	space->rejected = calloc((size_t)mt_space_rule_count(), sizeof *space->rejected);
-	if (!space->rejected)
-		return mt_fail(MT_NOMEM, "no memory for the search");
 	for (int tp = 1; tp <= world; tp++) {
 		for (int pp = 1; world % tp == 0 && pp <= world / tp; pp++) {
 			if (world / tp % pp)
@@ -87,6 +83,22 @@ enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model 
 				MT_TRY(consider_switches(space, model, layout));
 			}
 		}
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
+				  const int64_t *threads, int thread_count)
+{
+	struct mt_layout layout = *base;
+
+	memset(space, 0, sizeof *space);
+	space->rejected = calloc((size_t)mt_space_rule_count(), sizeof *space->rejected);
+	if (!space->rejected)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	for (int i = 0; i < (thread_count > 0 ? thread_count : 1); i++) {
+		layout.threads = thread_count > 0 ? threads[i] : base->threads;
+		MT_TRY(consider_grids(space, model, &layout, world));
 	}
 	return MT_OK;
 }

@@ -26,7 +26,7 @@ static enum mt_status write_trial(const struct mt_session *s, const struct mt_ca
 	run.train.steps = s->options.trial_steps + TRIAL_WARMUP;
 	run.train.seed = s->options.seed;
 	run.train.peak_tflops =
-		mt_machine_tflops(&s->machine, (enum mt_dtype)c->layout.dtype, (int)c->layout.threads, s->cost.ranks_per_host);
+		mt_machine_tflops(&s->machine, (enum mt_dtype)c->layout.dtype, (int)s->base.threads, s->costs[0].ranks_per_host);
 	if (s->options.data && !(run.data.path = strdup(s->options.data))) {
 		memset(&run.model, 0, sizeof run.model);
 		mt_run_free(&run);

@@ -1,0 +1,221 @@
+/* The space of layouts: counts worked out by hand, every rejection under its rule, nothing twice; and what drops and orders it. */
+#include "tests/engine_problem.h"
+#include "tuner/candidate.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+struct problem {
+	struct mt_run run;
+	struct mt_space space;
+};
+
+static void enumerate(struct problem *p, const struct tiny_model *model, int64_t layers, int64_t gbs, int64_t seq, int world)
+{
+	set_tiny_run(&p->run, model);
+	p->run.model.layers = layers;
+	p->run.layout.gbs = gbs;
+	p->run.layout.seq = seq;
+	if (mt_space_enumerate(&p->space, &p->run.model, &p->run.layout, world, NULL, 0) != MT_OK)
+		fail_msg("%s", mt_error_message());
+}
+
+static void end(struct problem *p)
+{
+	mt_space_free(&p->space);
+	mt_run_free(&p->run);
+}
+
+static int64_t rejected_under(const struct mt_space *space, const char *rule)
+{
+	for (int i = 0; i < mt_space_rule_count(); i++)
+		if (strcmp(mt_space_rule_name(i), rule) == 0)
+			return space->rejected[i];
+	fail_msg("no rule is called %s", rule);
+	return -1;
+}
+
+static int64_t rejected(const struct mt_space *space)
+{
+	int64_t sum = 0;
+
+	for (int i = 0; i < mt_space_rule_count(); i++)
+		sum += space->rejected[i];
+	return sum;
+}
+
+static void assert_counts(const struct mt_space *space, int64_t considered, int kept)
+{
+	if (space->considered != considered || space->count != kept)
+		fail_msg("%lld considered and %d kept, expected %lld and %d", (long long)space->considered, space->count,
+			 (long long)considered, kept);
+}
+
+/* Micro-batches 1, 2, 4 times two kinds of recompute. */
+static void one_rank_has_six_layouts(void **state)
+{
+	struct problem p;
+
+	enumerate(&p, &TINY_GPT, 2, 4, TINY_SEQ, 1);
+	assert_counts(&p.space, 6, 6);
+	end(&p);
+}
+
+/* dp 2: micro-batches 1, 2 times sharding times recompute = 8;  pp 2: 1, 2, 4 times recompute = 6;
+ * tp 2: 1, 2, 4 times sequence parallelism times recompute = 12. */
+static void two_ranks_have_twenty_six(void **state)
+{
+	struct problem p;
+
+	enumerate(&p, &TINY_GPT, 2, 4, TINY_SEQ, 2);
+	assert_counts(&p.space, 26, 26);
+	end(&p);
+}
+
+/* The same 26 for each number of threads. */
+static void choices_of_threads_multiply_the_space(void **state)
+{
+	static const int64_t threads[2] = {1, 3};
+	struct problem p;
+	int with_three = 0;
+
+	set_tiny_run(&p.run, &TINY_GPT);
+	assert_int_equal(mt_space_enumerate(&p.space, &p.run.model, &p.run.layout, 2, threads, 2), MT_OK);
+	assert_counts(&p.space, 52, 52);
+	for (int i = 0; i < p.space.count; i++)
+		with_three += p.space.candidates[i].layout.threads == 3;
+	assert_int_equal(with_three, 26);
+	end(&p);
+}
+
+/* Three ranks and nothing divisible by three: pp 3 has no layers (6), tp 3 no heads (12), dp 3 no whole batch (4). */
+static void rejections_are_counted_under_their_rule(void **state)
+{
+	struct problem p;
+
+	enumerate(&p, &TINY_GPT, 2, 4, TINY_SEQ, 3);
+	assert_counts(&p.space, 22, 0);
+	assert_int_equal(rejected_under(&p.space, "layers_at_least_pp"), 6);
+	assert_int_equal(rejected_under(&p.space, "heads_divisible_by_tp"), 12);
+	assert_int_equal(rejected_under(&p.space, "gbs_divisible_by_dp_mbs"), 4);
+	assert_int_equal(rejected_under(&p.space, "exceeds_memory"), 0);
+	end(&p);
+	/* rows of 5 tokens over tp 2: only an odd micro-batch breaks it, with both kinds of recompute */
+	enumerate(&p, &TINY_LLAMA, 2, 4, 5, 2);
+	assert_counts(&p.space, 26, 24);
+	assert_int_equal(rejected_under(&p.space, "sp_rows_divisible_by_tp"), 2);
+	end(&p);
+	/* dp 8 of 4 sequences: sharding times recompute */
+	enumerate(&p, &TINY_GPT, 8, 4, TINY_SEQ, 8);
+	assert_int_equal(rejected_under(&p.space, "microbatches_at_least_one"), 4);
+	end(&p);
+}
+
+static void every_layout_considered_is_kept_or_rejected_and_none_twice(void **state)
+{
+	static const int worlds[] = {1, 2, 3, 4, 6, 8, 12, 16};
+	static const int64_t batches[] = {1, 4, 6, 16};
+
+	for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++) {
+		for (size_t g = 0; g < sizeof batches / sizeof batches[0]; g++) {
+			struct problem p;
+
+			enumerate(&p, g % 2 ? &TINY_LLAMA : &TINY_GPT, 6, batches[g], TINY_SEQ, worlds[w]);
+			if (p.space.considered != p.space.count + rejected(&p.space))
+				fail_msg("%d ranks, gbs %lld: %lld considered, %d kept, %lld rejected", worlds[w],
+					 (long long)batches[g], (long long)p.space.considered, p.space.count,
+					 (long long)rejected(&p.space));
+			for (int i = 0; i < p.space.count; i++) {
+				const struct mt_layout *a = &p.space.candidates[i].layout;
+
+				assert_int_equal(mt_layout_world(a), worlds[w]);
+				assert_int_equal(mt_layout_first_broken(&p.run.model, a), -1);
+				assert_int_equal(a->gbs, batches[g]);
+				for (int k = 0; k < i; k++) {
+					if (memcmp(a, &p.space.candidates[k].layout, sizeof *a) == 0) {
+						char text[96];
+
+						mt_layout_text(a, text);
+						fail_msg("%d ranks, gbs %lld: %s is listed at %d and at %d", worlds[w],
+							 (long long)batches[g], text, k, i);
+					}
+				}
+			}
+			end(&p);
+		}
+	}
+}
+
+/* Two stages each; the second is the larger one. */
+static void set_memory(struct mt_candidate *c, int64_t first_bytes, int64_t second_bytes)
+{
+	c->stages = 2;
+	c->stage = calloc(2, sizeof *c->stage);
+	assert_non_null(c->stage);
+	c->stage[0].resident_bytes = first_bytes;
+	c->stage[1].resident_bytes = second_bytes;
+}
+
+static void a_stage_above_the_limit_drops_the_layout(void **state)
+{
+	struct problem p;
+	int count;
+
+	enumerate(&p, &TINY_GPT, 2, 4, TINY_SEQ, 2);
+	count = p.space.count;
+	for (int i = 0; i < count; i++)
+		set_memory(&p.space.candidates[i], 100, i % 2 ? 1000 : 1001);
+	mt_space_drop_large(&p.space, 0);
+	assert_int_equal(p.space.count, count); /* no limit known */
+	mt_space_drop_large(&p.space, 1000);
+	assert_int_equal(p.space.count, count / 2);
+	assert_int_equal(rejected_under(&p.space, "exceeds_memory"), count - count / 2);
+	assert_int_equal(p.space.considered, p.space.count + rejected(&p.space));
+	for (int i = 0; i < p.space.count; i++)
+		assert_int_equal(p.space.candidates[i].stage[1].resident_bytes, 1000);
+	end(&p);
+}
+
+static void measured_come_first_then_dry_runs_then_cards_then_failures(void **state)
+{
+	struct problem p;
+	struct mt_candidate *c;
+
+	enumerate(&p, &TINY_GPT, 2, 4, TINY_SEQ, 1);
+	c = p.space.candidates;
+	c[0].step_s = 1; /* cards say the most hopeful things */
+	c[1].step_s = 5;
+	c[1].fidelity = MT_FIDELITY_DRY;
+	c[2].step_s = 4;
+	c[2].fidelity = MT_FIDELITY_DRY;
+	c[3].step_s = 1;
+	c[3].run = true;
+	c[3].measured_s = 9;
+	c[4].step_s = 2;
+	c[4].run = true;
+	c[4].measured_s = 8;
+	c[5].step_s = 0.1;
+	c[5].run = c[5].failed = true;
+	mt_space_sort(&p.space);
+	assert_true(c[0].measured_s == 8 && c[1].measured_s == 9);
+	assert_true(c[2].step_s == 4 && c[3].step_s == 5);
+	assert_true(c[4].fidelity == MT_FIDELITY_CARD && !c[4].run && c[5].failed);
+	end(&p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_rank_has_six_layouts),
+		cmocka_unit_test(two_ranks_have_twenty_six),
+		cmocka_unit_test(choices_of_threads_multiply_the_space),
+		cmocka_unit_test(rejections_are_counted_under_their_rule),
+		cmocka_unit_test(every_layout_considered_is_kept_or_rejected_and_none_twice),
+		cmocka_unit_test(a_stage_above_the_limit_drops_the_layout),
+		cmocka_unit_test(measured_come_first_then_dry_runs_then_cards_then_failures),
+	};
+	return cmocka_run_group_tests_name("tuner space", tests, NULL, NULL);
+}

@@ -135,7 +135,8 @@ static enum mt_status make_flights(struct mt_engine *e)
 		e->flights[k].layers = calloc((size_t)e->table.layer_count + 1, sizeof *e->flights[k].layers);
 		if (!e->flights[k].layers)
 			return mt_fail(MT_NOMEM, "no memory for %lld layers", (long long)e->table.layer_count);
-		MT_TRY(mt_event_create(e->device, &e->flights[k].arrived));
+		for (int i = 0; i < 2; i++)
+			MT_TRY(mt_event_create(e->device, &e->flights[k].arrived[i]));
 	}
 	return mt_schedule_1f1b(&e->schedule, e->at.pp, (int)e->layout->pp, e->microbatches);
 }
@@ -184,7 +185,8 @@ static void free_flights(struct mt_engine *e)
 		if (e->flights[k].layers && e->arenas[ARENA_ACTIVATIONS])
 			mt_flight_free(e, &e->flights[k]);
 		free(e->flights[k].layers);
-		mt_event_destroy(e->flights[k].arrived);
+		for (int i = 0; i < 2; i++)
+			mt_event_destroy(e->flights[k].arrived[i]);
 	}
 	free(e->flights);
 }

@@ -33,7 +33,7 @@ struct mt_flight {
 	void *final, *final_stats;     /* (S,C) and (2,S), last stage */
 	void *logits;                  /* (R,V/tp), after the loss: their gradient */
 	void *gradient;                /* (S,C) gradient that came from the next stage, or goes to the previous one */
-	struct mt_event *arrived;      /* of the input or gradient received */
+	struct mt_event *arrived[2];   /* of the input and of the gradient received: both can be on their way at once */
 };
 
 /* A buffer on its way to another stage: freed when the next one is sent. */

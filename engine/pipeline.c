@@ -22,7 +22,7 @@ static enum mt_status receive(struct mt_engine *e, int direction, int64_t microb
 	MT_TRY(mt_event_record(e->event, e->compute));
 	MT_TRY(mt_stream_wait(e->recv_stream[direction], e->event));
 	MT_TRY(mt_comm_recv(e->pp, e->recv_stream[direction], *buffer, message_elements(e), e->dtype, from));
-	return mt_event_record(flight->arrived, e->recv_stream[direction]);
+	return mt_event_record(flight->arrived[direction], e->recv_stream[direction]);
 }
 
 /* Waits until the previous send in this direction is over and frees its buffer. */
@@ -56,12 +56,12 @@ static enum mt_status send(struct mt_engine *e, int direction, int64_t microbatc
 }
 
 /* The compute waits for the message that this pass needs, if it needs one. */
-static enum mt_status await(struct mt_engine *e, int64_t microbatch, bool needed)
+static enum mt_status await(struct mt_engine *e, int direction, int64_t microbatch, bool needed)
 {
 	double start_s = mt_stream_now_s(e->compute);
 
 	if (needed)
-		MT_TRY(mt_stream_wait(e->compute, e->flights[microbatch].arrived));
+		MT_TRY(mt_stream_wait(e->compute, e->flights[microbatch].arrived[direction]));
 	e->pp_s += mt_stream_now_s(e->compute) - start_s;
 	return MT_OK;
 }
@@ -80,10 +80,10 @@ static enum mt_status run_action(struct mt_engine *e, const struct mt_action *ac
 	case MT_SEND_BACKWARD:
 		return send(e, BACKWARD, k);
 	case MT_FORWARD:
-		MT_TRY(await(e, k, !e->first));
+		MT_TRY(await(e, FORWARD, k, !e->first));
 		return mt_stage_forward(e, k);
 	case MT_BACKWARD:
-		MT_TRY(await(e, k, !e->last));
+		MT_TRY(await(e, BACKWARD, k, !e->last));
 		e->last_microbatch = k == e->microbatches - 1;
 		return mt_stage_backward(e, k);
 	}

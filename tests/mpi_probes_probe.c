@@ -1,5 +1,6 @@
 /* The probe over real ranks, with a small budget: what it measures is complete, positive and the same on every rank.
- * With an argument, that many seconds are spent and the tables printed. */
+ * With an argument, that many seconds are spent and the tables printed.
+ * ranks: 1 2 4 */
 #include "base/file.h"
 #include "base/log.h"
 #include "comm/comm.h"

@@ -22,6 +22,7 @@ PREFIX=${CLUSTER_PREFIX:-mts}
 STATE=${CLUSTER_DIR:-/run/$PREFIX-cluster}
 NET=${CLUSTER_NET:-10.77.0}
 SELF=$(readlink -f "$0")
+ROOT=$(readlink -f "$(dirname "$SELF")/../..") # of the checkout
 CGROUP=/sys/fs/cgroup/cpu/$PREFIX
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$SELF"; }
@@ -127,10 +128,13 @@ exec_on() {
 	need_up
 	ns=$(awk -v host="$host" '$1 == host { print $2 }' "$STATE/hosts")
 	[ -n "$ns" ] || die "no host $host; there are: $(awk '{ printf "%s ", $1 }' "$STATE/hosts")"
+	# A checkout below /tmp stays visible in the host's own /tmp.
 	# shellcheck disable=SC2016 # expanded by that shell
 	exec nsenter --net="/run/netns/$ns" --uts="$STATE/uts/$host" unshare -m \
-		sh -c 'mount --bind "$0" /etc/hosts && mount --bind "$1" /tmp && shift && exec "$@"' \
-		"$STATE/etchosts" "$STATE/tmp/$host" "$@"
+		sh -c 'here=$(pwd); mount --bind "$0" /etc/hosts &&
+			case $2 in /tmp/*) mkdir -p "$1/${2#/tmp/}" && mount --bind "$2" "$1/${2#/tmp/}" ;; esac &&
+			mount --rbind "$1" /tmp && shift 2 && { cd "$here" 2>/dev/null || cd /; } && exec "$@"' \
+		"$STATE/etchosts" "$STATE/tmp/$host" "$ROOT" "$@"
 }
 
 # What mpirun calls in place of ssh: rsh [-options] HOST "command line"

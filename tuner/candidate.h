@@ -9,8 +9,6 @@
 
 enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
-#define MT_MOST_STAGES 64
-
 struct mt_stage_prediction {
 	int64_t arena_bytes[MT_ENGINE_ARENAS];
 	int64_t peak_bytes;     /* of the engine's allocator */

@@ -20,6 +20,11 @@ struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model)
 	return (struct mt_comm_cost_source){.comm_s = comm_seconds, .context = model};
 }
 
+bool mt_cost_scales(int32_t kind)
+{
+	return kind == MT_OP_FILL || kind == MT_OP_ADAMW || kind == MT_OP_SUMSQ || kind == MT_OP_CAST;
+}
+
 struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks)
 {
 	struct mt_profile_rates rates = {.overhead_s = 1e-6};

@@ -19,6 +19,9 @@ struct mt_cost_model {
 struct mt_cost_source mt_cost_ops(struct mt_cost_model *model);
 struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model);
 
+/* True for operations on flat buffers, whose cost follows their size: one measured at another size is as good as measured. */
+bool mt_cost_scales(int32_t kind);
+
 /* Rates of the machine for operations that no profile has. */
 struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks);
 

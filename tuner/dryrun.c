@@ -17,12 +17,25 @@ struct dry_stage {
 
 	enum mt_status st;
 	char message[512];
-	double dp_total_s; /* of the data-parallel collectives, hidden ones too */
+	double kernels_s, guessed_s; /* of all kernels; of those whose operation was never measured */
+	double dp_total_s;           /* of the data-parallel collectives, hidden ones too */
 	struct mt_step_stats stats;
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
 	size_t peak_bytes;
 	struct mt_trace *trace;
 };
+
+static double stage_op_s(void *context, const struct mt_op_key *key)
+{
+	struct dry_stage *d = context;
+	int source;
+	double seconds = mt_profile_op_cost(d->cost->profile, key, &source, NULL);
+
+	d->kernels_s += seconds;
+	if (source != 0 && !mt_cost_scales(key->kind))
+		d->guessed_s += seconds;
+	return seconds;
+}
 
 /* Costs of collectives, with a note of those that run beside the compute. */
 static double stage_comm_s(void *context, const struct mt_comm_key *key)
@@ -39,7 +52,7 @@ static double stage_comm_s(void *context, const struct mt_comm_key *key)
 /* One step. The first step of a dry run is like any other: times and allocations do not depend on what was before. */
 static enum mt_status run_stage(struct dry_stage *d)
 {
-	struct mt_device_config device_config = {.kind = "dry", .cost = mt_cost_ops(d->cost)};
+	struct mt_device_config device_config = {.kind = "dry", .cost = {.op_s = stage_op_s, .context = d}};
 	struct mt_coordinates at = {.pp = d->stage};
 	struct mt_fabric_config fabric_config = {.kind = "dry",
 						 .rank = mt_layout_rank(&d->run->layout, at),
@@ -133,6 +146,7 @@ static void take_times(struct mt_candidate *c, const struct dry_stage *stages, i
 		if (stages[s].stats.compute_s > pace->stats.compute_s)
 			pace = &stages[s];
 	}
+	c->guessed_frac = pace->kernels_s > 0 ? pace->guessed_s / pace->kernels_s : 0;
 	c->tp_s = pace->stats.tp_s;
 	c->dp_s = pace->stats.dp_s;
 	c->optimizer_s = pace->stats.optimizer_s;

@@ -215,6 +215,7 @@ static json_t *candidate_json(const struct mt_session *s, int index)
 	set_number(split, "bubble_s", c->bubble_s);
 	set_number(split, "optimizer_s", c->optimizer_s);
 	json_object_set_new(o, "split", split);
+	set_number(o, "guessed_frac", c->guessed_frac);
 	set_string(o, "fidelity", c->fidelity == MT_FIDELITY_DRY ? "dry" : "card");
 	set_measured(o, c);
 	return o;

@@ -58,10 +58,8 @@ static double witness_op_s(void *context, const struct mt_op_key *key)
 	struct witness *w = context;
 	int source;
 
-	/* Sizes of flat buffers differ from layout to layout and scale well: only shapes of the model count. */
 	mt_profile_op_cost(w->profile, key, &source, NULL);
-	if (source != 0 && key->kind != MT_OP_FILL && key->kind != MT_OP_ADAMW && key->kind != MT_OP_SUMSQ &&
-	    key->kind != MT_OP_CAST)
+	if (source != 0 && !mt_cost_scales(key->kind))
 		w->missed = true;
 	return 0;
 }

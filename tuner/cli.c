@@ -59,9 +59,28 @@ static enum mt_status unknown(const struct mt_cli *cli, const char *name)
 	return mt_fail(MT_INPUT, "command line: unknown option --%s; --help lists the options (%s)", name, cli->usage);
 }
 
+enum { HELP_COLUMNS = 80 };
+
+/* Words wrapped to the width of a terminal. */
+static void print_wrapped(const char *text)
+{
+	size_t column = 0, length;
+
+	for (text += strspn(text, " "); *text; text += length, text += strspn(text, " ")) {
+		length = strcspn(text, " ");
+		if (column > 0 && column + 1 + length > HELP_COLUMNS) {
+			putchar('\n');
+			column = 0;
+		}
+		column += (size_t)printf("%s%.*s", column > 0 ? " " : "", (int)length, text);
+	}
+	putchar('\n');
+}
+
 static void print_help(const struct mt_cli *cli)
 {
-	printf("usage: %s\n\n%s\n", cli->usage, cli->summary);
+	printf("usage: %s\n\n", cli->usage);
+	print_wrapped(cli->summary);
 	for (int i = 0; i < MT_CLI_TABLES && cli->tables[i]; i++) {
 		printf("\n%s options:\n", cli->tables[i]->name);
 		mt_options_help(cli->tables[i], stdout);

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "engine/data.h"
 #include "reports/report.h"
 #include "tuner/commands.h"
 #include "tuner/launch.h"
@@ -48,6 +49,8 @@ static enum mt_status run_step(struct mt_session *s, const char *name, const str
 		st = result.exit_code == 77 ? MT_UNAVAILABLE : MT_FAILED;
 		st = mt_fail(st, "%s on %d ranks failed: %s", name, s->world, reason);
 	}
+	if (st == MT_OK)
+		mt_info("%s: %.*s", name, (int)strcspn(result.output, "\n"), result.output);
 	mt_process_result_free(&result);
 	mt_session_phase(s, name, start_s);
 	return st;
@@ -161,7 +164,8 @@ static enum mt_status write_results(struct mt_session *s, json_t *result)
 
 	free(path);
 	MT_TRY(st);
-	MT_TRY(save_run(s));
+	if (s->choice >= 0)
+		MT_TRY(save_run(s));
 	return s->options.report ? mt_report_write(result, s->options.out) : MT_OK;
 }
 
@@ -181,37 +185,80 @@ static enum mt_status finish(struct mt_session *s, const struct mt_cli *cli)
 	return st;
 }
 
-static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool tunes)
+/* All that can be wrong with the input of a tune is found before anything is written or measured. */
+static enum mt_status check_input(struct mt_session *s)
 {
-	const char *model = cli->words[0];
+	const struct mt_data_options data = {.path = s->options.data};
+	struct mt_dataset *dataset = NULL;
+	bool measured;
+
+	s->world = s->options.gpus > 0 ? (int)s->options.gpus : 2;
+	if (s->options.launch && !s->options.launch[strspn(s->options.launch, " \t")])
+		return mt_fail(MT_INPUT, "command line: launch is empty: give a command such as 'mpirun --hostfile hosts'");
+	if (s->options.machine) {
+		MT_TRY(mt_session_load_machine(s, &measured));
+		mt_machine_free(&s->machine);
+	}
+	if (data.path) {
+		MT_TRY(mt_dataset_open(&dataset, &data, s->model.vocab, s->base.seq, (uint64_t)s->options.seed));
+		mt_dataset_close(dataset);
+	}
+	MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world, NULL, 0));
+	bool none = s->space.count == 0;
+	mt_space_free(&s->space);
+	return none ? mt_search(s) : MT_OK; /* the search tells the rules that reject them all */
+}
+
+static enum mt_status prepare(struct mt_session *s, const struct mt_cli *cli, bool tunes)
+{
 	bool measured;
 	int rows;
 
-	MT_TRY(mt_session_open(s, model));
+	MT_TRY(mt_session_open(s, cli->words[0]));
 	if (tunes) {
-		/* Nothing is written before the input is known to be good: 3 ranks for a model of 4 heads ends here. */
-		s->world = s->options.gpus > 0 ? (int)s->options.gpus : 2;
-		if (!s->options.machine) {
-			MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world, NULL, 0));
-			if (s->space.count == 0)
-				return mt_search(s);
-			mt_space_free(&s->space);
-		}
+		MT_TRY(check_input(s));
 		MT_TRY(mt_file_make_directory(s->options.out));
-		MT_TRY(measure(s, model));
-	} else {
-		MT_TRY(mt_session_load_machine(s, &measured));
-		MT_TRY(mt_session_load_profile(s, &rows));
-		if (!measured)
-			mt_warn("no machine was measured here: rates are guesses; `megatune probe --out machine.yaml` measures "
-				"them");
+		return measure(s, cli->words[0]);
 	}
+	MT_TRY(mt_session_load_machine(s, &measured));
+	MT_TRY(mt_session_load_profile(s, &rows));
+	if (!measured)
+		mt_warn("no machine was measured here: rates are guesses; `megatune probe --out machine.yaml` measures them");
+	return MT_OK;
+}
+
+/* What the results amount to, once they are written. */
+static enum mt_status conclude(const struct mt_session *s)
+{
+	const char *failure = NULL;
+	int runs = 0, worked = 0;
+
+	for (int i = 0; i < s->space.count; i++) {
+		const struct mt_candidate *c = &s->space.candidates[i];
+
+		runs += c->run;
+		worked += c->run && !c->failed;
+		if (c->failed && !failure)
+			failure = c->failure;
+	}
+	mt_error_clear(); /* a run that was interrupted has left its own message */
+	if (s->partial)
+		return mt_fail(MT_INTERRUPTED, "interrupted: what was found so far is in %s", s->options.out);
+	if (runs > 0 && worked == 0)
+		return mt_fail(MT_FAILED, "none of the %d layouts that were run worked (%s); the results are in %s", runs, failure,
+			       s->options.out);
+	return MT_OK;
+}
+
+static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool tunes)
+{
+	MT_TRY(prepare(s, cli, tunes));
 	MT_TRY(mt_search(s));
 	if (tunes)
 		MT_TRY(mt_verify(s));
 	MT_TRY(mt_file_make_directory(s->options.out));
 	MT_TRY(finish(s, cli));
-	return s->partial ? MT_INTERRUPTED : MT_OK;
+	return conclude(s);
 }
 
 static enum mt_status plan_or_tune(int argc, char **argv, bool tunes)
@@ -219,8 +266,8 @@ static enum mt_status plan_or_tune(int argc, char **argv, bool tunes)
 	struct mt_session session;
 	struct mt_cli cli = {
 		.usage = tunes ? "megatune tune MODEL [options]" : "megatune plan MODEL [options]",
-		.summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best\n"
-				   "few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models,\n"
+		.summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best "
+				   "few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models, "
 				   "a YAML file or a Hugging Face config.json."
 				 : "Searches the best layout of MODEL with what is known of the machine; nothing is run.",
 		.tables = {&mt_tune_options_table},

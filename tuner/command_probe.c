@@ -1,11 +1,12 @@
 /* probe, doctor, report: the commands that are one call. */
+#include "base/file.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "probes/doctor.h"
 #include "probes/probe.h"
 #include "reports/report.h"
 #include "tuner/cli.h"
 #include "tuner/commands.h"
+#include "tuner/job.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,14 +14,13 @@
 #include <unistd.h>
 
 struct probe_command {
-	char *out, *device;
+	char *out;
 };
 
 static const struct mt_option probe_options[] = {
 	{"out", MT_OPTION_STRING, offsetof(struct probe_command, out), "machine.yaml", 0, 0, NULL, "file to write"},
-	{"device", MT_OPTION_STRING, offsetof(struct probe_command, device), "cpu", 0, 0, NULL, "device whose rates are measured"},
 };
-static const struct mt_option_table probe_table = {"command", probe_options, 2};
+static const struct mt_option_table probe_table = {"command", probe_options, 1};
 
 static json_t *probe_json(const struct mt_machine *m, const char *path)
 {
@@ -46,15 +46,25 @@ static json_t *probe_json(const struct mt_machine *m, const char *path)
 	return o;
 }
 
-static enum mt_status probe(const struct mt_cli *cli, const struct probe_command *command, const struct mt_probe_options *options)
+/* Without communication. A file that cannot be written is told before the measuring, not after. */
+static enum mt_status prepare(const struct mt_cli *cli, const struct probe_command *command, const struct mt_fabric *fabric)
 {
-	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
-	struct mt_fabric *fabric = NULL;
+	struct mt_file file = {0};
+
+	MT_TRY(mt_cli_apply(cli));
+	if (mt_fabric_rank(fabric) != 0)
+		return MT_OK;
+	MT_TRY(mt_file_create(&file, command->out));
+	mt_file_abort(&file);
+	return MT_OK;
+}
+
+static enum mt_status probe(const struct mt_cli *cli, const struct probe_command *command, const struct mt_probe_options *options,
+			    struct mt_fabric *fabric)
+{
 	struct mt_machine machine = {0};
 	enum mt_status st;
 
-	MT_GOTO(out, mt_fabric_create(&fabric, &config));
-	mt_log_set_rank(mt_fabric_rank(fabric), mt_fabric_size(fabric), mt_fabric_host(fabric, mt_fabric_rank(fabric)));
 	MT_GOTO(out, mt_probe_run(&machine, options, fabric));
 	if (mt_fabric_rank(fabric) != 0)
 		goto out;
@@ -64,8 +74,9 @@ static enum mt_status probe(const struct mt_cli *cli, const struct probe_command
 	else
 		mt_probe_print(&machine, stdout);
 out:
+	if (st != MT_OK)
+		mt_job_give_up(fabric, st);
 	mt_machine_free(&machine);
-	mt_fabric_destroy(fabric);
 	return st;
 }
 
@@ -75,20 +86,24 @@ enum mt_status mt_command_probe(int argc, char **argv)
 	struct mt_probe_options options;
 	struct mt_cli cli = {
 		.usage = "megatune probe [options]",
-		.summary = "Measures the machine that its ranks run on and writes machine.yaml. Start it alone, or on several\n"
+		.summary = "Measures the machine that its ranks run on and writes machine.yaml. Start it alone, or on several "
 			   "ranks with `mpirun -n N megatune probe`: then links and collectives are measured too.",
 		.tables = {&probe_table, &mt_probe_options_table},
 		.values = {&command, &options}};
-	enum mt_status st;
+	struct mt_fabric *fabric = NULL;
+	enum mt_status st, parsed;
 
 	mt_options_default(&probe_table, &command);
 	mt_options_default(&mt_probe_options_table, &options);
-	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
+	st = mt_cli_parse(&cli, argc, argv);
 	if (cli.helped)
 		goto out;
-	MT_GOTO(out, mt_cli_apply(&cli));
-	st = probe(&cli, &command, &options);
+	parsed = st;
+	MT_GOTO(out, mt_job_open(&fabric));
+	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&cli, &command, fabric) : parsed));
+	st = probe(&cli, &command, &options, fabric);
 out:
+	mt_fabric_destroy(fabric);
 	mt_cli_free(&cli);
 	mt_options_free(&mt_probe_options_table, &options);
 	mt_options_free(&probe_table, &command);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "tuner/commands.h"
+#include "tuner/job.h"
 #include "tuner/session.h"
 #include "tuner/slice.h"
 
@@ -21,18 +22,17 @@ struct profiler {
 	bool leader;
 };
 
-static enum mt_status open_all(struct profiler *p, const char *model)
+/* Without communication. */
+static enum mt_status open_all(struct profiler *p, const struct mt_cli *cli)
 {
-	struct mt_fabric_config fabric = {.kind = mt_fabric_launched() ? "mpi" : "self"};
 	struct mt_device_config device;
 	bool measured;
 	int rows;
 
-	MT_TRY(mt_fabric_create(&p->fabric, &fabric));
-	mt_log_set_rank(mt_fabric_rank(p->fabric), mt_fabric_size(p->fabric), mt_fabric_host(p->fabric, mt_fabric_rank(p->fabric)));
+	MT_TRY(mt_cli_apply(cli));
 	p->leader = mt_fabric_rank(p->fabric) == 0;
 	p->session.options.gpus = mt_fabric_size(p->fabric);
-	MT_TRY(mt_session_open(&p->session, model));
+	MT_TRY(mt_session_open(&p->session, cli->words[0]));
 	MT_TRY(mt_session_load_machine(&p->session, &measured));
 	if (!measured)
 		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its "
@@ -82,7 +82,7 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 }
 
 /* Rank 0's rows go to the store; the machine file learns the size of a rank's process. */
-static enum mt_status save(struct profiler *p)
+static enum mt_status save(struct profiler *p, bool json)
 {
 	char *path = mt_session_store_path(&p->session);
 	struct mt_store *store = NULL;
@@ -97,7 +97,11 @@ static enum mt_status save(struct profiler *p)
 		p->session.machine.process_bytes = p->process_bytes;
 		MT_GOTO(out, mt_machine_save(&p->session.machine, p->session.options.machine));
 	}
-	printf("%d slices, %d run, %d kernels timed, kept in %s\n", p->slice_count, p->runs, count, path);
+	if (json)
+		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s}", "slices", p->slice_count, "slices_run", p->runs, "kernels",
+						 count, "store", path));
+	else
+		printf("%d slices, %d run, %d kernels timed, kept in %s\n", p->slice_count, p->runs, count, path);
 out:
 	free(rows);
 	mt_store_close(store);
@@ -105,14 +109,13 @@ out:
 	return st;
 }
 
-static enum mt_status profile(struct profiler *p, const char *model)
+static enum mt_status profile(struct profiler *p, bool json)
 {
 	struct mt_group *world = NULL;
 	double bytes;
 	int *ranks = NULL;
-	enum mt_status st;
+	enum mt_status st = MT_OK;
 
-	MT_GOTO(out, open_all(p, model));
 	ranks = malloc((size_t)p->session.world * sizeof *ranks);
 	if (!ranks) {
 		st = mt_fail(MT_NOMEM, "no memory for %d ranks", p->session.world);
@@ -126,7 +129,7 @@ static enum mt_status profile(struct profiler *p, const char *model)
 	MT_GOTO(out, mt_comm_host_all_reduce(world, &bytes, 1, MT_MAX));
 	p->process_bytes = (int64_t)bytes;
 	if (p->leader)
-		st = save(p);
+		st = save(p, json);
 out:
 	mt_group_destroy(world);
 	free(ranks);
@@ -138,26 +141,26 @@ enum mt_status mt_command_profile(int argc, char **argv)
 	struct profiler p = {0};
 	struct mt_cli cli = {
 		.usage = "megatune profile MODEL --machine machine.yaml [options]",
-		.summary = "Times the kernels that the layouts of MODEL need, with all ranks busy, and keeps them in the profile\n"
+		.summary = "Times the kernels that the layouts of MODEL need, with all ranks busy, and keeps them in the profile "
 			   "store. Start it on as many ranks as will train: `mpirun -n N megatune profile MODEL ...`.",
 		.tables = {&mt_tune_options_table},
 		.values = {&p.session.options},
 		.least_words = 1,
 		.most_words = 1};
-	enum mt_status st;
+	enum mt_status st, parsed;
 
 	mt_session_default(&p.session);
 	p.session.command = "profile";
-	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
+	st = mt_cli_parse(&cli, argc, argv);
 	if (cli.helped)
 		goto out;
-	MT_GOTO(out, mt_cli_apply(&cli));
-	st = profile(&p, cli.words[0]);
+	parsed = st;
+	MT_GOTO(out, mt_job_open(&p.fabric));
+	MT_GOTO(out, mt_job_agree(p.fabric, parsed == MT_OK ? open_all(&p, &cli) : parsed));
+	st = profile(&p, cli.common.json);
+	if (st != MT_OK)
+		mt_job_give_up(p.fabric, st);
 out:
-	if (st != MT_OK && p.fabric && mt_fabric_size(p.fabric) > 1) {
-		mt_error("%s", mt_error_message());
-		mt_fabric_abort(p.fabric, mt_status_exit_code(st));
-	}
 	mt_device_destroy(p.device);
 	mt_fabric_destroy(p.fabric);
 	free(p.slices);

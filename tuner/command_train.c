@@ -4,6 +4,7 @@
 #include "engine/trainer.h"
 #include "tuner/cli.h"
 #include "tuner/commands.h"
+#include "tuner/job.h"
 
 #include <stdio.h>
 
@@ -30,65 +31,79 @@ static void print_step(void *context, const struct mt_step_report *r)
 	fflush(stdout);
 }
 
-/* Text lines on the first rank only; with --json the summary alone. */
-static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, int warmup)
+/* What can be found wrong without the other ranks; nothing is written before. The data set is opened again by the trainer. */
+static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, const struct mt_fabric *fabric,
+			      struct mt_device **device)
 {
-	struct mt_fabric_config fabric_config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
-	struct mt_device_config device_config = {.kind = run->train.device, .threads = (int)run->layout.threads};
-	struct mt_fabric *fabric = NULL;
-	struct mt_device *device = NULL;
+	struct mt_dataset *dataset = NULL;
+	struct mt_device_config config = {0};
+	int ranks = mt_fabric_size(fabric);
+
+	MT_TRY(mt_run_load(run, cli->words[0]));
+	MT_TRY(mt_cli_apply(cli));
+	MT_TRY(mt_layout_check(&run->model, &run->layout, cli->words[0]));
+	if (mt_layout_world(&run->layout) != ranks)
+		return mt_fail(
+			MT_INPUT,
+			"%s: the layout needs %lld ranks (tp*dp*pp), the job has %d: start it with `mpirun -n %lld`, or change "
+			"the layout",
+			cli->words[0], (long long)mt_layout_world(&run->layout), ranks, (long long)mt_layout_world(&run->layout));
+	MT_TRY(mt_dataset_open(&dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	mt_dataset_close(dataset);
+	config.kind = run->train.device;
+	config.threads = (int)run->layout.threads;
+	return mt_device_create(device, &config);
+}
+
+/* Text lines on the first rank only; with --json the summary alone. */
+static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, int warmup, struct mt_fabric *fabric,
+			    struct mt_device *device)
+{
+	bool leader = mt_fabric_rank(fabric) == 0, prints = leader && !cli->common.json;
 	struct mt_train_summary summary = {0};
-	bool prints = false;
-	struct mt_trainer_config config = {.run = run, .warmup = warmup, .report = print_step, .context = &prints};
+	struct mt_trainer_config config = {
+		.run = run, .warmup = warmup, .report = print_step, .context = &prints, .device = device, .fabric = fabric};
 	enum mt_status st;
 
-	MT_GOTO(out, mt_fabric_create(&fabric, &fabric_config));
-	mt_log_set_rank(mt_fabric_rank(fabric), mt_fabric_size(fabric), mt_fabric_host(fabric, mt_fabric_rank(fabric)));
-	prints = mt_fabric_rank(fabric) == 0 && !cli->common.json;
-	MT_GOTO(out, mt_device_create(&device, &device_config));
-	config.device = device;
-	config.fabric = fabric;
 	MT_GOTO(out, mt_train(&summary, &config));
-	if (mt_fabric_rank(fabric) == 0 && cli->common.json)
+	if (leader && cli->common.json)
 		MT_GOTO(out, mt_cli_print_json(mt_train_summary_json(&summary)));
 	if (summary.interrupted)
 		st = MT_INTERRUPTED;
 out:
+	if (st != MT_OK && st != MT_INTERRUPTED)
+		mt_job_give_up(fabric, st);
 	mt_train_summary_free(&summary);
-	mt_device_destroy(device);
-	if (st != MT_OK && st != MT_INTERRUPTED && fabric && mt_fabric_size(fabric) > 1) {
-		/* The others may be waiting for this rank. */
-		mt_error("%s", mt_error_message());
-		mt_fabric_abort(fabric, mt_status_exit_code(st));
-	}
-	mt_fabric_destroy(fabric);
 	return st;
 }
 
 enum mt_status mt_command_train(int argc, char **argv)
 {
-	struct mt_run run;
+	struct mt_run run = {0};
 	struct train_command command = {0};
 	struct mt_cli cli = {
 		.usage = "megatune train RUN.yaml [options]",
-		.summary = "Trains a model as the run file says; options replace what is in the file. Start it alone, or on\n"
+		.summary = "Trains a model as the run file says; options replace what is in the file. Start it alone, or on "
 			   "several ranks with `mpirun -n N megatune train RUN.yaml` or srun.",
 		.tables = {&table, &mt_layout_options, &mt_train_options_table, &mt_data_options_table},
 		.values = {&command, &run.layout, &run.train, &run.data},
 		.least_words = 1,
 		.most_words = 1};
-	enum mt_status st;
+	struct mt_fabric *fabric = NULL;
+	struct mt_device *device = NULL;
+	enum mt_status st, parsed;
 
-	mt_run_default(&run);
 	mt_options_default(&table, &command);
-	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
+	st = mt_cli_parse(&cli, argc, argv);
 	if (cli.helped)
 		goto out;
-	MT_GOTO(out, mt_run_load(&run, cli.words[0]));
-	MT_GOTO(out, mt_cli_apply(&cli));
-	MT_GOTO(out, mt_layout_check(&run.model, &run.layout, cli.words[0]));
-	st = train(&cli, &run, (int)command.warmup);
+	parsed = st;
+	MT_GOTO(out, mt_job_open(&fabric));
+	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&run, &cli, fabric, &device) : parsed));
+	st = train(&cli, &run, (int)command.warmup, fabric, device);
 out:
+	mt_device_destroy(device);
+	mt_fabric_destroy(fabric);
 	mt_cli_free(&cli);
 	mt_run_free(&run);
 	return st;

@@ -99,33 +99,44 @@ enum mt_status mt_search(struct mt_session *session)
 	return MT_OK;
 }
 
+/* On a copy of the candidate: the figures that were compared stay. */
+static enum mt_status trace_choice(struct mt_session *s, const struct mt_candidate *choice)
+{
+	struct mt_candidate copy = {.layout = choice->layout};
+	enum mt_status st;
+
+	s->timeline_count = (int)choice->layout.pp;
+	s->timeline = calloc((size_t)s->timeline_count, sizeof(struct mt_trace *));
+	if (!s->timeline)
+		return mt_fail(MT_NOMEM, "no memory for the timeline");
+	st = mt_predict_dry(&copy, &s->model, mt_session_cost(s, choice->layout.threads), s->timeline);
+	free(copy.stage);
+	return st;
+}
+
 enum mt_status mt_choose(struct mt_session *session)
 {
-	struct mt_candidate *best = &session->space.candidates[0], *next = session->space.count > 1 ? best + 1 : NULL;
-	int measured = 0;
+	const struct mt_candidate *best = &session->space.candidates[0], *next = best + 1;
+	int count = session->space.count, measured = 0, failed = 0;
+	size_t bytes = sizeof session->reason;
 
-	for (int i = 0; i < session->space.count; i++)
+	for (int i = 0; i < count; i++) {
+		failed += session->space.candidates[i].failed;
 		measured += session->space.candidates[i].run && !session->space.candidates[i].failed;
-	session->choice = 0;
-	if (best->run && next && next->run && !next->failed)
-		snprintf(session->reason, sizeof session->reason, "fastest of %d measured layouts, %.2f times the next", measured,
-			 next->measured_s / best->measured_s);
-	else if (best->run)
-		snprintf(session->reason, sizeof session->reason, "the one layout that was measured");
-	else
-		snprintf(session->reason, sizeof session->reason, "fastest of %d by prediction; none was run",
-			 session->space.count);
-	session->timeline_count = (int)best->layout.pp;
-	session->timeline = calloc((size_t)session->timeline_count, sizeof(struct mt_trace *));
-	if (!session->timeline)
-		return mt_fail(MT_NOMEM, "no memory for the timeline");
-	{
-		/* On a copy: the figures that were compared stay. */
-		struct mt_candidate copy = {.layout = best->layout};
-		enum mt_status st =
-			mt_predict_dry(&copy, &session->model, mt_session_cost(session, best->layout.threads), session->timeline);
-
-		free(copy.stage);
-		return st;
 	}
+	if (failed == count) {
+		snprintf(session->reason, bytes, "all %d layouts were run and failed", failed);
+		return MT_OK;
+	}
+	session->choice = 0;
+	if (measured > 1)
+		snprintf(session->reason, bytes, "fastest of %d measured layouts, %.2f times the next", measured,
+			 next->measured_s / best->measured_s);
+	else if (measured == 1)
+		snprintf(session->reason, bytes, "the one layout that was measured");
+	else if (failed > 0)
+		snprintf(session->reason, bytes, "fastest of %d by prediction; %d were run and failed", count - failed, failed);
+	else
+		snprintf(session->reason, bytes, "fastest of %d by prediction; none was run", count);
+	return trace_choice(session, best);
 }

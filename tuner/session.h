@@ -57,7 +57,7 @@ struct mt_cost_model *mt_session_cost(struct mt_session *session, int64_t thread
 enum mt_status mt_search(struct mt_session *session);
 /* Runs the best options.top candidates; sorts again, by measurement. */
 enum mt_status mt_verify(struct mt_session *session);
-/* Chooses, and traces the choice. */
+/* Chooses, and traces the choice; choice stays -1 when all candidates were run and failed. */
 enum mt_status mt_choose(struct mt_session *session);
 
 /* The result document (docs/result.md); new reference. */

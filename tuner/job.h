@@ -1,0 +1,18 @@
+/* job: the ranks that this process is one of. What every rank would find wrong with its input is told once. */
+#ifndef MT_TUNER_JOB_H
+#define MT_TUNER_JOB_H
+
+#include "comm/comm.h"
+
+/* Joins the ranks that mpirun or srun started, or makes a job of one; log lines name the rank from here on. */
+enum mt_status mt_job_open(struct mt_fabric **fabric);
+
+/* Collective. Each rank hands in how a part without communication ended for it: all ranks go on, or all get the status of the
+ * first one that failed. That rank has told its message, which nobody has to tell again. */
+enum mt_status mt_job_agree(struct mt_fabric *fabric, enum mt_status st);
+
+/* After a failure between collectives: tells the message and ends all ranks, for others may be waiting for this one. A job
+ * of one rank goes on to its own clean-up. */
+void mt_job_give_up(struct mt_fabric *fabric, enum mt_status st);
+
+#endif

@@ -19,6 +19,8 @@ static const struct mt_option option_rows[] = {
 	 "Largest message of the sweep of collectives, bytes."},
 	{"least_bytes", MT_OPTION_INT, offsetof(struct mt_probe_options, least_bytes), "1Ki", 4, 1e12, NULL,
 	 "Smallest message of the sweep of collectives, bytes."},
+	{"device", MT_OPTION_STRING, offsetof(struct mt_probe_options, device), "cpu", 0, 0, NULL,
+	 "Device whose matrix products are measured."},
 	{"threads", MT_OPTION_INT, offsetof(struct mt_probe_options, threads), "0", 0, 4096, NULL,
 	 "Threads a rank for the matrix products; 0: cores over ranks of the host."},
 	{"pairs", MT_OPTION_BOOL, offsetof(struct mt_probe_options, pairs), "true", 0, 0, NULL,
@@ -80,7 +82,8 @@ static int plan_threads(const struct mt_probe *probe)
 
 static enum mt_status open_device(struct mt_probe *probe)
 {
-	struct mt_device_config config = {.kind = "cpu", .threads = probe->threads};
+	const char *kind = probe->options->device ? probe->options->device : "cpu";
+	struct mt_device_config config = {.kind = kind, .threads = probe->threads};
 	MT_TRY(mt_device_create(&probe->device, &config));
 	MT_TRY(mt_stream_create(probe->device, MT_STREAM_COMPUTE, "probe", &probe->stream));
 	snprintf(probe->machine->device, sizeof probe->machine->device, "%s", probe->device->info.kind);

@@ -12,6 +12,7 @@ struct mt_probe_options {
 			     * 0: no measurements, only what the system says and the fingerprint */
 	int64_t most_bytes; /* largest message of the collective sweep */
 	int64_t least_bytes;
+	char *device;     /* whose product rates are measured; NULL: "cpu" */
 	int64_t threads;  /* threads a rank for the product rates; 0: cores / local ranks */
 	bool pairs;       /* measure every pair class */
 	bool collectives; /* sweep the collectives for every regular group (size, stride) that a layout can use, all groups at once

@@ -216,6 +216,7 @@ int main(int argc, char **argv)
 		mt_probe_print(&r->machine, stdout);
 	if (r->rank == 0)
 		printf("%d passed, %d failed, 0 skipped\n", r->passed, r->failed);
+	mt_options_free(&mt_probe_options_table, &r->options);
 	mt_machine_free(&r->machine);
 	mt_group_destroy(r->world);
 	mt_fabric_destroy(r->fabric);

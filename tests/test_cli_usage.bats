@@ -1,0 +1,189 @@
+# The command line: help, versions, and input that is refused: one message, exit code 2, nothing written.
+
+load cli_support
+
+setup() {
+	start_here
+}
+
+COMMANDS="doctor probe profile plan tune train report"
+
+@test "without a command the usage is shown and it is an error" {
+	attempt megatune
+	grep -q '^usage: megatune COMMAND' "$ERR"
+	refused "no command given"
+}
+
+@test "an unknown command is refused with the nearest one" {
+	attempt megatune trian
+	refused "did you mean 'train'?"
+	attempt megatune qqqqqqqq
+	refused "--help lists the commands"
+}
+
+@test "--version and --help end well" {
+	attempt megatune --version
+	finished
+	grep -qE '^megatune [0-9]+\.[0-9]+\.[0-9]+$' "$OUT"
+	attempt megatune --help
+	finished
+	for command in $COMMANDS; do
+		grep -q "^  $command " "$OUT"
+	done
+	clean
+}
+
+@test "every command has help of at most 80 columns" {
+	for command in $COMMANDS; do
+		attempt megatune "$command" --help
+		finished
+		grep -q "^usage: megatune $command" "$OUT"
+		[ "$(wc -L <"$OUT")" -le 80 ]
+		[ ! -s "$ERR" ]
+	done
+	clean
+}
+
+@test "an unknown option is refused with the nearest one, by every command" {
+	for command in $COMMANDS; do
+		attempt megatune "$command" --qiuet
+		refused "did you mean --quiet?"
+	done
+	attempt megatune train --stpes 3 run.yaml
+	refused "did you mean --steps?"
+	attempt megatune plan gpt-tiny -x
+	refused "unknown option -x"
+}
+
+@test "a missing value, a missing word and a word too many are refused" {
+	attempt megatune train run.yaml --steps
+	refused "--steps needs a value"
+	attempt megatune train
+	refused "megatune train RUN.yaml"
+	attempt megatune doctor now
+	refused "'now' is one word too many"
+}
+
+@test "a value out of range or of the wrong kind is refused" {
+	attempt megatune plan gpt-tiny --gbs 0
+	refused "out of range"
+	attempt megatune plan gpt-tiny --gpus many
+	refused "not a whole number"
+	attempt megatune plan gpt-tiny --dtype fp32
+	refused "did you mean 'f32'?"
+	attempt megatune tune gpt-tiny --launch ' '
+	refused "launch is empty"
+}
+
+@test "a run file that is missing, broken or has unknown keys is refused with its line" {
+	attempt megatune train "$GIVEN/absent.yaml"
+	refused "absent.yaml"
+	printf 'model: [1\n' >"$GIVEN/broken.yaml"
+	attempt megatune train "$GIVEN/broken.yaml"
+	refused "broken.yaml:2"
+	printf 'model: gpt-tiny\nlayot: {}\n' >"$GIVEN/section.yaml"
+	attempt megatune train "$GIVEN/section.yaml"
+	refused "section.yaml:2: unknown key 'layot'; did you mean 'layout'?"
+	printf 'model: gpt-tiny\ntrain:\n  stepps: 3\n' >"$GIVEN/key.yaml"
+	attempt megatune train "$GIVEN/key.yaml"
+	refused "key.yaml:3"
+	printf 'model: gpt-tiny\nlayout: {mbs: 0}\n' >"$GIVEN/range.yaml"
+	attempt megatune train "$GIVEN/range.yaml"
+	refused "range.yaml:2: mbs = 0 is out of range"
+}
+
+@test "an unknown model is refused with the nearest name, by every command that takes one" {
+	printf 'model: gpt-tinny\n' >"$GIVEN/run.yaml"
+	attempt megatune train "$GIVEN/run.yaml"
+	refused "did you mean 'gpt-tiny'?"
+	for command in plan tune profile; do
+		attempt megatune "$command" gpt-tinny
+		refused "did you mean 'gpt-tiny'?"
+	done
+	attempt megatune plan "$GIVEN/config.json"
+	refused "config.json"
+}
+
+@test "a model file that is broken is refused with its line" {
+	printf 'layers: 2\nhiden: 64\n' >"$GIVEN/model.yaml"
+	attempt megatune plan "$GIVEN/model.yaml"
+	refused "did you mean 'hidden'?"
+	printf '{"model_type": "gpt2", ' >"$GIVEN/config.json"
+	attempt megatune plan "$GIVEN/config.json"
+	refused "not valid JSON"
+}
+
+@test "a number of ranks that no layout can use is refused with the rules" {
+	for command in plan tune; do
+		attempt megatune "$command" gpt-tiny --gpus 11 --out results
+		refused "attention heads must be a multiple of tp"
+	done
+}
+
+@test "a layout that does not fit the number of ranks is refused" {
+	run_file two.yaml "tp: 2"
+	attempt megatune train "$GIVEN/two.yaml" --log "$PWD/log"
+	refused "the layout needs 2 ranks (tp*dp*pp), the job has 1"
+	run_file heads.yaml "tp: 3"
+	attempt megatune train "$GIVEN/heads.yaml"
+	refused "attention heads must be a multiple of tp"
+}
+
+@test "data that is not there is refused before anything runs" {
+	run_file run.yaml
+	attempt megatune train "$GIVEN/run.yaml" --path "$GIVEN/corpus" --log "$PWD/log" --trace "$PWD/trace"
+	refused "$GIVEN/corpus"
+	attempt megatune tune gpt-tiny --data "$GIVEN/corpus" --out results
+	refused "$GIVEN/corpus"
+}
+
+@test "a machine file that is missing or broken is refused before anything runs" {
+	printf 'schema: 1\nhosts: 3\n' >"$GIVEN/machine.yaml"
+	for command in plan tune profile; do
+		attempt megatune "$command" gpt-tiny --machine "$GIVEN/absent.yaml" --out results
+		refused "absent.yaml"
+		attempt megatune "$command" gpt-tiny --machine "$GIVEN/machine.yaml" --out results
+		refused "machine.yaml"
+	done
+	attempt megatune profile gpt-tiny --out results
+	refused "megatune probe"
+}
+
+@test "a result that is missing or no result is refused" {
+	attempt megatune report "$GIVEN/result.json" --out results
+	refused "result.json"
+	echo '[1, 2]' >"$GIVEN/result.json"
+	attempt megatune report "$GIVEN/result.json" --out results
+	refused "no JSON object"
+}
+
+@test "several ranks tell one message, and the exit code comes through" {
+	ranks 2
+	run_file tp4.yaml "tp: 4"
+	run_file run.yaml "dp: 2"
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/absent.yaml"
+	refused "absent.yaml"
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/tp4.yaml"
+	refused "the layout needs 4 ranks (tp*dp*pp), the job has 2"
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --path "$GIVEN/corpus" --log "$PWD/log"
+	refused "$GIVEN/corpus"
+	attempt "${MPIRUN[@]}" megatune train --stpes 3
+	refused "did you mean --steps?"
+	attempt "${MPIRUN[@]}" megatune profile gpt-tiny --machine "$GIVEN/absent.yaml"
+	refused "absent.yaml"
+	attempt "${MPIRUN[@]}" megatune probe --bugdet-s 1
+	refused "did you mean --budget_s?"
+}
+
+@test "doctor tells what is there within 80 columns, and as JSON" {
+	attempt megatune doctor
+	finished
+	[ "$(wc -L <"$OUT")" -le 80 ]
+	grep -q '^ok .*processor' "$OUT"
+	attempt megatune doctor --json
+	finished
+	check '@{$d->{rows}} > 10 && is_text($d->{host})' "$OUT"
+	check '!grep { $_->{state} ne "ok" && !is_text($_->{do}) } @{$d->{rows}}' "$OUT"
+	check '$d->{ok} + $d->{absent} + $d->{warn} == @{$d->{rows}}' "$OUT"
+	clean
+}

@@ -5,6 +5,7 @@
 #   ranks N               fills MPIRUN with what starts N ranks; skips the test where there is none
 #   json EXPRESSION FILE  prints what a Perl expression gives for the document $d in FILE
 #   check ...             as json, and fails unless the value is true
+# Perl in JSON_BEFORE, such as functions, stands before each expression.
 
 ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
 BUILD=${BUILD:-build}
@@ -63,6 +64,8 @@ ranks() {
 }
 
 json() {
+	local before=${JSON_BEFORE:-}
+	set -- "$before $1" "${@:2}"
 	perl -MJSON::PP -0777 -e '
 		use strict; use warnings;
 		my $expression = shift;

@@ -22,7 +22,8 @@ static void close_bench(struct bench *b)
 }
 
 /* An engine of one layer, one stage, one micro-batch, on the dry device. */
-static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops, struct mt_comm_cost_source comms)
+static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops,
+				 struct mt_comm_cost_source comms)
 {
 	struct mt_device_config device = {.kind = "dry", .cost = ops};
 	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)run->layout.tp, .cost = comms};
@@ -42,20 +43,30 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 	return mt_engine_create(&b->engine, &config);
 }
 
-static int64_t live_bytes(const struct mt_engine *e)
+static struct mt_arena_stats activations(const struct mt_engine *e)
 {
 	struct mt_arena_stats stats;
 
 	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
-	return (int64_t)stats.live_bytes;
+	return stats;
 }
 
-static int64_t peak_bytes(const struct mt_engine *e)
+/* A peak tells what the next block needs only when nothing below it is free: this fills the space up to it. */
+static enum mt_status fill_up(struct mt_engine *e, void **filler, int64_t *peak_bytes)
 {
-	struct mt_arena_stats stats;
+	struct mt_arena_stats stats = activations(e);
 
-	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
-	return (int64_t)stats.peak_bytes;
+	*peak_bytes = (int64_t)stats.peak_bytes;
+	return mt_arena_alloc(e->arenas[ARENA_ACTIVATIONS], stats.peak_bytes - stats.live_bytes, filler);
+}
+
+/* Bytes by which the peak has grown since fill_up. */
+static int64_t grown(struct mt_engine *e, void **filler, int64_t peak_bytes)
+{
+	int64_t bytes = (int64_t)activations(e).peak_bytes - peak_bytes;
+
+	mt_engine_release(e, filler);
+	return bytes;
 }
 
 /* Takes the time and the tensor-parallel time that passed since the last call. */
@@ -69,9 +80,18 @@ static double lap(struct mt_engine *e, double *last_s, double *tp_s)
 	return passed_s;
 }
 
-static int64_t at_least_zero(int64_t value)
+static enum mt_status measure_head(struct mt_engine *e, struct mt_flight *flight, struct mt_card *card, double *last_s)
 {
-	return value > 0 ? value : 0;
+	void *filler;
+	int64_t peak;
+
+	MT_TRY(fill_up(e, &filler, &peak));
+	MT_TRY(mt_head_forward(e, flight, 0));
+	card->head.forward_s = lap(e, last_s, &card->head.tp_s);
+	MT_TRY(mt_head_backward(e, flight));
+	card->head.backward_s = lap(e, last_s, &card->head.tp_s);
+	card->head_work_bytes = grown(e, &filler, peak);
+	return MT_OK;
 }
 
 static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
@@ -79,33 +99,27 @@ static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
 	struct mt_flight *flight = &e->flights[0];
 	struct mt_layer_saved *saved = &flight->layers[0];
 	double last_s = mt_stream_now_s(e->compute);
-	int64_t before, kept, before_head;
+	int64_t before, peak;
+	void *filler;
 
 	card->token_bytes = e->rows * 4;
 	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
-	before = live_bytes(e);
+	before = (int64_t)activations(e).live_bytes;
 	MT_TRY(mt_embedding_forward(e, flight));
 	card->embedding.forward_s = lap(e, &last_s, &card->embedding.tp_s);
 	saved->x = flight->input;
 	flight->input = NULL;
 	MT_TRY(mt_layer_forward(e, 0, saved, &flight->output));
 	card->layer.forward_s = lap(e, &last_s, &card->layer.tp_s);
-	before_head = live_bytes(e);
-	card->layer_kept_bytes = before_head - before - card->edge_bytes; /* the output belongs to the next block */
-	MT_TRY(mt_head_forward(e, flight, 0));
-	card->head.forward_s = lap(e, &last_s, &card->head.tp_s);
-	kept = live_bytes(e);
-	card->head_kept_bytes = kept - before_head;
-	MT_TRY(mt_head_backward(e, flight));
-	card->head.backward_s = lap(e, &last_s, &card->head.tp_s);
-	card->head_work_bytes = at_least_zero(peak_bytes(e) - kept);
-	before = live_bytes(e);
+	/* the output belongs to the next block */
+	card->layer_kept_bytes = (int64_t)activations(e).live_bytes - before - card->edge_bytes;
+	MT_TRY(measure_head(e, flight, card, &last_s));
+	MT_TRY(fill_up(e, &filler, &peak));
 	MT_TRY(mt_layer_backward(e, 0, saved, &flight->gradient));
 	card->layer.backward_s = lap(e, &last_s, &card->layer.tp_s);
-	/* What a backward pass needs beyond what is kept: dy and dx of the widest products, and under recompute the layer itself. */
-	card->layer_work_bytes = at_least_zero(peak_bytes(e) - before - card->head_kept_bytes);
+	card->layer_work_bytes = grown(e, &filler, peak);
 	MT_TRY(mt_embedding_backward(e, flight));
 	card->embedding.backward_s = lap(e, &last_s, &card->embedding.tp_s);
 	mt_engine_release(e, &flight->tokens);
@@ -113,7 +127,8 @@ static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
 	return MT_OK;
 }
 
-enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops, struct mt_comm_cost_source comms)
+enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
+			       struct mt_comm_cost_source comms)
 {
 	struct bench bench = {0};
 	enum mt_status st;
@@ -124,16 +139,4 @@ enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, s
 		st = measure(bench.engine, card);
 	close_bench(&bench);
 	return st;
-}
-
-enum mt_status mt_card_elements(const struct mt_run *run, int stage, int64_t *elements, int *buckets)
-{
-	struct mt_param_table table;
-	struct mt_coordinates at = {.pp = stage};
-
-	MT_TRY(mt_param_table_create(&table, &run->model, &run->layout, at));
-	*elements = table.elements;
-	*buckets = table.bucket_count;
-	mt_param_table_free(&table);
-	return MT_OK;
 }

@@ -1,10 +1,15 @@
-/* compose: a layout's step time and memory from cards, as a closed form.
+/* compose: a layout's step time and memory from cards.
  *
- *   pass      F_s = layers_s * f + ends,  B_s = layers_s * b + ends           (stage s, one micro-batch)
- *   pipeline  sum_s (F_s + B_s) + 2(p-1) t_edge + (m-1) max_s (F_s + B_s)     (1F1B: fill and drain once, then the slowest stage)
- *   step      clear gradients + pipeline + exposed reduction + optimizer + parameter gather, of the slowest stage
- * The reduction hides behind the last micro-batch's backward pass but for its last bucket. */
+ *   pass       F_s = layers_s * f + ends,  B_s = layers_s * b + ends        (stage s, one micro-batch)
+ *   pipeline   when each stage's passes end, from F_s, B_s and the schedule itself (tuner/pipeline.c)
+ *   reduction  the last backward pass finishes unit after unit; what a unit completes is reduced beside the next ones, and only
+ *              what is left after the pass is waited for
+ *   step       clear + pipeline + what is left of the reduction + ends + norm, optimizer and gather; the last stage to end
+ *
+ * Activations of a stage at their peak, in a backward pass: what all flights keep, the last layer's work, and messages on the
+ * way; on the last stage in the head instead, where that needs more. */
 #include "tuner/cost.h"
+#include "tuner/pipeline.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +20,20 @@ struct entry {
 	struct mt_card card;
 };
 
+/* The tails of the stages of one grid of ranks. */
+struct grid {
+	int64_t tp, pp, dp, zero;
+	int sp;
+	struct mt_tail **tails; /* pp of them, in the cache's list: equal stages share one */
+};
+
 struct mt_card_cache {
 	struct entry *entries; /* owned */
 	int count, capacity;
+	struct grid *grids; /* owned, their tails arrays too */
+	int grid_count, grid_capacity;
+	struct mt_tail **tails; /* owned, as what they point to */
+	int tail_count, tail_capacity;
 };
 
 enum mt_status mt_card_cache_create(struct mt_card_cache **cache)
@@ -30,8 +46,32 @@ void mt_card_cache_destroy(struct mt_card_cache *cache)
 {
 	if (!cache)
 		return;
+	for (int i = 0; i < cache->tail_count; i++) {
+		mt_tail_free(cache->tails[i]);
+		free(cache->tails[i]);
+	}
+	for (int i = 0; i < cache->grid_count; i++)
+		free(cache->grids[i].tails);
+	free(cache->tails);
+	free(cache->grids);
 	free(cache->entries);
 	free(cache);
+}
+
+/* Room for one more of `size` bytes in an array of `count`. */
+static enum mt_status reserve(void *array, int count, int *capacity, size_t size)
+{
+	void **at = array, *grown;
+	int wanted = *capacity ? 2 * *capacity : 32;
+
+	if (count < *capacity)
+		return MT_OK;
+	grown = realloc(*at, (size_t)wanted * size);
+	if (!grown)
+		return mt_fail(MT_NOMEM, "no memory for %d cards", wanted);
+	*at = grown;
+	*capacity = wanted;
+	return MT_OK;
 }
 
 static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost,
@@ -47,15 +87,7 @@ static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run
 			return MT_OK;
 		}
 	}
-	if (cache->count == cache->capacity) {
-		int capacity = cache->capacity ? 2 * cache->capacity : 32;
-
-		e = realloc(cache->entries, (size_t)capacity * sizeof *e);
-		if (!e)
-			return mt_fail(MT_NOMEM, "no memory for %d cards", capacity);
-		cache->entries = e;
-		cache->capacity = capacity;
-	}
+	MT_TRY(reserve(&cache->entries, cache->count, &cache->capacity, sizeof *cache->entries));
 	e = &cache->entries[cache->count];
 	*e = (struct entry){.tp = l->tp, .mbs = l->mbs, .sp = l->sp, .recompute = l->recompute};
 	MT_TRY(mt_card_measure(&e->card, run, mt_cost_ops(cost), mt_cost_comms(cost)));
@@ -64,139 +96,225 @@ static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run
 	return MT_OK;
 }
 
-/* What a stage's share of the model costs. */
-struct stage_cost {
-	double forward_s, backward_s, tp_s; /* one micro-batch */
-	double clear_s, reduce_s, update_s, gather_s;
-	int64_t elements, shard;
-	int buckets;
-};
-
-static double op_s(struct mt_cost_model *cost, enum mt_op_kind kind, enum mt_dtype dtype, int64_t count)
+static int64_t layers_of(const struct mt_run *run, int stage)
 {
-	struct mt_op op = {.kind = kind, .dtype = dtype};
-	struct mt_op_key key;
+	int64_t first, count;
 
-	if (kind == MT_OP_FILL)
-		op.move = (struct mt_move){.count = count, .src_dtype = dtype, .dst_dtype = dtype};
-	else if (kind == MT_OP_SUMSQ)
-		op.sumsq.count = count;
-	else
-		op.adamw.count = count;
-	mt_op_key(&op, &key);
-	return mt_profile_op_s(cost->profile, &key);
+	mt_layout_stage_layers(&run->model, &run->layout, stage, &first, &count);
+	return count;
 }
 
-static double comm_s(struct mt_cost_model *cost, enum mt_comm_op op, enum mt_dtype dtype, int64_t bytes, int size, int stride,
-		     const char *group)
+/* Middle stages of as many layers do the same. */
+static bool alike(const struct mt_run *run, int a, int b)
 {
-	struct mt_comm_key key = {.op = op, .dtype = dtype, .bytes = bytes, .size = size, .stride = stride, .group = group};
-
-	return size > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
+	return a > 0 && b > 0 && a < run->layout.pp - 1 && b < run->layout.pp - 1 && layers_of(run, a) == layers_of(run, b);
 }
 
-static enum mt_status cost_stage(struct stage_cost *s, const struct mt_run *run, const struct mt_card *card,
-				 struct mt_cost_model *cost, int stage)
+static enum mt_status make_tail(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost, int stage,
+				struct mt_tail **tail)
+{
+	MT_TRY(reserve(&cache->tails, cache->tail_count, &cache->tail_capacity, sizeof *cache->tails));
+	*tail = calloc(1, sizeof **tail);
+	if (!*tail)
+		return mt_fail(MT_NOMEM, "no memory for cards");
+	cache->tails[cache->tail_count++] = *tail;
+	return mt_tail_measure(*tail, run, stage, mt_cost_ops(cost), mt_cost_comms(cost));
+}
+
+static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost,
+				struct mt_tail *const **tails)
 {
 	const struct mt_layout *l = &run->layout;
-	int64_t first, layers, bucket_bytes;
-	int dp = (int)l->dp, stride = (int)l->tp;
-	bool zero = l->zero && dp > 1;
+	struct grid *g;
 
-	memset(s, 0, sizeof *s);
-	mt_layout_stage_layers(&run->model, l, stage, &first, &layers);
-	MT_TRY(mt_card_elements(run, stage, &s->elements, &s->buckets));
-	s->forward_s = (double)layers * card->layer.forward_s;
-	s->backward_s = (double)layers * card->layer.backward_s;
-	s->tp_s = (double)layers * card->layer.tp_s;
-	if (stage == 0) {
-		s->forward_s += card->embedding.forward_s;
-		s->backward_s += card->embedding.backward_s;
-		s->tp_s += card->embedding.tp_s;
+	for (int i = 0; i < cache->grid_count; i++) {
+		g = &cache->grids[i];
+		if (g->tp == l->tp && g->pp == l->pp && g->dp == l->dp && g->zero == l->zero && g->sp == l->sp) {
+			*tails = g->tails;
+			return MT_OK;
+		}
 	}
-	if (stage == l->pp - 1) {
-		s->forward_s += card->head.forward_s;
-		s->backward_s += card->head.backward_s;
-		s->tp_s += card->head.tp_s;
-	}
-	s->shard = zero ? s->elements / dp : s->elements;
-	bucket_bytes = s->elements * 4 / (s->buckets ? s->buckets : 1);
-	s->clear_s = op_s(cost, MT_OP_FILL, MT_F32, s->elements);
-	s->update_s = op_s(cost, MT_OP_SUMSQ, MT_F32, s->shard) + op_s(cost, MT_OP_ADAMW, (enum mt_dtype)l->dtype, s->shard);
-	s->reduce_s = s->buckets *
-		      comm_s(cost, zero ? MT_COMM_REDUCE_SCATTER : MT_COMM_ALL_REDUCE, MT_F32, bucket_bytes, dp, stride, "dp");
-	if (zero) {
-		int64_t bytes = bucket_bytes / 4 * (int64_t)mt_dtype_bytes((enum mt_dtype)l->dtype);
+	MT_TRY(reserve(&cache->grids, cache->grid_count, &cache->grid_capacity, sizeof *cache->grids));
+	g = &cache->grids[cache->grid_count];
+	*g = (struct grid){.tp = l->tp, .pp = l->pp, .dp = l->dp, .zero = l->zero, .sp = l->sp};
+	g->tails = calloc((size_t)l->pp, sizeof *g->tails);
+	if (!g->tails)
+		return mt_fail(MT_NOMEM, "no memory for cards");
+	for (int s = 0; s < l->pp; s++) {
+		for (int same = 0; same < s && !g->tails[s]; same++)
+			g->tails[s] = alike(run, same, s) ? g->tails[same] : NULL;
+		if (!g->tails[s]) {
+			enum mt_status st = make_tail(cache, run, cost, s, &g->tails[s]);
 
-		s->gather_s = s->buckets * comm_s(cost, MT_COMM_ALL_GATHER, (enum mt_dtype)l->dtype, bytes, dp, stride, "dp");
+			if (st != MT_OK) {
+				free(g->tails);
+				return st;
+			}
+		}
 	}
+	cache->grid_count++;
+	*tails = g->tails;
 	return MT_OK;
 }
 
-static int64_t page_up(int64_t bytes)
+/* One stage of a layout: its cards, and what comes of them. */
+struct stage {
+	const struct mt_card *card;
+	const struct mt_tail *tail;
+	int64_t layers;
+	bool first, last;
+	double tp_s; /* one micro-batch */
+	double sum_s;
+	struct mt_pipeline_stage pipeline;
+	double open_s, end_s; /* reduction waited for; end of the step */
+};
+
+static void cost_passes(struct stage *s)
 {
-	return (bytes + (2 << 20) - 1) >> 21 << 21;
+	const struct mt_card *card = s->card;
+	struct mt_pipeline_stage *p = &s->pipeline;
+
+	p->start_s = s->tail->clear_s;
+	p->forward_s = (double)s->layers * card->layer.forward_s;
+	p->backward_s = (double)s->layers * card->layer.backward_s;
+	s->tp_s = (double)s->layers * card->layer.tp_s;
+	if (s->first) {
+		p->forward_s += card->embedding.forward_s;
+		p->backward_s += card->embedding.backward_s;
+		s->tp_s += card->embedding.tp_s;
+	}
+	if (s->last) {
+		p->forward_s += card->head.forward_s;
+		p->backward_s += card->head.backward_s;
+		s->tp_s += card->head.tp_s;
+	}
+	for (int unit = 0; unit < s->tail->units; unit++)
+		s->sum_s += s->tail->sum_s[unit];
+	p->last_extra_s = s->sum_s;
 }
 
-static void stage_memory(struct mt_stage_prediction *out, const struct mt_run *run, const struct mt_card *card,
-			 const struct stage_cost *s, const struct mt_machine *machine, int stage)
+/* Reductions run one after the other beside the units of the last backward pass. */
+static void finish(struct stage *s, bool overlap_steals)
 {
-	const struct mt_layout *l = &run->layout;
-	int64_t m = mt_layout_microbatches(l), flights = l->pp - stage < m ? l->pp - stage : m, first, layers, size, kept;
-	bool begins = stage == 0, ends = stage == l->pp - 1;
+	const struct mt_tail *t = s->tail;
+	double now_s = s->pipeline.passes_end_s - s->pipeline.backward_s - s->sum_s, reduced_s = now_s, exposed_s;
 
-	mt_layout_stage_layers(&run->model, l, stage, &first, &layers);
-	size = (int64_t)mt_dtype_bytes((enum mt_dtype)l->dtype);
-	kept = layers * card->layer_kept_bytes + (begins ? card->token_bytes : 0) + (ends ? card->token_bytes : card->edge_bytes);
-	out->arena_bytes[0] = s->elements * size;
-	out->arena_bytes[1] = s->elements * 4;
-	out->arena_bytes[2] = s->shard * (size == 2 ? 12 : 8);
-	out->arena_bytes[3] = flights * kept + (ends && card->head_kept_bytes + card->head_work_bytes > card->layer_work_bytes
-							? card->head_kept_bytes + card->head_work_bytes
-							: card->layer_work_bytes);
-	out->arena_bytes[4] = ends ? m * l->mbs * l->seq * 4 : 256;
-	out->peak_bytes = out->resident_bytes = 0;
+	for (int unit = 0; unit < t->units; unit++) {
+		bool layer = unit > 0 && unit < t->units - 1;
+
+		now_s += layer ? s->card->layer.backward_s : 0;
+		now_s += unit == 0 && s->last ? s->card->head.backward_s : 0;
+		now_s += unit == t->units - 1 && s->first ? s->card->embedding.backward_s : 0;
+		now_s += t->sum_s[unit];
+		if (t->reduce_s[unit] > 0)
+			reduced_s = (reduced_s > now_s ? reduced_s : now_s) + t->reduce_s[unit];
+	}
+	now_s = s->pipeline.end_s;
+	s->open_s = reduced_s > now_s ? reduced_s - now_s : 0;
+	s->end_s = now_s + s->open_s + t->ends_s + t->update_s;
+	exposed_s = s->open_s + t->gather_s;
+	if (overlap_steals && t->dp_total_s > exposed_s) /* as in the dry run */
+		s->end_s += t->dp_total_s - exposed_s;
+}
+
+/* The split is that of the stage whose own work is most: it sets the pace. */
+static void sum_up(struct mt_candidate *c, const struct stage *stages, bool overlap_steals)
+{
+	double m = (double)mt_layout_microbatches(&c->layout), bubble;
+	const struct stage *pace = NULL;
+	double most = -1;
+
+	c->step_s = 0;
+	for (int i = 0; i < c->layout.pp; i++) {
+		const struct stage *s = &stages[i];
+		double own = m * (s->pipeline.forward_s + s->pipeline.backward_s - s->tp_s) + s->tail->clear_s;
+
+		if (overlap_steals && s->tail->dp_total_s > s->open_s + s->tail->gather_s)
+			own += s->tail->dp_total_s - s->open_s - s->tail->gather_s;
+		if (s->end_s > c->step_s)
+			c->step_s = s->end_s;
+		if (own > most) {
+			most = own;
+			pace = s;
+		}
+	}
+	c->compute_s = most;
+	c->tp_s = m * pace->tp_s + pace->sum_s;
+	c->dp_s = pace->open_s + pace->tail->gather_s;
+	c->optimizer_s = pace->tail->update_s - pace->tail->gather_s;
+	c->pp_s = c->step_s - c->compute_s - c->tp_s - c->dp_s - c->optimizer_s;
+	if (c->pp_s < 0) /* rounding */
+		c->pp_s = 0;
+	bubble = (c->compute_s + c->tp_s) * (double)(c->layout.pp - 1) / m;
+	c->bubble_s = bubble < c->pp_s ? bubble : c->pp_s;
+	c->pp_s -= c->bubble_s;
+}
+
+static int64_t round_up(int64_t bytes, int64_t unit)
+{
+	return (bytes + unit - 1) / unit * unit;
+}
+
+static void stage_memory(struct mt_stage_prediction *out, const struct mt_layout *l, const struct stage *s, int index,
+			 const struct mt_machine *machine)
+{
+	const struct mt_card *card = s->card;
+	int64_t m = mt_layout_microbatches(l), flights = l->pp - index < m ? l->pp - index : m;
+	int64_t kept = s->layers * card->layer_kept_bytes + (s->first ? card->token_bytes : 0) + (s->last ? card->token_bytes : 0);
+	int64_t loss_bytes = l->dtype == MT_F64 ? 8 : 4, edges = 0;
+
+	/* On the way: the gradient of the micro-batch before, sent back; the next input, received; the output sent last. */
+	if (l->pp > 1)
+		edges = (!s->first && m > 1) + (!s->first && m > flights) + !s->last;
+	out->arena_bytes[0] = s->tail->parameter_bytes;
+	out->arena_bytes[1] = s->tail->gradient_bytes;
+	out->arena_bytes[2] = s->tail->optimizer_bytes;
+	out->arena_bytes[3] =
+		flights * kept + (edges + 1) * card->edge_bytes +
+		(s->last && card->head_work_bytes > card->layer_work_bytes ? card->head_work_bytes : card->layer_work_bytes);
+	out->arena_bytes[4] =
+		MT_ARENA_ALIGN_BYTES + (s->last ? round_up(m * l->mbs * l->seq * loss_bytes, MT_ARENA_ALIGN_BYTES) : 0);
+	out->peak_bytes = 0;
+	out->resident_bytes = machine->process_bytes;
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
 		out->peak_bytes += out->arena_bytes[i];
-		out->resident_bytes += page_up(out->arena_bytes[i]);
+		out->resident_bytes += round_up(out->arena_bytes[i], 2 << 20); /* huge pages */
 	}
-	out->resident_bytes += machine->process_bytes;
 }
 
-/* Sums up: pipeline of all stages, tail of the slowest. */
-static void compose(struct mt_candidate *c, const struct stage_cost *stages, double edge_s, double numbers_s)
+static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l, const struct mt_card *card)
 {
-	int64_t m = mt_layout_microbatches(&c->layout);
-	double total = 0, slowest = 0, tail = 0, exposed = 0, optimizer = 0, tp = 0, gather = 0, pipeline;
-	int p = (int)c->layout.pp;
+	struct mt_comm_key key = {.op = MT_COMM_SEND_RECV,
+				  .dtype = (enum mt_dtype)l->dtype,
+				  .bytes = card->edge_bytes,
+				  .size = (int)l->pp,
+				  .stride = (int)(l->tp * l->dp),
+				  .group = "pp"};
 
-	for (int s = 0; s < p; s++) {
-		const struct stage_cost *x = &stages[s];
-		double pass = x->forward_s + x->backward_s;
-		double last = x->buckets ? x->reduce_s / x->buckets : 0;
-		double hidden = x->backward_s * (x->buckets ? (double)(x->buckets - 1) / x->buckets : 0);
-		double open = x->reduce_s - hidden > last ? x->reduce_s - hidden : last;
+	return l->pp > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
+}
 
-		total += pass;
-		if (pass > slowest) {
-			slowest = pass;
-			tp = x->tp_s * (double)m;
-		}
-		if (open + x->update_s + x->gather_s + x->clear_s > tail) {
-			tail = open + x->update_s + x->gather_s + x->clear_s;
-			exposed = open;
-			gather = x->gather_s;
-			optimizer = x->update_s + x->clear_s;
-		}
+static enum mt_status time_stages(struct stage *stages, struct mt_candidate *c, struct mt_cost_model *cost)
+{
+	int count = (int)c->layout.pp;
+	struct mt_pipeline_stage *pipeline = calloc((size_t)count, sizeof *pipeline);
+	enum mt_status st;
+
+	if (!pipeline)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", count);
+	for (int s = 0; s < count; s++) {
+		cost_passes(&stages[s]);
+		pipeline[s] = stages[s].pipeline;
 	}
-	pipeline = total + 2 * (p - 1) * edge_s + (double)(m - 1) * slowest;
-	c->step_s = pipeline + tail + numbers_s;
-	c->tp_s = tp;
-	c->dp_s = exposed + gather;
-	c->pp_s = 2 * (p - 1) * edge_s;
-	c->bubble_s = total - slowest;
-	c->optimizer_s = optimizer + numbers_s;
-	c->compute_s = c->step_s - c->tp_s - c->dp_s - c->pp_s - c->bubble_s - c->optimizer_s;
+	st = mt_pipeline_time(pipeline, count, mt_layout_microbatches(&c->layout), edge_seconds(cost, &c->layout, stages[0].card));
+	for (int s = 0; s < count && st == MT_OK; s++) {
+		stages[s].pipeline = pipeline[s];
+		finish(&stages[s], cost->overlap_steals);
+	}
+	free(pipeline);
+	if (st == MT_OK)
+		sum_up(c, stages, cost->overlap_steals);
+	return st;
 }
 
 enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
@@ -204,7 +322,8 @@ enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_m
 {
 	struct mt_layout *l = &candidate->layout;
 	struct mt_run run = {.model = *model, .layout = *l};
-	struct stage_cost *stages = calloc((size_t)l->pp, sizeof *stages);
+	struct stage *stages = calloc((size_t)l->pp, sizeof *stages);
+	struct mt_tail *const *tails = NULL;
 	const struct mt_card *card = NULL;
 	enum mt_status st;
 
@@ -216,13 +335,13 @@ enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_m
 		goto out;
 	}
 	MT_GOTO(out, find_card(cache, &run, cost, &card));
+	MT_GOTO(out, find_grid(cache, &run, cost, &tails));
 	for (int s = 0; s < l->pp; s++) {
-		MT_GOTO(out, cost_stage(&stages[s], &run, card, cost, s));
-		stage_memory(&candidate->stage[s], &run, card, &stages[s], cost->machine, s);
+		stages[s] = (struct stage){
+			.card = card, .tail = tails[s], .layers = layers_of(&run, s), .first = s == 0, .last = s == l->pp - 1};
+		stage_memory(&candidate->stage[s], l, &stages[s], s, cost->machine);
 	}
-	compose(candidate, stages,
-		comm_s(cost, MT_COMM_SEND_RECV, (enum mt_dtype)l->dtype, card->edge_bytes, (int)l->pp, (int)(l->tp * l->dp), "pp"),
-		comm_s(cost, MT_COMM_ALL_REDUCE, MT_F64, 16, (int)mt_layout_world(l), 1, "world"));
+	MT_GOTO(out, time_stages(stages, candidate, cost));
 	candidate->fidelity = MT_FIDELITY_CARD;
 	mt_predict_interval(candidate, cost);
 out:

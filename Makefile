@@ -70,6 +70,8 @@ endif
 UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
 
+# Objects of tests are kept, not removed as intermediate files.
+.SECONDARY:
 .PHONY: all deps tune test check bench lint layers install uninstall clean found
 all: found $(PROGRAM)
 

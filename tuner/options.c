@@ -27,7 +27,7 @@ static const struct mt_option options[] = {
 	{"trial_timeout_s", MT_OPTION_FLOAT, FIELD(trial_timeout_s), "300", 1, 1e6, NULL,
 	 "seconds after which a run counts as failed"},
 	{"probe_budget_s", MT_OPTION_FLOAT, FIELD(probe_budget_s), "15", 0.5, 1e6, NULL, "seconds for probing the machine"},
-	{"profile_budget_s", MT_OPTION_FLOAT, FIELD(profile_budget_s), "60", 0.5, 1e6, NULL, "seconds for timing kernels"},
+	{"profile_budget_s", MT_OPTION_FLOAT, FIELD(profile_budget_s), "60", 0, 1e6, NULL, "seconds for timing kernels"},
 	{"dry_runs", MT_OPTION_INT, FIELD(dry_runs), "256", 1, 1e9, NULL, "best layouts by cost cards that are dry run"},
 	{"launcher", MT_OPTION_CHOICE, FIELD(launcher), "auto", 0, 0, launchers, "what starts several ranks"},
 	{"launch", MT_OPTION_STRING, FIELD(launch), NULL, 0, 0, NULL,

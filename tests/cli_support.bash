@@ -16,7 +16,7 @@ esac
 LIMIT_S=${LIMIT_S:-120}
 
 start_here() {
-	command -v perl >/dev/null && perl -MJSON::PP -e 1 2>/dev/null || skip "no perl with JSON::PP to read JSON"
+	perl -MJSON::PP -e 1 2>/dev/null || skip "no perl with JSON::PP to read JSON"
 	[ -x "$BIN/megatune" ] || { echo "no $BIN/megatune: run make"; return 1; }
 	OUT=$BATS_TEST_TMPDIR/out ERR=$BATS_TEST_TMPDIR/err
 	GIVEN=$BATS_TEST_TMPDIR/given # files that a test writes for the program
@@ -85,7 +85,9 @@ json() {
 check() {
 	local value
 	value=$(json "$@") || return 1
-	[ -n "$value" ] && [ "$value" != 0 ] && [ "$value" != null ] || { echo "not true in $2: $1"; return 1; }
+	case $value in
+	'' | 0 | null | false) echo "not true in $2: $1"; return 1 ;;
+	esac
 }
 
 # run_file NAME LAYOUT TRAIN: a run of gpt-tiny, written to $GIVEN/NAME

@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016,SC2034 # single quotes hold Perl; JSON_BEFORE is read by json
 # megatune probe and plan: a machine file that plan accepts, and the contract of plan's JSON.
 
 load cli_support

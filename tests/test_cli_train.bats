@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # megatune train, alone and on several ranks: its lines, its JSON, its log and trace; the losses do not depend on the layout.
 
 load cli_support

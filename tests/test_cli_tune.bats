@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # megatune tune, end to end on two ranks of a tiny model: what it leaves behind, what it keeps when trials fail or it is
 # interrupted.
 

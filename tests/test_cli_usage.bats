@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # The command line: help, versions, and input that is refused: one message, exit code 2, nothing written.
 
 load cli_support

@@ -105,8 +105,7 @@ static enum mt_status read_model(struct mt_model *model, const struct mt_yaml *n
 	return mt_model_complete(model, where);
 }
 
-/* What no single section can say. */
-static enum mt_status check_together(const struct mt_run *run, const char *where)
+enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 {
 	const struct mt_train_options *train = &run->train;
 
@@ -139,7 +138,7 @@ enum mt_status mt_run_load(struct mt_run *run, const char *path)
 	MT_GOTO(out, mt_options_read(&mt_data_options_table, &run->data, mt_yaml_get(root, "data")));
 	if (run->layout.seq == 0)
 		run->layout.seq = run->model.seq;
-	st = check_together(run, path);
+	st = mt_run_check(run, path);
 out:
 	mt_yaml_free(root);
 	if (st != MT_OK)

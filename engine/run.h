@@ -44,6 +44,8 @@ extern const struct mt_option_table mt_train_options_table, mt_data_options_tabl
 void mt_run_default(struct mt_run *run);
 /* Reads a run file: `model` may be a name, a path or a mapping; unknown sections and keys are MT_INPUT. Checks model and layout. */
 enum mt_status mt_run_load(struct mt_run *run, const char *path);
+/* What no single option can say: the layout's rules, and values that exclude each other. `where` starts the message. */
+enum mt_status mt_run_check(const struct mt_run *run, const char *where);
 /* Writes it so that mt_run_load gives the same back; `header` lines are written as comments first (NULL: none). */
 enum mt_status mt_run_save(const struct mt_run *run, const char *path, const char *header);
 void mt_run_free(struct mt_run *run);

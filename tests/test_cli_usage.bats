@@ -130,6 +130,14 @@ COMMANDS="doctor probe profile plan tune train report"
 	refused "attention heads must be a multiple of tp"
 }
 
+@test "options are held against the run file they replace" {
+	run_file run.yaml
+	attempt megatune train "$GIVEN/run.yaml" --lr 1e-6
+	refused "min_lr 6e-05 is above lr 1e-06"
+	attempt megatune train "$GIVEN/run.yaml" --zero 1
+	refused "zero shards over data-parallel ranks"
+}
+
 @test "data that is not there is refused before anything runs" {
 	run_file run.yaml
 	attempt megatune train "$GIVEN/run.yaml" --path "$GIVEN/corpus" --log "$PWD/log" --trace "$PWD/trace"

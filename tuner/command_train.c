@@ -41,7 +41,7 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, cons
 
 	MT_TRY(mt_run_load(run, cli->words[0]));
 	MT_TRY(mt_cli_apply(cli));
-	MT_TRY(mt_layout_check(&run->model, &run->layout, cli->words[0]));
+	MT_TRY(mt_run_check(run, cli->words[0]));
 	if (mt_layout_world(&run->layout) != ranks)
 		return mt_fail(
 			MT_INPUT,

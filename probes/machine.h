@@ -34,7 +34,7 @@ struct mt_machine_rate {
 struct mt_machine_pair_class {
 	char name[24]; /* "same host", "between hosts", "between hosts, slower", ... */
 	int pairs;
-	double latency_us, bandwidth_gbps; /* one way, 1 byte; one direction at the largest size */
+	double latency_us, bandwidth_gbps; /* one way, 1 byte; one direction, a byte more of a long message */
 	double lo_gbps, hi_gbps;           /* extremes of the class */
 };
 

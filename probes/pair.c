@@ -1,10 +1,13 @@
 /* pair: latency and bandwidth between pairs of ranks by ping-pong, half a round trip.
  *
- * Pairs are measured in steps; in a step every host takes part in at most one pair, so no two of them share a link or a
- * host's memory. Pairs inside hosts come first (each host its own list, all hosts side by side), then host against host as
- * in a round-robin tournament (circle method: H-1 rounds, each host once a round). In a world of at most 16 ranks every pair of
- * ranks is measured; in a larger one the first ranks of two hosts stand for the others. When the steps are too many for
- * the budget, evenly spaced ones are taken; classes.c says what the others are taken for. */
+ * Pairs inside hosts come first, in steps (each host its own list, all hosts side by side). Then pairs between hosts, one
+ * at a time as long as the budget allows: two pairs at once that cross one uplink would each see half of it. Past that, host
+ * against host as in a round-robin tournament (circle method: H-1 rounds, each host once a round). In a world of at most 16
+ * ranks every pair of ranks is measured if there is time; else the first ranks of two hosts stand for the others. When the
+ * steps are too many for the budget, evenly spaced ones are taken; classes.c says what the others are taken for.
+ *
+ * The bandwidth is the slope between the two largest sizes. Buffers on the way (a token bucket's burst, a socket's) swallow
+ * the first part of every message: of one of 512 KiB behind a burst of 128 KiB, bytes over time is a third too much. */
 #include "probes/parts.h"
 
 #include "base/clock.h"
@@ -17,6 +20,11 @@
 
 #define EVERY_PAIR_WORLD 16
 #define STEP_S           3e-3 /* less than this a step is not worth starting */
+#define ALONE_STEP_S     0.2  /* of a pair between hosts alone: enough for slow links */
+#define FIRST_BYTES      (64 << 10)
+#define FACTOR           4         /* between sizes */
+#define FLOOR_BYTES      (1 << 20) /* so far the sizes go beyond the share of the time too, while one takes below FLOOR_S */
+#define FLOOR_S          0.25
 
 struct pairs {
 	struct mt_probe *probe;
@@ -24,6 +32,7 @@ struct pairs {
 	int *first;                          /* owned: host_count + 1 offsets into by_host */
 	int host, local;                     /* this rank's place */
 	int near_steps, far_rounds, far_sub; /* sub-steps a round: every pair of ranks of two hosts, or one */
+	bool alone;                          /* a round is one pair of hosts, not a round of the tournament */
 	void *memory;                        /* on the device */
 	int partner;
 	int64_t bytes;
@@ -56,10 +65,22 @@ static bool nth_pair(int index, int n, int *i, int *j)
 	return false;
 }
 
+/* The host that this rank's host plays with in a round, -1 for none. */
+static int host_against(const struct pairs *p, int round)
+{
+	int hosts = p->probe->machine->host_count, i, j;
+	if (!p->alone) {
+		int other = opponent(p->host, round, hosts + hosts % 2);
+		return other < hosts ? other : -1;
+	}
+	if (!nth_pair(round, hosts, &i, &j) || (p->host != i && p->host != j))
+		return -1;
+	return p->host == i ? j : i;
+}
+
 /* World rank this rank plays with in a step, -1 for none. */
 static int partner_at(const struct pairs *p, int step)
 {
-	const struct mt_machine *m = p->probe->machine;
 	const int *mine = p->by_host + p->first[p->host];
 	int i, j;
 	if (step < p->near_steps) {
@@ -68,8 +89,8 @@ static int partner_at(const struct pairs *p, int step)
 		return mine[p->local == i ? j : i];
 	}
 	int round = (step - p->near_steps) / p->far_sub, sub = (step - p->near_steps) % p->far_sub;
-	int other = opponent(p->host, round, m->host_count + m->host_count % 2);
-	if (other >= m->host_count)
+	int other = host_against(p, round);
+	if (other < 0)
 		return -1;
 	int low = p->host < other ? p->host : other, high = p->host < other ? other : p->host;
 	i = sub / local_ranks(p, high);
@@ -79,7 +100,19 @@ static int partner_at(const struct pairs *p, int step)
 	return p->by_host[p->first[other] + (p->host == low ? j : i)];
 }
 
-static enum mt_status plan(struct pairs *p)
+/* Pairs of hosts alone while there is time for them, and every pair of ranks of a small world. */
+static void plan_far(struct pairs *p, int most, double share_s)
+{
+	const struct mt_machine *m = p->probe->machine;
+	double hosts = m->host_count, alone = hosts * (hosts - 1) / 2, sub = m->world <= EVERY_PAIR_WORLD ? most * most : 1;
+	p->alone = (p->near_steps + alone) * ALONE_STEP_S <= share_s;
+	if (p->alone && (p->near_steps + alone * sub) * ALONE_STEP_S > share_s)
+		sub = 1;
+	p->far_rounds = m->host_count < 2 ? 0 : p->alone ? (int)alone : m->host_count + m->host_count % 2 - 1;
+	p->far_sub = (int)sub;
+}
+
+static enum mt_status plan(struct pairs *p, double share_s)
 {
 	const struct mt_machine *m = p->probe->machine;
 	p->by_host = malloc((size_t)m->world * sizeof *p->by_host);
@@ -99,8 +132,7 @@ static enum mt_status plan(struct pairs *p)
 		most = local_ranks(p, h) > most ? local_ranks(p, h) : most;
 	}
 	p->near_steps = most * (most - 1) / 2;
-	p->far_rounds = m->host_count > 1 ? m->host_count + m->host_count % 2 - 1 : 0;
-	p->far_sub = m->world <= EVERY_PAIR_WORLD ? most * most : 1;
+	plan_far(p, most, share_s);
 	return MT_OK;
 }
 
@@ -127,26 +159,38 @@ static enum mt_status ping_pong(void *context, int repeats, double *seconds)
 	return MT_OK;
 }
 
+/* GB/s between two sizes, and by the larger one alone where latency still counts. */
+static double slope_gbps(double bytes, double seconds, double last_bytes, double last_s)
+{
+	if (last_bytes > 0 && seconds > 2 * last_s)
+		return (bytes - last_bytes) / (seconds - last_s) * 1e-9;
+	return bytes / seconds * 1e-9;
+}
+
 /* One step: latency, then growing messages as long as the next one fits the step's share of the time. */
 static enum mt_status measure_step(struct pairs *p, double share_s, double *latency_us, double *gbps)
 {
 	struct mt_probe_series series;
 	struct mt_probe_work work = {.run = ping_pong, .context = p, .passive = p->partner < 0};
-	double end_s = p->probe->elapsed_s + share_s, slowest = 0;
+	double end_s = p->probe->elapsed_s + share_s, slowest = 0, own_s = 0;
 	p->bytes = 1;
 	MT_TRY(mt_probe_sample(p->probe, &work, 0.25 * share_s, &series));
 	if (p->partner >= 0)
 		*latency_us = 1e6 * mt_stats_median(series.own, (size_t)series.count);
-	int64_t most = p->probe->options->most_bytes;
-	for (int64_t bytes = most < 64 << 10 ? most : 64 << 10, last = 0; bytes <= most; last = bytes, bytes *= 8) {
-		double predicted_s = last ? slowest * (double)bytes / (double)last : 0;
-		if (last && 2 * 3 * predicted_s > end_s - p->probe->elapsed_s) /* warm-up and two samples, there and back */
+	int64_t most = p->probe->options->most_bytes / 4 * 4;
+	for (int64_t bytes = most < FIRST_BYTES ? most : FIRST_BYTES, last = 0; bytes <= most; last = bytes, bytes *= FACTOR) {
+		double predicted_s = FACTOR * slowest, left_s = fmax(0, end_s - p->probe->elapsed_s);
+		bool floor = bytes <= FLOOR_BYTES && predicted_s < FLOOR_S;
+		if (last && !floor && 2 * 3 * predicted_s > left_s) /* warm-up and two samples, there and back */
 			break;
 		p->bytes = bytes;
-		MT_TRY(mt_probe_sample(p->probe, &work, fmax(0, end_s - p->probe->elapsed_s) / 2, &series));
+		MT_TRY(mt_probe_sample(p->probe, &work, left_s / 2, &series));
 		slowest = mt_stats_median(series.slowest, (size_t)series.count);
-		if (p->partner >= 0)
-			*gbps = (double)(bytes / 4 * 4) / mt_stats_median(series.own, (size_t)series.count) * 1e-9;
+		if (p->partner < 0)
+			continue;
+		double seconds = mt_stats_median(series.own, (size_t)series.count);
+		*gbps = slope_gbps((double)bytes, seconds, (double)last, own_s);
+		own_s = seconds;
 	}
 	return MT_OK;
 }
@@ -187,7 +231,7 @@ enum mt_status mt_probe_pairs(struct mt_probe *probe, double share_s)
 	double *own = calloc(2 * n, sizeof *own), *all = calloc(2 * n * n, sizeof *all), zero[64] = {0};
 	enum mt_status st = own && all ? MT_OK : mt_fail(MT_NOMEM, "probe: no memory for %zu pairs", n * n);
 	if (st == MT_OK)
-		st = plan(&p);
+		st = plan(&p, share_s);
 	if (st == MT_OK)
 		st = mt_arena_create(&arena, "probe pairs", mt_device_memory(probe->device), bytes + (1 << 20));
 	if (st == MT_OK)

@@ -163,6 +163,20 @@ static void fit_finds_alpha_and_beta(void **state)
 	assert_true(fabs(c.alpha_s + 1000 * c.beta_s_per_byte - 1e-6) < 1e-15);
 }
 
+/* 100 MB/s behind a token bucket of 128 KiB, which messages up to that size pass in 20 us. */
+static void fit_goes_on_as_a_bent_curve_ends(void **state)
+{
+	struct mt_comm_curve c = {.points = 6};
+	for (int i = 0; i < 6; i++) {
+		c.bytes[i] = 1024 * pow(4, i);
+		c.seconds[i] = 20e-6 + fmax(0, c.bytes[i] - 131072) * 10e-9;
+	}
+	mt_probe_fit(&c);
+	double got = mt_comm_curve_s(&c, 16 << 20), want = 20e-6 + (16777216 - 131072) * 10e-9;
+	if (fabs(got / want - 1) > 0.02 || c.alpha_s < 20e-6 || c.residual_frac < 0.1)
+		fail_msg("16 MiB take %g s, expected %g; alpha %g s, residual %g", got, want, c.alpha_s, c.residual_frac);
+}
+
 /* Sums of the check pattern are whole numbers that bf16 holds, in any world. */
 static void pattern_sums_are_exact_in_bf16(void **state)
 {
@@ -215,6 +229,7 @@ int main(void)
 		cmocka_unit_test(nothing_measured_between_hosts_is_still_one_class),
 		cmocka_unit_test(many_speeds_give_at_most_eight_classes),
 		cmocka_unit_test(fit_finds_alpha_and_beta),
+		cmocka_unit_test(fit_goes_on_as_a_bent_curve_ends),
 		cmocka_unit_test(pattern_sums_are_exact_in_bf16),
 		cmocka_unit_test(fingerprint_follows_hardware_and_libraries_only),
 	};

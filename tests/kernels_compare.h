@@ -1,0 +1,230 @@
+/* kernels_compare: a problem of the cpu device: an op with its operands, random values for them, and the two checks: equal to
+ * the reference in f64, and the same bits for any number of threads and from run to run. */
+#ifndef MT_TESTS_KERNELS_COMPARE_H
+#define MT_TESTS_KERNELS_COMPARE_H
+
+#include "base/random.h"
+#include "base/status.h"
+#include "kernels/device.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+enum role { IN, OUT, INOUT };
+enum type { ACT, STAT, WORD, SUM }; /* the op's dtype, f32, i32, f64 */
+
+/* A tensor of an op: where its pointer is in struct mt_op, rows of `cols` elements `stride` apart (0: cols), and its
+ * values: normal * spread + shift, or for words integers in [low, low + range). */
+struct operand {
+	const char *name;
+	size_t offset;
+	enum role role;
+	enum type type;
+	int64_t rows, cols, stride;
+	double spread, shift;
+	int64_t low, range;
+};
+
+#define AT(member)    offsetof(struct mt_op, member)
+#define MOST_OPERANDS 20
+
+struct problem {
+	struct mt_op op;
+	enum mt_op_kind kinds[2]; /* run one after the other on the same operands; equal: only once */
+	struct operand operands[MOST_OPERANDS];
+	int count;
+	double f32_tolerance, bf16_tolerance;
+};
+
+static const char *const levels[] = {"baseline", "avx2", "avx512"};
+
+/* NULL when the processor lacks the level. */
+static struct mt_device *open_cpu(const char *level, int threads)
+{
+	struct mt_device *device = NULL;
+	setenv("MEGATUNE_ISA", level, 1);
+	if (mt_device_create(&device, &(struct mt_device_config){.kind = "cpu", .threads = threads}) != MT_OK)
+		fail_msg("cpu device: %s", mt_error_message());
+	if (strcmp(device->info.isa, level) != 0) {
+		mt_device_destroy(device);
+		device = NULL;
+	}
+	unsetenv("MEGATUNE_ISA");
+	return device;
+}
+
+static int64_t size_of(const struct operand *o)
+{
+	return o->rows * (o->stride ? o->stride : o->cols);
+}
+
+static double value_of(const struct operand *o, int stream, int64_t i)
+{
+	if (o->type == WORD)
+		return (double)(o->low + (int64_t)mt_random_integer(11, (uint64_t)stream, (uint64_t)i, (uint64_t)o->range));
+	return mt_random_normal(11, (uint64_t)stream, (uint64_t)i) * o->spread + o->shift;
+}
+
+static size_t width_of(const struct operand *o, enum mt_dtype dtype)
+{
+	if (dtype == MT_F64)
+		return o->type == WORD ? 4 : 8;
+	return o->type == ACT ? mt_dtype_bytes(dtype) : o->type == SUM ? 8 : 4;
+}
+
+static void put(void *p, int64_t i, double value, size_t width, bool word)
+{
+	if (word)
+		((int32_t *)p)[i] = (int32_t)value;
+	else if (width == 8)
+		((double *)p)[i] = value;
+	else if (width == 4)
+		((float *)p)[i] = (float)value;
+	else
+		((uint16_t *)p)[i] = mt_bf16_from_f32((float)value);
+}
+
+static double get(const void *p, int64_t i, size_t width, bool word)
+{
+	if (word)
+		return ((const int32_t *)p)[i];
+	if (width == 8)
+		return ((const double *)p)[i];
+	return width == 4 ? (double)((const float *)p)[i] : (double)mt_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+/* Runs the problem on a device; data[i] gets operand i's buffer, to be freed. Values are those rounded to `rounding`,
+ * so that a reference in f64 gets what the device under test got. */
+static void solve(const struct problem *problem, struct mt_device *device, enum mt_dtype dtype, enum mt_dtype rounding, void **data)
+{
+	struct mt_stream *stream = NULL;
+	struct mt_op op = problem->op;
+	op.dtype = dtype;
+	assert_int_equal(mt_stream_create(device, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
+	for (int n = 0; n < problem->count; n++) {
+		const struct operand *o = &problem->operands[n];
+		const size_t width = width_of(o, dtype), rounded = width_of(o, rounding);
+		data[n] = malloc((size_t)size_of(o) * width + 64);
+		for (int64_t i = 0; i < size_of(o); i++) {
+			union {
+				double f64;
+				float f32;
+				uint16_t bf16;
+				int32_t i32;
+			} exact;
+			put(&exact, 0, o->role == OUT ? (double)NAN : value_of(o, n, i), rounded, o->type == WORD);
+			put(data[n], i, get(&exact, 0, rounded, o->type == WORD), width, o->type == WORD);
+		}
+		memcpy((char *)&op + o->offset, &data[n], sizeof data[n]);
+	}
+	if (op.kind == MT_OP_LOSS && !op.loss.all_stats)
+		op.loss.all_stats = op.loss.stats;
+	for (int k = 0; k < (problem->kinds[0] == problem->kinds[1] ? 1 : 2); k++) {
+		op.kind = problem->kinds[k];
+		if (mt_device_enqueue(device, stream, &op) != MT_OK)
+			fail_msg("%s on %s: %s", mt_op_name(op.kind), device->info.kind, mt_error_message());
+	}
+	mt_stream_destroy(stream);
+}
+
+static void describe(const struct problem *problem, enum mt_dtype dtype, char text[96])
+{
+	struct mt_op op = problem->op;
+	struct mt_op_key key;
+	op.kind = problem->kinds[1];
+	op.dtype = dtype;
+	mt_op_key(&op, &key);
+	mt_op_key_text(&key, text);
+}
+
+/* |got - want| <= tolerance * (|want| + rms of want); padding between rows stays as it was. */
+static void compare(const struct problem *problem, const struct operand *o, const void *got, const void *want, enum mt_dtype dtype,
+		    const char *level)
+{
+	const int64_t stride = o->stride ? o->stride : o->cols;
+	const size_t width = width_of(o, dtype), want_width = width_of(o, MT_F64);
+	const double tolerance = dtype == MT_F32 ? problem->f32_tolerance : problem->bf16_tolerance;
+	double square = 0.0;
+	for (int64_t row = 0; row < o->rows; row++)
+		for (int64_t c = 0; c < o->cols; c++)
+			square += pow(get(want, row * stride + c, want_width, false), 2.0) / (double)(o->rows * o->cols);
+	for (int64_t row = 0; row < o->rows; row++)
+		for (int64_t c = 0; c < stride; c++) {
+			const double a = get(got, row * stride + c, width, false),
+				     b = get(want, row * stride + c, want_width, false);
+			if (c >= o->cols ? !isnan(a) : !(fabs(a - b) <= tolerance * (fabs(b) + sqrt(square)) + 1e-30)) {
+				char text[96];
+				describe(problem, dtype, text);
+				fail_msg("%s, %s: %s[%lld,%lld] = %.9g, expected %.9g (rms %.3g)", text, level, o->name,
+					 (long long)row, (long long)c, a, c < o->cols ? b : (double)NAN, sqrt(square));
+			}
+		}
+}
+
+static void release(void **data, int count)
+{
+	for (int n = 0; n < count; n++)
+		free(data[n]);
+}
+
+static void check_equals_reference(const struct problem *problem)
+{
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	struct mt_device *reference = NULL;
+	assert_int_equal(mt_device_create(&reference, &(struct mt_device_config){.kind = "reference"}), MT_OK);
+	for (int d = 0; d < 2; d++) {
+		void *want[MOST_OPERANDS], *got[MOST_OPERANDS];
+		solve(problem, reference, MT_F64, dtypes[d], want);
+		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+			struct mt_device *cpu = open_cpu(levels[l], 2);
+			if (!cpu)
+				continue;
+			solve(problem, cpu, dtypes[d], dtypes[d], got);
+			for (int n = 0; n < problem->count; n++)
+				if (problem->operands[n].role != IN)
+					compare(problem, &problem->operands[n], got[n], want[n], dtypes[d], levels[l]);
+			release(got, problem->count);
+			mt_device_destroy(cpu);
+		}
+		release(want, problem->count);
+	}
+	mt_device_destroy(reference);
+}
+
+static void check_same_bits(const struct problem *problem)
+{
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	static const int threads[] = {1, 2, 3, 1};
+	for (int d = 0; d < 2; d++)
+		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+			void *first[MOST_OPERANDS], *got[MOST_OPERANDS];
+			for (int t = 0; t < 4; t++) {
+				struct mt_device *cpu = open_cpu(levels[l], threads[t]);
+				if (!cpu)
+					break;
+				solve(problem, cpu, dtypes[d], dtypes[d], t ? got : first);
+				for (int n = 0; t && n < problem->count; n++) {
+					const struct operand *o = &problem->operands[n];
+					char text[96];
+					if (memcmp(first[n], got[n], (size_t)size_of(o) * width_of(o, dtypes[d])) == 0)
+						continue;
+					describe(problem, dtypes[d], text);
+					fail_msg("%s, %s: %s differs between 1 and %d threads", text, levels[l], o->name,
+						 threads[t]);
+				}
+				if (t)
+					release(got, problem->count);
+				mt_device_destroy(cpu);
+				if (t == 3)
+					release(first, problem->count);
+			}
+		}
+}
+
+#endif

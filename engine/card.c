@@ -11,7 +11,11 @@ struct bench {
 	struct mt_fabric *fabric;
 	struct mt_dry_world *world;
 	struct mt_engine *engine;
+	struct mt_cost_source ops;
+	int64_t most_bytes; /* of activations, since it was set */
 };
+
+static double watch_op_s(void *context, const struct mt_op_key *key);
 
 static void close_bench(struct bench *b)
 {
@@ -25,11 +29,12 @@ static void close_bench(struct bench *b)
 static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops,
 				 struct mt_comm_cost_source comms)
 {
-	struct mt_device_config device = {.kind = "dry", .cost = ops};
+	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b}};
 	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)run->layout.tp, .cost = comms};
 	struct mt_engine_config config = {.run = &b->run};
 
 	b->run = *run;
+	b->ops = ops;
 	b->run.model.layers = 1;
 	b->run.layout.pp = b->run.layout.dp = 1;
 	b->run.layout.zero = 0;
@@ -43,30 +48,23 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 	return mt_engine_create(&b->engine, &config);
 }
 
-static struct mt_arena_stats activations(const struct mt_engine *e)
+static int64_t live_bytes(const struct mt_engine *e)
 {
 	struct mt_arena_stats stats;
 
 	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
-	return stats;
+	return (int64_t)stats.live_bytes;
 }
 
-/* A peak tells what the next block needs only when nothing below it is free: this fills the space up to it. */
-static enum mt_status fill_up(struct mt_engine *e, void **filler, int64_t *peak_bytes)
+/* What an operation works on is allocated before it is enqueued and freed after: the most of all operations is the most. */
+static double watch_op_s(void *context, const struct mt_op_key *key)
 {
-	struct mt_arena_stats stats = activations(e);
+	struct bench *b = context;
+	int64_t bytes = b->engine ? live_bytes(b->engine) : 0;
 
-	*peak_bytes = (int64_t)stats.peak_bytes;
-	return mt_arena_alloc(e->arenas[ARENA_ACTIVATIONS], stats.peak_bytes - stats.live_bytes, filler);
-}
-
-/* Bytes by which the peak has grown since fill_up. */
-static int64_t grown(struct mt_engine *e, void **filler, int64_t peak_bytes)
-{
-	int64_t bytes = (int64_t)activations(e).peak_bytes - peak_bytes;
-
-	mt_engine_release(e, filler);
-	return bytes;
+	if (bytes > b->most_bytes)
+		b->most_bytes = bytes;
+	return b->ops.op_s ? b->ops.op_s(b->ops.context, key) : 0;
 }
 
 /* Takes the time and the tensor-parallel time that passed since the last call. */
@@ -80,46 +78,75 @@ static double lap(struct mt_engine *e, double *last_s, double *tp_s)
 	return passed_s;
 }
 
-static enum mt_status measure_head(struct mt_engine *e, struct mt_flight *flight, struct mt_card *card, double *last_s)
+static enum mt_status measure_head(struct bench *b, struct mt_card *card, double *last_s)
 {
-	void *filler;
-	int64_t peak;
+	struct mt_engine *e = b->engine;
+	struct mt_flight *flight = &e->flights[0];
+	int64_t before = live_bytes(e);
 
-	MT_TRY(fill_up(e, &filler, &peak));
+	b->most_bytes = 0;
 	MT_TRY(mt_head_forward(e, flight, 0));
 	card->head.forward_s = lap(e, last_s, &card->head.tp_s);
 	MT_TRY(mt_head_backward(e, flight));
 	card->head.backward_s = lap(e, last_s, &card->head.tp_s);
-	card->head_work_bytes = grown(e, &filler, peak);
+	card->logits_bytes = e->rows * e->vocab_count * (int64_t)mt_dtype_bytes(e->dtype);
+	card->head_work_bytes = b->most_bytes - before - card->logits_bytes;
 	return MT_OK;
 }
 
-static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
+static int64_t peak_bytes(const struct mt_engine *e)
+{
+	struct mt_arena_stats stats;
+
+	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
+	return (int64_t)stats.peak_bytes;
+}
+
+/* The same passes in the order in which the last stage allocates, for the peak alone. */
+static enum mt_status measure_last(struct mt_engine *e, struct mt_card *card)
 {
 	struct mt_flight *flight = &e->flights[0];
 	struct mt_layer_saved *saved = &flight->layers[0];
+
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->shard_rows * e->model->hidden, e->dtype, &saved->x));
+	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
+	MT_TRY(mt_layer_forward(e, 0, saved, &flight->output));
+	MT_TRY(mt_head_forward(e, flight, 0));
+	MT_TRY(mt_head_backward(e, flight));
+	MT_TRY(mt_layer_backward(e, 0, saved, &flight->gradient));
+	card->last_peak_bytes = peak_bytes(e);
+	mt_engine_release(e, &flight->gradient);
+	mt_engine_release(e, &flight->targets);
+	return MT_OK;
+}
+
+static enum mt_status measure(struct bench *b, struct mt_card *card)
+{
+	struct mt_engine *e = b->engine;
+	struct mt_flight *flight = &e->flights[0];
+	struct mt_layer_saved *saved = &flight->layers[0];
 	double last_s = mt_stream_now_s(e->compute);
-	int64_t before, peak;
-	void *filler;
+	int64_t before;
 
 	card->token_bytes = e->rows * 4;
 	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
-	before = (int64_t)activations(e).live_bytes;
+	before = live_bytes(e);
 	MT_TRY(mt_embedding_forward(e, flight));
 	card->embedding.forward_s = lap(e, &last_s, &card->embedding.tp_s);
 	saved->x = flight->input;
 	flight->input = NULL;
 	MT_TRY(mt_layer_forward(e, 0, saved, &flight->output));
 	card->layer.forward_s = lap(e, &last_s, &card->layer.tp_s);
-	/* the output belongs to the next block */
-	card->layer_kept_bytes = (int64_t)activations(e).live_bytes - before - card->edge_bytes;
-	MT_TRY(measure_head(e, flight, card, &last_s));
-	MT_TRY(fill_up(e, &filler, &peak));
+	card->layer_kept_bytes = live_bytes(e) - before - card->edge_bytes; /* the output belongs to the next block */
+	MT_TRY(measure_head(b, card, &last_s));
+	before = live_bytes(e); /* with the gradient */
+	b->most_bytes = 0;
 	MT_TRY(mt_layer_backward(e, 0, saved, &flight->gradient));
 	card->layer.backward_s = lap(e, &last_s, &card->layer.tp_s);
-	card->layer_work_bytes = grown(e, &filler, peak);
+	card->layer_work_bytes = b->most_bytes - before;
+	card->block_peak_bytes = peak_bytes(e);
 	MT_TRY(mt_embedding_backward(e, flight));
 	card->embedding.backward_s = lap(e, &last_s, &card->embedding.tp_s);
 	mt_engine_release(e, &flight->tokens);
@@ -130,13 +157,16 @@ static enum mt_status measure(struct mt_engine *e, struct mt_card *card)
 enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms)
 {
-	struct bench bench = {0};
+	struct bench bench = {0}, last = {0};
 	enum mt_status st;
 
 	memset(card, 0, sizeof *card);
-	st = open_bench(&bench, run, ops, comms);
-	if (st == MT_OK)
-		st = measure(bench.engine, card);
+	MT_GOTO(out, open_bench(&bench, run, ops, comms));
+	MT_GOTO(out, measure(&bench, card));
+	MT_GOTO(out, open_bench(&last, run, ops, comms));
+	MT_GOTO(out, measure_last(last.engine, card));
+out:
+	close_bench(&last);
 	close_bench(&bench);
 	return st;
 }

@@ -17,14 +17,21 @@ struct mt_card {
 	struct mt_block_cost embedding, layer, head;
 	int64_t layer_kept_bytes; /* kept by one layer between forward and backward pass, its input included */
 	int64_t layer_work_bytes; /* most that a layer's backward pass needs beyond what is kept and the gradient that came */
-	int64_t head_work_bytes;  /* most that the head needs in both passes beyond its input */
-	int64_t edge_bytes;       /* one activation message between stages */
-	int64_t token_bytes;      /* tokens or targets of a micro-batch */
+	int64_t head_work_bytes;  /* most that the head needs in both passes beyond its input, logits apart */
+	int64_t logits_bytes;
+	/* Of the activation arena when one layer with the head runs through both passes, holes included: as the only stage, and as
+	 * the last of several, whose input is received. */
+	int64_t block_peak_bytes, last_peak_bytes;
+	int64_t edge_bytes;  /* one activation message between stages */
+	int64_t token_bytes; /* tokens or targets of a micro-batch */
 };
 
 /* `run`: the model and the layout; its pp, dp, gbs and layer count do not matter. Runs in this thread. */
 enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms);
+
+/* True when the logits are held in the workspace, not among the activations. */
+bool mt_logits_apart(const struct mt_layout *layout);
 
 /* What a stage does once a step. Units of the backward pass: engine/param.h. */
 struct mt_tail {

@@ -2,6 +2,7 @@
  *
  * Both matrices of words are split over tp by rows (vocabulary-parallel). The loss needs one gather of three numbers a
  * row and rank (maximum, sum of exponentials, target logit) instead of the logits (Shoeybi et al. 2019, section 3). */
+#include "engine/card.h"
 #include "engine/internal.h"
 
 enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *flight)
@@ -108,6 +109,19 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 	return MT_OK;
 }
 
+/* In a pipeline messages on their way lie among the activations when the next micro-batch's logits, the largest tensor of all,
+ * look for the place of the last: so they get one to themselves. Elsewhere backward passes use it too. */
+bool mt_logits_apart(const struct mt_layout *layout)
+{
+	return layout->pp > 1 && mt_layout_microbatches(layout) > 1 && layout->recompute == MT_RECOMPUTE_NONE;
+}
+
+void mt_logits_free(struct mt_engine *e, struct mt_flight *flight)
+{
+	mt_arena_free(e->arenas[e->logits_arena], flight->logits);
+	flight->logits = NULL;
+}
+
 enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch)
 {
 	void *whole;
@@ -116,7 +130,7 @@ enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, in
 	whole = flight->final;
 	if (e->sp)
 		MT_TRY(mt_tp_gather(e, flight->final, &whole, e->model->hidden));
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * e->vocab_count, e->dtype, &flight->logits));
+	MT_TRY(mt_engine_alloc(e, e->logits_arena, e->rows * e->vocab_count, e->dtype, &flight->logits));
 	MT_TRY(mt_linear_forward(e, whole, e->table.head, -1, e->model->hidden, e->vocab_count, flight->logits));
 	if (whole != flight->final)
 		mt_engine_release(e, &whole);
@@ -138,7 +152,7 @@ enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight)
 	MT_TRY(mt_linear_wgrad(e, flight->logits, whole, e->table.head, C, e->vocab_count));
 	if (whole != flight->final)
 		mt_engine_release(e, &whole);
-	mt_engine_release(e, &flight->logits);
+	mt_logits_free(e, flight);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, S * C, e->dtype, &flight->gradient));
 	op.norm = (struct mt_norm){
 		.kind = e->model->norm == MT_MODEL_RMSNORM ? MT_NORM_RMS : MT_NORM_LAYER,

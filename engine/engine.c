@@ -1,4 +1,5 @@
 /* engine: makes one rank of a job, runs its steps, takes it down. */
+#include "engine/card.h"
 #include "engine/internal.h"
 
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static void set_shape(struct mt_engine *e)
 	e->vocab_count = mt_layout_padded_vocab(m, l) / l->tp;
 	e->vocab_first = e->vocab_count * e->at.tp;
 	e->microbatches = mt_layout_microbatches(l);
+	e->logits_arena = mt_logits_apart(l) ? ARENA_WORKSPACE : ARENA_ACTIVATIONS;
 }
 
 static enum mt_status make_arenas(struct mt_engine *e)

@@ -31,7 +31,7 @@ struct mt_flight {
 	void *input;                   /* (S,C) what the stage began with */
 	void *output;                  /* (S,C) of the last local layer; last stage: input of the final norm */
 	void *final, *final_stats;     /* (S,C) and (2,S), last stage */
-	void *logits;                  /* (R,V/tp), after the loss: their gradient */
+	void *logits;                  /* (R,V/tp), after the loss: their gradient; from logits_arena */
 	void *gradient;                /* (S,C) gradient that came from the next stage, or goes to the previous one */
 	struct mt_event *arrived[2];   /* of the input and of the gradient received: both can be on their way at once */
 };
@@ -62,6 +62,7 @@ struct mt_engine {
 	int64_t rows, shard_rows;          /* R, S */
 	int64_t q_cols, kv_cols, ffn_cols; /* local widths: H*D, G*D, F */
 	int64_t vocab_first, vocab_count;
+	int logits_arena;
 	int64_t microbatches, step;
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
@@ -122,6 +123,7 @@ enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *fligh
 enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flight);
 enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch);
 enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight);
+void mt_logits_free(struct mt_engine *e, struct mt_flight *flight); /* NULL is fine */
 
 /* stage.c: a stage's forward and backward pass over one micro-batch */
 enum mt_status mt_stage_forward(struct mt_engine *e, int64_t microbatch);

@@ -72,13 +72,14 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int64_t microbatch)
 /* After a failure: gives back whatever the micro-batch still holds. */
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight)
 {
-	void **all[] = {&flight->tokens, &flight->targets,     &flight->input,  &flight->output,
-			&flight->final,  &flight->final_stats, &flight->logits, &flight->gradient};
+	void **all[] = {&flight->tokens, &flight->targets,     &flight->input,   &flight->output,
+			&flight->final,  &flight->final_stats, &flight->gradient};
 
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])
 			mt_engine_release(e, all[i]);
 	}
+	mt_logits_free(e, flight);
 	for (int64_t layer = 0; layer < e->table.layer_count; layer++)
 		mt_layer_free(e, &flight->layers[layer]);
 	flight->live = false;

@@ -255,12 +255,31 @@ static int64_t round_up(int64_t bytes, int64_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
+/* Kept by all flights and needed by the block at work, the head or the last layer. */
+static int64_t activations(const struct mt_layout *l, const struct stage *s, int64_t flights, int64_t edges)
+{
+	const struct mt_card *card = s->card;
+	int64_t kept = s->layers * card->layer_kept_bytes + (s->first ? card->token_bytes : 0) + (s->last ? card->token_bytes : 0);
+	int64_t head = s->last ? card->head_work_bytes + (mt_logits_apart(l) ? 0 : card->logits_bytes) : 0;
+	int64_t bytes = flights * kept + edges * card->edge_bytes + (head > card->layer_work_bytes ? head : card->layer_work_bytes);
+
+	/* Where the logits leave a hole, what comes after may not fit it. */
+	if (s->last && !mt_logits_apart(l)) {
+		int64_t holes = (s->layers - 1) * card->layer_kept_bytes + (edges - 1) * card->edge_bytes +
+				(s->first ? card->block_peak_bytes : card->last_peak_bytes);
+
+		bytes = holes > bytes ? holes : bytes;
+	}
+	/* Messages on their way break up the space of tensors: measured. */
+	return l->pp > 1 ? bytes + bytes / 20 : bytes;
+}
+
 static void stage_memory(struct mt_stage_prediction *out, const struct mt_layout *l, const struct stage *s, int index,
 			 const struct mt_machine *machine)
 {
 	const struct mt_card *card = s->card;
 	int64_t m = mt_layout_microbatches(l), flights = l->pp - index < m ? l->pp - index : m;
-	int64_t kept = s->layers * card->layer_kept_bytes + (s->first ? card->token_bytes : 0) + (s->last ? card->token_bytes : 0);
+	bool apart = mt_logits_apart(l);
 	int64_t loss_bytes = l->dtype == MT_F64 ? 8 : 4, edges = 0;
 
 	/* On the way: the gradient of the micro-batch before, sent back; the next input, received; the output sent last. */
@@ -269,11 +288,11 @@ static void stage_memory(struct mt_stage_prediction *out, const struct mt_layout
 	out->arena_bytes[0] = s->tail->parameter_bytes;
 	out->arena_bytes[1] = s->tail->gradient_bytes;
 	out->arena_bytes[2] = s->tail->optimizer_bytes;
-	out->arena_bytes[3] =
-		flights * kept + (edges + 1) * card->edge_bytes +
-		(s->last && card->head_work_bytes > card->layer_work_bytes ? card->head_work_bytes : card->layer_work_bytes);
-	out->arena_bytes[4] =
-		MT_ARENA_ALIGN_BYTES + (s->last ? round_up(m * l->mbs * l->seq * loss_bytes, MT_ARENA_ALIGN_BYTES) : 0);
+	out->arena_bytes[3] = activations(l, s, flights, edges + 1);
+	out->arena_bytes[4] = MT_ARENA_ALIGN_BYTES;
+	if (s->last)
+		out->arena_bytes[4] +=
+			round_up(m * l->mbs * l->seq * loss_bytes, MT_ARENA_ALIGN_BYTES) + (apart ? card->logits_bytes : 0);
 	out->peak_bytes = 0;
 	out->resident_bytes = machine->process_bytes;
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {

@@ -185,9 +185,10 @@ static double *gradients_of(const struct mt_run *run, const char *device, double
 	for (int i = 0; i < mt_engine_param_count(b.engine); i++) {
 		double *values = values_of(&b, i, true, &info);
 		int64_t n = info.rows * info.cols;
+		double *grown = realloc(all, (size_t)(*count + n) * sizeof *all);
 
-		all = realloc(all, (size_t)(*count + n) * sizeof *all);
-		assert_non_null(all);
+		assert_non_null(grown);
+		all = grown;
 		memcpy(all + *count, values, (size_t)n * sizeof *all);
 		*count += n;
 		free(values);

@@ -9,7 +9,8 @@
  * MPI and NCCL define it: all_reduce send == recv; all_gather send == recv + rank*count; reduce_scatter recv == send + rank*count.
  * Results are the same bits from run to run for the same group, and the same on every member (all_reduce).
  *
- * Fabrics: self (one rank), mpi (Open MPI, host memory), dry (costs only, any number of ranks, one thread a rank). */
+ * Fabrics: self (one rank), mpi (Open MPI, host memory), dry (costs only, any number of ranks, one thread a rank),
+ * alone (one rank of a world that is not there, for timing its kernels: results of collectives are meaningless). */
 #ifndef MT_COMM_COMM_H
 #define MT_COMM_COMM_H
 
@@ -54,8 +55,8 @@ struct mt_fabric;
 struct mt_group;
 
 struct mt_fabric_config {
-	const char *kind; /* "self", "mpi", "dry" */
-	/* dry: this rank, the world's size, and the shared state of all ranks of this dry run (mt_dry_world_create) */
+	const char *kind; /* "self", "mpi", "dry", "alone" */
+	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create) */
 	int rank, size;
 	struct mt_dry_world *dry_world;
 	struct mt_comm_cost_source cost;

@@ -14,6 +14,7 @@ static const struct mt_fabric_ops *const fabrics[] = {
 	&mt_fabric_mpi,
 #endif
 	&mt_fabric_dry,
+	&mt_fabric_alone,
 	NULL,
 };
 
@@ -24,8 +25,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"dry",
-		NULL,
+		"dry", "alone", NULL,
 	};
 	return kinds;
 }
@@ -51,7 +51,7 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 	if (kind && strcmp(kind, "mpi") == 0)
 		return mt_fail(MT_UNAVAILABLE, "fabric mpi: this build has no MPI, so only one rank can run; install Open MPI "
 					       "(Debian: openmpi-bin libopenmpi-dev) and build again");
-	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi and dry", kind ? kind : "(null)");
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, dry and alone", kind ? kind : "(null)");
 }
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)

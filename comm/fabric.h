@@ -55,7 +55,7 @@ struct mt_group {
 	void *backend; /* owned by group_open and group_close */
 };
 
-extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_mpi, mt_fabric_dry;
+extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_dry;
 
 /* nccl-tests' S of a call. */
 int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size);

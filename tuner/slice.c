@@ -26,9 +26,8 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 		struct mt_layout layout = space->candidates[i].layout;
 		int known = 0;
 
-		layout.dp = mt_layout_world(&layout) / layout.tp;
-		layout.pp = 1;
-		layout.gbs = layout.mbs * layout.dp;
+		layout.dp = layout.pp = 1;
+		layout.gbs = layout.mbs;
 		layout.zero = 0;
 		layout.recompute = MT_RECOMPUTE_NONE;
 		while (known < n && !same_slice(&list[known].run.layout, &layout))
@@ -134,7 +133,8 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
 			    struct mt_profile *profile, double budget_s, int64_t *process_bytes)
 {
-	struct mt_engine_config config = {.run = &slice->run, .device = device, .fabric = fabric};
+	struct mt_fabric_config alone = {.kind = "alone", .size = (int)slice->run.layout.tp};
+	struct mt_engine_config config = {.run = &slice->run, .device = device};
 	struct mt_data_options synthetic = {0};
 	struct mt_dataset *dataset = NULL;
 	struct mt_engine *engine = NULL;
@@ -148,6 +148,8 @@ enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabr
 	for (int i = 0; i < size; i++)
 		ranks[i] = i;
 	MT_GOTO(out, mt_group_create(fabric, "slice", ranks, size, &world));
+	alone.rank = mt_fabric_rank(fabric) % alone.size;
+	MT_GOTO(out, mt_fabric_create(&config.fabric, &alone));
 	MT_GOTO(out, mt_dataset_open(&dataset, &synthetic, slice->run.model.vocab, slice->run.layout.seq, 1));
 	config.dataset = dataset;
 	MT_GOTO(out, mt_engine_create(&engine, &config));
@@ -157,6 +159,7 @@ out:
 	mt_device_set_trace(device, NULL, NULL);
 	mt_engine_destroy(engine);
 	mt_dataset_close(dataset);
+	mt_fabric_destroy(config.fabric);
 	mt_group_destroy(world);
 	free(ranks);
 	return st;

@@ -1,5 +1,6 @@
 /* slice: the short runs that profile a model's layouts: two layers with embedding and head, on all ranks at once, through
- * the engine itself, so that every kernel is timed in its own order with as many ranks busy as will be. Layouts with equal
+ * the engine itself, so that every kernel is timed in its own order with as many ranks busy as will be. Each rank plays one
+ * tensor-parallel rank alone: collectives have curves of their own, and a slow network must not slow this down. Layouts with equal
  * (tp, sp, micro-batch) need the same kernels and share a slice. */
 #ifndef MT_TUNER_SLICE_H
 #define MT_TUNER_SLICE_H

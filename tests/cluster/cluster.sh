@@ -6,15 +6,13 @@
 # a namespace of its own; racks are joined to rack 0 by an uplink. NICs and uplinks are shaped by tc's token bucket.
 # Nothing is added to the machine's own network, and no packet can leave.
 #
-#   cluster.sh up [-n HOSTS] [-r NIC_RATE] [-R RACKS] [-u UPLINK_RATE] [-s SLOTS] [-c CONGESTION_CONTROL] [-m MTU] [-p]
+#   cluster.sh up [-n HOSTS] [-r NIC_RATE] [-R RACKS] [-u UPLINK_RATE] [-s SLOTS] [-c CONGESTION_CONTROL] [-m MTU]
 #   cluster.sh run [MPIRUN_ARGUMENT...]   mpirun, started on the first host (-n, -N, --map-by ...)
 #   cluster.sh exec HOST COMMAND...       a command on a host
 #   cluster.sh rate HOST|all RATE         changes the rate of a NIC; "none" lifts the limit
 #   cluster.sh status                     hosts, their racks, addresses and shaping
 #   cluster.sh down
 #
-# -p gives each rack cores of its own (as far as they go round), so that one rack's work never runs on the other's cores;
-# without it hosts that wait leave their cores to the others, which real hosts do not.
 # Rates as tc writes them: 1gbit, 250mbit. Defaults: 4 hosts, 1 rack, 1gbit NICs, no limit on uplinks, 2 slots a host.
 # Environment: CLUSTER_PREFIX (mts: hosts are mts0, mts1, ...), CLUSTER_DIR (state), CLUSTER_NET (first three numbers of
 # the addresses), BURST and QLAT (of the token bucket), SHARES (of the cpu cgroup that all hosts share).
@@ -31,7 +29,7 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$SELF"; }
 die() { echo "cluster.sh: $*" >&2; exit 1; }
 inside() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
 
-# $STATE/hosts has a line for each host: name, namespace, rack, address; $STATE/cores of a pinned cluster: name, cores.
+# $STATE/hosts has a line for each host: name, namespace, rack, address.
 need_up() { [ -e "$STATE/hosts" ] || die "no cluster is up ($STATE); start one with: cluster.sh up"; }
 
 # shape NAMESPACE DEVICE RATE. The burst holds more than one 64 KiB segment of the sender's offload: with less, tbf cuts
@@ -85,16 +83,6 @@ register() {
 	echo "$4 $1" >>"$STATE/etchosts"
 }
 
-# cores_of RACK RACKS: the cores that this rack may use, of those this process may
-cores_of() {
-	local k=$1 racks=$2 list
-	mapfile -t list < <(taskset -cp $$ | sed 's/.*: //' | tr , '\n' | awk -F- '{ for (i = $1; i <= $NF; i++) print i }')
-	local count=${#list[@]} first=$((k * ${#list[@]} / racks)) last=$(((k + 1) * ${#list[@]} / racks - 1))
-	[ "$last" -ge "$first" ] || last=$first
-	[ "$last" -lt "$count" ] || last=$((count - 1))
-	(IFS=,; echo "${list[*]:first:last-first+1}")
-}
-
 # prepare: the empty tables. A namespace file must be bound below a private mount.
 prepare() {
 	[ -e "$STATE/hosts" ] && die "a cluster is up already ($STATE); end it with: cluster.sh down"
@@ -102,15 +90,14 @@ prepare() {
 	mkdir -p "$STATE/uts"
 	: >"$STATE/hosts"
 	: >"$STATE/hostfile"
-	: >"$STATE/cores"
 	echo "127.0.0.1 localhost" >"$STATE/etchosts"
 	mountpoint -q "$STATE/uts" || mount --bind "$STATE/uts" "$STATE/uts"
 	mount --make-private "$STATE/uts"
 }
 
 up() {
-	local hosts=4 rate=1gbit racks=1 uplink=none congestion=bbr mtu=1500 slots=2 pinned=no option i
-	while getopts n:r:R:u:c:m:s:p option; do
+	local hosts=4 rate=1gbit racks=1 uplink=none congestion=bbr mtu=1500 slots=2 option i
+	while getopts n:r:R:u:c:m:s: option; do
 		case $option in
 		n) hosts=$OPTARG ;;
 		r) rate=$OPTARG ;;
@@ -119,7 +106,6 @@ up() {
 		c) congestion=$OPTARG ;;
 		m) mtu=$OPTARG ;;
 		s) slots=$OPTARG ;;
-		p) pinned=yes ;;
 		*) usage >&2; exit 2 ;;
 		esac
 	done
@@ -130,7 +116,6 @@ up() {
 	done
 	for ((i = 0; i < hosts; i++)); do
 		add_host $i $((i * racks / hosts)) "$mtu" "$rate" "$congestion" "$slots"
-		[ $pinned = no ] || echo "$PREFIX$i $(cores_of $((i * racks / hosts)) "$racks")" >>"$STATE/cores"
 	done
 	echo "up: $hosts hosts, $racks racks, NIC $rate, uplink $uplink, $slots slots a host, $congestion, MTU $mtu"
 	cat "$STATE/hosts"
@@ -138,16 +123,14 @@ up() {
 
 # The host's own /etc/hosts and /tmp are bound in a mount namespace of the command.
 exec_on() {
-	local host=$1 ns cores pin=()
+	local host=$1 ns
 	shift
 	need_up
 	ns=$(awk -v host="$host" '$1 == host { print $2 }' "$STATE/hosts")
 	[ -n "$ns" ] || die "no host $host; there are: $(awk '{ printf "%s ", $1 }' "$STATE/hosts")"
 	# A checkout below /tmp stays visible in the host's own /tmp.
-	cores=$(awk -v host="$host" '$1 == host { print $2 }' "$STATE/cores")
-	[ -z "$cores" ] || pin=(taskset -c "$cores")
 	# shellcheck disable=SC2016 # expanded by that shell
-	exec "${pin[@]}" nsenter --net="/run/netns/$ns" --uts="$STATE/uts/$host" unshare -m \
+	exec nsenter --net="/run/netns/$ns" --uts="$STATE/uts/$host" unshare -m \
 		sh -c 'here=$(pwd); mount --bind "$0" /etc/hosts &&
 			case $2 in /tmp/*) mkdir -p "$1/${2#/tmp/}" && mount --bind "$2" "$1/${2#/tmp/}" ;; esac &&
 			mount --rbind "$1" /tmp && shift 2 && { cd "$here" 2>/dev/null || cd /; } && exec "$@"' \

@@ -85,7 +85,7 @@ struct mt_engine {
 	void *losses;         /* f32 (microbatches * R), last stage */
 	void *numbers;        /* f64 (4): square sum of gradients, sum of losses */
 	int32_t *host_tokens; /* owned: staging of one micro-batch */
-	float *host_losses;   /* owned */
+	void *host_losses;    /* owned: of the gradients' type */
 
 	/* seconds of the running step, by cause */
 	double tp_s, dp_s, pp_s, optimizer_s;

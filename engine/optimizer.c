@@ -27,12 +27,12 @@ static void *offset_of(void *base, int64_t elements, enum mt_dtype dtype)
 	return base ? (void *)((uintptr_t)base + (uintptr_t)elements * mt_dtype_bytes(dtype)) : NULL;
 }
 
-static double sum_losses(const struct mt_engine *e, const float *losses)
+static double sum_losses(const struct mt_engine *e, const void *losses)
 {
 	double sum = 0;
 
 	for (int64_t i = 0; i < e->microbatches * e->rows; i++)
-		sum += e->dtype == MT_F64 ? ((const double *)(const void *)losses)[i] : (double)losses[i];
+		sum += e->dtype == MT_F64 ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
 	return sum;
 }
 

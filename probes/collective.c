@@ -344,7 +344,7 @@ enum mt_status mt_probe_collectives(struct mt_probe *probe, double share_s)
 	for (int size = 2; size <= probe->size; size++)
 		for (int stride = 1; size * stride <= probe->size; stride++)
 			groups += probe->size % (size * stride) == 0;
-	probe->machine->curves = calloc((size_t)groups * SWEEPS, sizeof *probe->machine->curves);
+	probe->machine->curves = calloc((size_t)groups * SWEEPS + 1, sizeof *probe->machine->curves);
 	st = probe->machine->curves ? open_bench(&b) : mt_fail(MT_NOMEM, "probe: no memory for %d curves", groups * SWEEPS);
 	MT_GOTO(out, mt_probe_agree(probe, st));
 	for (b.size = 2; b.size <= probe->size; b.size++) {

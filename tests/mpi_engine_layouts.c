@@ -110,7 +110,7 @@ static void run_layout(struct counts *counts, const struct mt_run *run, struct m
 		st = train(run, sub, "cpu", again);
 	mt_fabric_destroy(sub);
 	ok = st == MT_OK && close_enough(losses, expected, (enum mt_dtype)run->layout.dtype, why);
-	if (ok && twice && memcmp(losses, again, sizeof losses)) {
+	if (ok && twice && memcmp((const char *)losses, (const char *)again, sizeof losses) != 0) {
 		ok = false;
 		snprintf(why, sizeof why, "the second run of the same layout differs in its bits");
 	}

@@ -18,9 +18,8 @@
 /* A directory of each test's own, removed with what is in it. */
 static int make_directory(void **state)
 {
-	char *path = strdup("/tmp/mt-test-file-XXXXXX");
-	*state = mkdtemp(path);
-	return *state ? 0 : -1;
+	*state = strdup("/tmp/mt-test-file-XXXXXX");
+	return *state && mkdtemp(*state) ? 0 : -1;
 }
 
 static int count_files(const char *directory, bool remove_them)

@@ -211,7 +211,7 @@ static void check_recompute(const struct tiny_model *model, enum mt_dtype dtype,
 	if (loss[0] != loss[1])
 		fail_msg("%s %s: loss %.17g, with recompute %.17g", model->name, mt_dtype_name(dtype), loss[0], loss[1]);
 	for (int64_t i = 0; i < count[0]; i++) {
-		if (memcmp(&gradients[0][i], &gradients[1][i], sizeof(double)))
+		if (memcmp((const char *)&gradients[0][i], (const char *)&gradients[1][i], sizeof(double)) != 0)
 			fail_msg("%s %s: gradient %lld is %.17g, with recompute %.17g", model->name, mt_dtype_name(dtype),
 				 (long long)i, gradients[0][i], gradients[1][i]);
 	}

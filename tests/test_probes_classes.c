@@ -193,17 +193,19 @@ static void pattern_sums_are_exact_in_bf16(void **state)
 
 static struct mt_machine fingerprinted(int hosts, const char *cpu, const char *kernel, const char *libraries)
 {
-	struct mt_machine m = {.host_count = hosts, .hosts = calloc((size_t)hosts, sizeof *m.hosts), .device = "cpu"};
+	struct mt_machine_host *list = calloc((size_t)hosts, sizeof *list);
+	struct mt_machine m = {.host_count = hosts, .hosts = list, .device = "cpu"};
+	assert_non_null(list);
 	strcpy(m.libraries, libraries);
 	for (int h = 0; h < hosts; h++) {
-		struct mt_machine_host *host = &m.hosts[h];
+		struct mt_machine_host *host = &list[h];
 		*host = (struct mt_machine_host){.ranks = 1, .cores = 2, .threads_per_core = 1, .memory_bytes = 25276116992};
 		strcpy(host->cpu, cpu);
 		strcpy(host->isa, "avx512");
 		strcpy(host->kernel, kernel);
 	}
 	mt_probe_fingerprint(&m);
-	free(m.hosts);
+	free(list);
 	m.hosts = NULL;
 	return m;
 }

@@ -221,7 +221,7 @@ static void finish(struct stage *s, bool overlap_steals)
 static void sum_up(struct mt_candidate *c, const struct stage *stages, bool overlap_steals)
 {
 	double m = (double)mt_layout_microbatches(&c->layout), bubble;
-	const struct stage *pace = NULL;
+	const struct stage *pace = stages;
 	double most = -1;
 
 	c->step_s = 0;

@@ -257,7 +257,7 @@ static json_t *stream_json(const struct mt_span *spans, int count, const char *s
 	for (int i = 0; i < count; i++) {
 		const struct mt_span *span = &spans[i];
 
-		if (strcmp(span->stream, stream))
+		if (strcmp(span->stream, stream) != 0)
 			continue;
 		if (open && !strcmp(open->name, span->name) && span->start_s - end_s < least_gap_s) {
 			set_number(last, "end_s", end_s = span->end_s);

@@ -124,9 +124,8 @@ static dnnl_status_t block_widened(const struct cpu_device *cpu, const struct cp
 static enum mt_status run_blocks(struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid)
 {
 	const int64_t row_blocks = cpu_blocks(p->m, grid->rows), blocks = row_blocks * cpu_blocks(p->n, grid->cols);
-	const int team = (int)cpu_least(cpu->threads, blocks);
 	dnnl_status_t failure = dnnl_success;
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads((int)cpu_least(cpu->threads, blocks))
 	{
 		omp_set_num_threads(1); /* of this thread, until the region ends: oneDNN stays on it */
 #pragma omp for schedule(dynamic, 1)

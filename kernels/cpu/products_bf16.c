@@ -285,11 +285,10 @@ static dnnl_status_t run_block(const struct cpu_device *cpu, const struct cpu_pr
 enum mt_status mt_cpu_product_bf16(struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid)
 {
 	const int64_t row_blocks = cpu_blocks(p->m, grid->rows), blocks = row_blocks * cpu_blocks(p->n, grid->cols);
-	const int team = (int)cpu_least(cpu->threads, blocks);
 	struct plan plan;
 	dnnl_status_t failure = dnnl_success;
 	MT_TRY(prepare(cpu, p, grid, &plan));
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads((int)cpu_least(cpu->threads, blocks))
 	{
 		omp_set_num_threads(1);
 #pragma omp for schedule(dynamic, 1)

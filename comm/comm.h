@@ -56,7 +56,8 @@ struct mt_group;
 
 struct mt_fabric_config {
 	const char *kind; /* "self", "mpi", "dry", "alone" */
-	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create) */
+	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create)
+	 */
 	int rank, size;
 	struct mt_dry_world *dry_world;
 	struct mt_comm_cost_source cost;

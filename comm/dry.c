@@ -210,8 +210,8 @@ static void drop_receive(struct mt_deferred *deferred)
 	free(deferred);
 }
 
-static enum mt_status finish_receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
-				     double seconds, double *end_s)
+static enum mt_status finish_receive(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call,
+				     double start_s, double seconds, double *end_s)
 {
 	struct dry *dry = group->fabric->backend;
 	int peer = group->ranks[call->peer];

@@ -13,9 +13,7 @@ static const struct mt_fabric_ops *const fabrics[] = {
 #ifdef MT_HAVE_MPI
 	&mt_fabric_mpi,
 #endif
-	&mt_fabric_dry,
-	&mt_fabric_alone,
-	NULL,
+	&mt_fabric_dry,  &mt_fabric_alone, NULL,
 };
 
 const char *const *mt_fabric_kinds(void)
@@ -25,7 +23,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"dry", "alone", NULL,
+		"dry",  "alone", NULL,
 	};
 	return kinds;
 }

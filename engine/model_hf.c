@@ -125,7 +125,8 @@ static enum mt_status read_llama_like(const struct reader *r, int64_t kv_heads)
 	MT_TRY(check_activation(r, "hidden_act", activations));
 	const json_t *scaling = json_object_get(r->config, "rope_scaling");
 	if (scaling && !json_is_null(scaling))
-		mt_warn("%s: rope_scaling is not applied; shapes and costs are the same, the rotation of long sequences is not", r->path);
+		mt_warn("%s: rope_scaling is not applied; shapes and costs are the same, the rotation of long sequences is not",
+			r->path);
 	return MT_OK;
 }
 
@@ -144,8 +145,10 @@ static enum mt_status read_mistral(const struct reader *r)
 	/* the class' default is a window of 4096; null turns it off */
 	MT_TRY(read_int(r, "sliding_window", json_object_get(r->config, "sliding_window") ? 0 : 4096, &window));
 	if (window > 0 && window < r->model->seq)
-		return mt_fail(MT_INPUT, "%s: sliding_window %lld is not supported: set it to null, or max_position_embeddings to at most %lld",
-			       r->path, (long long)window, (long long)window);
+		return mt_fail(
+			MT_INPUT,
+			"%s: sliding_window %lld is not supported: set it to null, or max_position_embeddings to at most %lld",
+			r->path, (long long)window, (long long)window);
 	return MT_OK;
 }
 

@@ -8,7 +8,7 @@
 #include <jansson.h>
 
 struct mt_span {
-	char name[24];	 /* "linear", "all_reduce dp" */
+	char name[24]; /* "linear", "all_reduce dp" */
 	char stream[16];
 	bool collective;
 	double start_s, end_s; /* of the device's clock, from the start of the trace */

@@ -19,7 +19,7 @@ struct trainer {
 	struct mt_engine *engine;
 	struct mt_group *world;
 	struct mt_trace *trace;
-	FILE *log; /* rank 0 */
+	FILE *log;          /* rank 0 */
 	double *samples[6]; /* owned: step, compute, tp, dp, pp, optimizer seconds of the timed steps */
 	double model_flops, tokens, start_s;
 	bool leader;
@@ -217,7 +217,8 @@ static enum mt_status summarize(struct trainer *t)
 enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_trainer_config *config)
 {
 	const struct mt_layout *l = &config->run->layout;
-	struct trainer t = {.config = config, .run = config->run, .summary = summary, .leader = mt_fabric_rank(config->fabric) == 0};
+	struct trainer t = {
+		.config = config, .run = config->run, .summary = summary, .leader = mt_fabric_rank(config->fabric) == 0};
 	bool stop = false;
 	enum mt_status st;
 

@@ -13,20 +13,20 @@ struct mt_step_report {
 
 struct mt_stage_memory {
 	size_t arena_bytes[MT_ENGINE_ARENAS]; /* peaks, the largest over the ranks of the stage */
-	size_t peak_bytes;		      /* their sum, the largest over the ranks */
-	size_t resident_bytes;		      /* VmHWM, the largest over the ranks */
+	size_t peak_bytes;                    /* their sum, the largest over the ranks */
+	size_t resident_bytes;                /* VmHWM, the largest over the ranks */
 };
 
 struct mt_train_summary {
 	int64_t steps, timed_steps; /* the first `warmup` steps are not timed */
-	double median_step_s;	    /* of the slowest rank, step by step */
+	double median_step_s;       /* of the slowest rank, step by step */
 	struct mt_interval step_s;  /* 90% of the median */
 	double tokens_per_s, tflops_per_device, mfu_frac, peak_tflops;
 	double first_loss, last_loss;
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s; /* medians, rank 0 */
 	int stages;
 	struct mt_stage_memory *stage; /* owned */
-	bool interrupted;	       /* stopped by a signal or the deadline, after a whole step */
+	bool interrupted;              /* stopped by a signal or the deadline, after a whole step */
 };
 
 struct mt_trainer_config {

@@ -25,12 +25,12 @@ struct mt_event;
 
 /* One timed piece of work, on any device: a kernel (op set) or a collective (op NULL). Times are of the device's clock. */
 struct mt_trace_event {
-	const char *name;	     /* static or owned by the traced object: "linear", "all_reduce" */
+	const char *name;            /* static or owned by the traced object: "linear", "all_reduce" */
 	const struct mt_op_key *key; /* kernels: valid during the call only; collectives: NULL */
-	const char *group;	     /* collectives: "tp", "dp", "pp"; kernels: NULL */
+	const char *group;           /* collectives: "tp", "dp", "pp"; kernels: NULL */
 	int group_size;
-	int64_t bytes;		     /* collectives: bytes of the nccl-tests definition */
-	const char *stream;	     /* the stream's name */
+	int64_t bytes;      /* collectives: bytes of the nccl-tests definition */
+	const char *stream; /* the stream's name */
 	double start_s, end_s;
 };
 /* Called for each piece of work when it is known to be over; from the device's thread or the fabric's progress thread. */
@@ -43,20 +43,20 @@ struct mt_cost_source {
 };
 
 struct mt_device_config {
-	const char *kind;	    /* "cpu", "reference", "dry" */
-	int threads;		    /* host devices: OpenMP threads of this rank, 0: all this process may use */
+	const char *kind;           /* "cpu", "reference", "dry" */
+	int threads;                /* host devices: OpenMP threads of this rank, 0: all this process may use */
 	struct mt_cost_source cost; /* dry only */
 };
 
 struct mt_device_info {
-	const char *kind;	/* as in the config */
-	char name[64];		/* "Intel(R) Xeon(R) Processor", ... */
-	char isa[32];		/* code path chosen at run time: "avx512", "avx2", "baseline"; "" elsewhere */
-	char libraries[128];	/* "oneDNN 2.6.3" */
+	const char *kind;    /* as in the config */
+	char name[64];       /* "Intel(R) Xeon(R) Processor", ... */
+	char isa[32];        /* code path chosen at run time: "avx512", "avx2", "baseline"; "" elsewhere */
+	char libraries[128]; /* "oneDNN 2.6.3" */
 	int threads;
-	bool bf16_native;	/* bf16 products run faster than f32 */
-	bool executes;		/* false: dry, nothing is computed */
-	bool real_time;		/* false: dry, the clock is virtual */
+	bool bf16_native; /* bf16 products run faster than f32 */
+	bool executes;    /* false: dry, nothing is computed */
+	bool real_time;   /* false: dry, the clock is virtual */
 };
 
 /* The functions of a backend, in this order in every backend; NULL means unsupported. */
@@ -75,10 +75,10 @@ struct mt_device_ops {
 struct mt_device {
 	const struct mt_device_ops *ops;
 	struct mt_device_info info;
-	mt_trace_sink trace;  /* NULL: off */
+	mt_trace_sink trace; /* NULL: off */
 	void *trace_context;
 	double virtual_start_s; /* dry: 0, then the latest time the host has waited for; nothing starts before it */
-	void *backend;	      /* owned by the backend */
+	void *backend;          /* owned by the backend */
 };
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config);
@@ -112,9 +112,9 @@ struct mt_stream {
 	struct mt_device *device;
 	enum mt_stream_kind kind;
 	char name[16];
-	double clock_s; /* dry: when everything enqueued so far is over */
+	double clock_s;               /* dry: when everything enqueued so far is over */
 	struct mt_deferred *deferred; /* dry: in order, owned */
-	double settled_s;	      /* dry: end of the last deferred work that was settled */
+	double settled_s;             /* dry: end of the last deferred work that was settled */
 	/* host devices: tickets of asynchronous work, issued by the device's thread, completed by the fabric's */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -128,7 +128,8 @@ enum mt_status mt_stream_create(struct mt_device *device, enum mt_stream_kind ki
 void mt_stream_destroy(struct mt_stream *stream);
 /* The host waits until everything enqueued on the stream is over. */
 enum mt_status mt_stream_synchronize(struct mt_stream *stream);
-/* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on dry. */
+/* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on dry.
+ */
 double mt_stream_now_s(struct mt_stream *stream);
 
 /* For fabrics on host devices: announces asynchronous work on a stream (ticket 1, 2, ...), and its end. Work of a stream
@@ -153,7 +154,8 @@ struct mt_event {
 enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event);
 void mt_event_destroy(struct mt_event *event);
 enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream);
-/* Later work on `stream` starts after the event. On host devices this blocks the caller until asynchronous work before the event is over. */
+/* Later work on `stream` starts after the event. On host devices this blocks the caller until asynchronous work before the event is
+ * over. */
 enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event);
 
 #endif

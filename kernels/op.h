@@ -18,9 +18,9 @@
 #include <stdint.h>
 
 enum mt_op_kind {
-	MT_OP_LINEAR,	     /* forward product */
-	MT_OP_LINEAR_DGRAD,  /* gradient of its input */
-	MT_OP_LINEAR_WGRAD,  /* gradient of its weight, accumulated */
+	MT_OP_LINEAR,       /* forward product */
+	MT_OP_LINEAR_DGRAD, /* gradient of its input */
+	MT_OP_LINEAR_WGRAD, /* gradient of its weight, accumulated */
 	MT_OP_ATTENTION,
 	MT_OP_ATTENTION_BWD,
 	MT_OP_NORM,
@@ -70,12 +70,11 @@ struct mt_attention {
 enum mt_norm_kind { MT_NORM_LAYER, MT_NORM_RMS };
 
 /* Norm over the columns, with the residual addition before it:
- *   s = x + x_bias + residual   (x_bias(C) and residual(R,C) may be NULL), written to sum(R,C) unless NULL; sum may alias residual or x
- *   layer: y = (s - mean) * rstd * gain + bias;   rms: y = s * rstd * gain, rstd = 1/sqrt(mean(s^2) + eps)
- * mean(R), rstd(R) f32 are kept for backward (mean unused for rms). gain(C), bias(C) in dtype; bias NULL for rms.
- * Statistics are of s as stored in dtype.
- * NORM_BWD: dx(R,C) = gradient through the norm + dresidual(R,C) (NULL: 0; may alias dx); dgain(C) f32 +=, dbias(C) f32 += (NULL for rms);
- * s is read from `sum`. Ba 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467. */
+ *   s = x + x_bias + residual   (x_bias(C) and residual(R,C) may be NULL), written to sum(R,C) unless NULL; sum may alias residual
+ * or x layer: y = (s - mean) * rstd * gain + bias;   rms: y = s * rstd * gain, rstd = 1/sqrt(mean(s^2) + eps) mean(R), rstd(R) f32
+ * are kept for backward (mean unused for rms). gain(C), bias(C) in dtype; bias NULL for rms. Statistics are of s as stored in
+ * dtype. NORM_BWD: dx(R,C) = gradient through the norm + dresidual(R,C) (NULL: 0; may alias dx); dgain(C) f32 +=, dbias(C) f32 +=
+ * (NULL for rms); s is read from `sum`. Ba 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467. */
 struct mt_norm {
 	enum mt_norm_kind kind;
 	int64_t rows, cols;
@@ -143,7 +142,7 @@ struct mt_loss {
 	int64_t rows, cols, first, vocab, parts;
 	void *logits;
 	const void *targets; /* i32 (R), global words */
-	void *stats;	     /* f32 */
+	void *stats;         /* f32 */
 	const void *all_stats;
 	void *loss; /* f32 */
 	double grad_scale;
@@ -182,15 +181,15 @@ struct mt_op {
 	enum mt_op_kind kind;
 	enum mt_dtype dtype;
 	union {
-		struct mt_linear linear;	 /* LINEAR, LINEAR_DGRAD, LINEAR_WGRAD */
-		struct mt_attention attention;	 /* ATTENTION, ATTENTION_BWD */
-		struct mt_norm norm;		 /* NORM, NORM_BWD */
+		struct mt_linear linear;         /* LINEAR, LINEAR_DGRAD, LINEAR_WGRAD */
+		struct mt_attention attention;   /* ATTENTION, ATTENTION_BWD */
+		struct mt_norm norm;             /* NORM, NORM_BWD */
 		struct mt_activation activation; /* ACTIVATION, ACTIVATION_BWD */
 		struct mt_rope rope;
 		struct mt_embedding embedding; /* EMBEDDING, EMBEDDING_BWD */
-		struct mt_add add;	       /* ADD, BIAS_GRAD */
-		struct mt_loss loss;	       /* LOSS_STATS, LOSS */
-		struct mt_move move;	       /* CAST, FILL, COPY */
+		struct mt_add add;             /* ADD, BIAS_GRAD */
+		struct mt_loss loss;           /* LOSS_STATS, LOSS */
+		struct mt_move move;           /* CAST, FILL, COPY */
 		struct mt_sumsq sumsq;
 		struct mt_adamw adamw;
 	};

@@ -33,8 +33,8 @@ static enum mt_status sample(struct mt_device *device, struct mt_stream *stream,
 	return MT_OK;
 }
 
-enum mt_status mt_device_product_rate(struct mt_device *device, enum mt_dtype dtype, int64_t size, double budget_s, double *flops_per_s,
-				      double *spread)
+enum mt_status mt_device_product_rate(struct mt_device *device, enum mt_dtype dtype, int64_t size, double budget_s,
+				      double *flops_per_s, double *spread)
 {
 	struct mt_stream *stream = NULL;
 	struct mt_arena *arena = NULL;

@@ -48,8 +48,8 @@ static void blame(struct row *row, enum state state, const char *leaves_out, con
 
 static void check_cpu(struct row *row, const struct mt_machine_host *host)
 {
-	say(row, "%s; sockets %d, NUMA nodes %d, cores %d, threads a core %d", host->cpu, host->sockets, host->numa_nodes, host->cores,
-	    host->threads_per_core);
+	say(row, "%s; sockets %d, NUMA nodes %d, cores %d, threads a core %d", host->cpu, host->sockets, host->numa_nodes,
+	    host->cores, host->threads_per_core);
 }
 
 static void check_isa(struct row *row, const struct mt_machine_host *host)

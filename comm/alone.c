@@ -1,6 +1,7 @@
-/* alone: one rank of a larger world that is not there. Collectives move what this rank has and leave the rest as it is, so
- * values are meaningless but shapes, buffers and kernels are those of the layout: for timing a rank's kernels without
- * waiting for a network. */
+/* alone: one rank of a larger world that is not there. Collectives put what this rank has in every other rank's place, so
+ * values are meaningless but finite, and shapes, buffers and kernels are those of the layout: for timing a rank's kernels
+ * without waiting for a network. (A gather that left the other parts as they were would bring NaN out of fresh memory, and a
+ * step whose gradients are not finite skips its optimizer.) */
 #include "comm/fabric.h"
 
 #include <stdio.h>
@@ -18,7 +19,15 @@ static enum mt_status alone_open(struct mt_fabric *fabric, const struct mt_fabri
 	return mt_fabric_one_host(fabric);
 }
 
-/* This rank's part to where it belongs; the other parts of the result are whatever the buffer held. */
+/* Copies this rank's part of `recv` to all other parts. */
+static void spread(const struct mt_group *group, char *recv, size_t bytes)
+{
+	for (int r = 0; r < group->size; r++) {
+		if (r != group->rank)
+			memcpy(recv + (size_t)r * bytes, recv + (size_t)group->rank * bytes, bytes);
+	}
+}
+
 static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	size_t bytes = (size_t)call->count * mt_dtype_bytes(call->dtype), mine = bytes * (size_t)group->rank;
@@ -33,9 +42,11 @@ static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream
 		break;
 	case MT_COMM_ALL_GATHER:
 		memmove((char *)call->recv + mine, call->send, bytes);
+		spread(group, call->recv, bytes);
 		break;
 	case MT_COMM_ALL_TO_ALL:
 		memcpy((char *)call->recv + mine, (const char *)call->send + mine, bytes);
+		spread(group, call->recv, bytes);
 		break;
 	default: /* a message or a broadcast leaves the buffer as it is */
 		break;

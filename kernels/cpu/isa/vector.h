@@ -93,7 +93,7 @@ INLINE float exp_nonpositive(float x)
 	p = p * r + 1.6666665459e-1f;
 	p = p * r + 5.0000001201e-1f;
 	p = p * r * r + r + 1.0f;
-	int32_t bits = ((int32_t)n + 127) * (1 << 23);
+	uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23; /* unsigned: NaN becomes any number, and p is NaN */
 	float scale;
 	memcpy(&scale, &bits, sizeof scale);
 	return p * scale;

@@ -35,6 +35,7 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 		if (known < n)
 			continue;
 		mt_run_default(&list[n].run);
+		mt_run_free(&list[n].run); /* its strings: a slice has its device, and no files */
 		list[n].run.model = *model;
 		if (model->layers > SLICE_LAYERS)
 			list[n].run.model.layers = SLICE_LAYERS;

@@ -4,6 +4,7 @@
 #   make deps       install what is missing              make lint      static checks    make layers   the include rules
 #   make install PREFIX=/usr/local DESTDIR=              make clean
 # Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  MPI=no HWLOC=no  V=1
+#          CUDA=no  CUDA_HOME=/usr/local/cuda  NVCC_ARCHS="80 90a 100 120"
 ifneq ($(V),1)
 Q := @
 endif
@@ -27,6 +28,14 @@ HWLOC_CFLAGS := -DMT_HAVE_HWLOC
 HWLOC_LIBS   := -lhwloc
 endif
 GNUPLOT_FOUND := $(shell command -v gnuplot 2>/dev/null)
+# CUDA is never linked into the program: what uses it is a plugin, build/megatune-NAME.so, loaded at run time.
+NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
+NVCC_FOUND := $(if $(filter no,$(CUDA)),,$(shell command -v "$(NVCC)" 2>/dev/null))
+ifneq ($(NVCC_FOUND),)
+CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC_FOUND)))..)
+CUDA_INCLUDES := $(wildcard $(CUDA_HOME)/include $(CUDA_HOME)/extras/CUPTI/include)
+endif
+NVCC_ARCHS ?= 80 90a 100 120
 
 WARN   := -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wno-unused-parameter
 OPT    := -O2
@@ -47,7 +56,9 @@ ALL_CFLAGS = -std=gnu11 $(OPT) $(CFLAGS) $(WARN) $(EXTRA) -fopenmp -fno-math-err
 LIBS = -ldnnl -lyaml -ljansson -lsqlite3 $(HWLOC_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
 LDFLAGS_ALL = $(LDFLAGS) $(EXTRA) -rdynamic
 
-SRC := $(filter-out tuner/main.c,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)))
+# Sources of plugins are no part of the program.
+PLUGIN_SRC := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu kernels/cuda/*/*.c comm/nccl*.c profiles/cupti*.c)
+SRC := $(filter-out tuner/main.c $(PLUGIN_SRC),$(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)))
 OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
 # Vectorised kernels: each file of kernels/cpu/isa is compiled once an instruction set, chosen at run time.
 ISA_SRC := $(wildcard kernels/cpu/isa/*.c)
@@ -70,14 +81,35 @@ endif
 UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
 
+# Plugins: name, header that must be there, sources, libraries. One without sources or without its header is left out.
+NVCC_GENCODE := $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
+NVCC_FLAGS := -std=c++17 -O3 -t 2 -Werror all-warnings -I. $(NVCC_GENCODE) \
+	-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
+PLUGIN_CFLAGS := -fPIC -fvisibility=hidden $(CUDA_INCLUDES:%=-isystem %)
+PLUGIN_LIBS := -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -L$(CUDA_HOME)/extras/CUPTI/lib64
+
+define plugin_rule
+PLUGINS += $(BUILD)/megatune-$(1).so
+$(BUILD)/megatune-$(1).so: $(3:%=$(BUILD)/obj/%.pic.o)
+	$$(Q)echo "link     $$@"; $(CXX) -shared $(LDFLAGS) $(EXTRA) -Wl,--exclude-libs,ALL -o $$@ $$^ $(PLUGIN_LIBS) $(4) \
+		-lcudart_static -ldl -lrt -lpthread
+endef
+plugin_header = $(wildcard $(addsuffix /$(1),$(CUDA_INCLUDES) /usr/include /usr/local/include))
+plugin = $(if $(and $(NVCC_FOUND),$(strip $(3)),$(call plugin_header,$(2))),$(eval $(plugin_rule)))
+$(call plugin,cuda,cublasLt.h,$(wildcard kernels/cuda/*.c kernels/cuda/*.cu),-lcublasLt)
+$(call plugin,cudnn,cudnn.h,$(wildcard kernels/cuda/cudnn/*.c),-lcudnn)
+$(call plugin,nccl,nccl.h,$(wildcard comm/nccl*.c),-lnccl)
+$(call plugin,cupti,cupti.h,$(wildcard profiles/cupti*.c),-lcupti)
+
 # Objects of tests are kept, not removed as intermediate files.
 .SECONDARY:
 .PHONY: all deps tune test check bench lint layers install uninstall clean found
-all: found $(PROGRAM)
+all: found $(PROGRAM) $(PLUGINS)
 
 found:
 	@echo "mpi      $(if $(MPICC),found ($(MPICC)),absent: no run over more than one rank)"
 	@echo "hwloc    $(if $(HWLOC_FOUND),found,absent: sockets, NUMA and caches are read from /sys only)"
+	@echo "cuda     $(if $(NVCC_FOUND),found ($(CUDA_HOME), sm_$(NVCC_ARCHS)): $(if $(PLUGINS),$(PLUGINS),no plugins),absent: no NVIDIA GPUs)"
 	@echo "gnuplot  $(if $(GNUPLOT_FOUND),found ($(GNUPLOT_FOUND)),absent: reports have tables in place of figures)"
 
 # Rebuild when the flags change.
@@ -89,6 +121,17 @@ FORCE:
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)echo "cc       $<"; $(CC) $(ALL_CFLAGS) -c $< -o $@
+
+# Of plugins. They have flags of their own, so that a change of architecture does not build the program anew.
+$(BUILD)/flags-cuda: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(NVCC) $(NVCC_FLAGS) $(PLUGIN_CFLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCC_FLAGS) $(PLUGIN_CFLAGS)' > $@
+$(BUILD)/obj/%.c.pic.o: %.c $(BUILD)/flags $(BUILD)/flags-cuda
+	@mkdir -p $(@D)
+	$(Q)echo "cc       $< (plugin)"; $(CC) $(ALL_CFLAGS) $(PLUGIN_CFLAGS) -c $< -o $@
+$(BUILD)/obj/%.cu.pic.o: %.cu $(BUILD)/flags-cuda
+	@mkdir -p $(@D)
+	$(Q)echo "nvcc     $<"; $(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 define isa_rule
 $(BUILD)/obj/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c $(BUILD)/flags
@@ -131,7 +174,7 @@ tune: deps
 test: deps
 	@$(MAKE) --no-print-directory check
 
-check: $(PROGRAM) $(UNIT_TESTS) $(MPI_TESTS)
+check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS)
 	BUILD=$(BUILD) tests/run.sh $(TESTS)
 
 bench: $(PROGRAM) $(BUILD)/tests/bench_kernels
@@ -144,14 +187,15 @@ lint:
 layers:
 	tests/layers.sh
 
-install: $(PROGRAM)
+install: $(PROGRAM) $(PLUGINS)
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/megatune
+	$(if $(PLUGINS),install -d $(DESTDIR)$(PREFIX)/lib/megatune && install -m 755 $(PLUGINS) $(DESTDIR)$(PREFIX)/lib/megatune/)
 	install -d $(DESTDIR)$(PREFIX)/share/megatune/models
 	install -m 644 examples/models/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/models/
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/megatune
-	rm -rf $(DESTDIR)$(PREFIX)/share/megatune
+	rm -rf $(DESTDIR)$(PREFIX)/share/megatune $(DESTDIR)$(PREFIX)/lib/megatune
 
 clean:
 	rm -rf $(BUILD)

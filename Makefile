@@ -78,7 +78,15 @@ ifeq ($(SANITIZE),1)
 SANITIZE_OBJ := $(BUILD)/obj/tests/sanitizers/nodlclose.o
 endif
 
-UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+# CUDA kernels compiled for the processor, for tests/test_cuda_host_*: g++ and an emulator in place of nvcc and a GPU.
+CXX_FOUND := $(shell command -v $(CXX) 2>/dev/null)
+CUDA_HOST_SRC := $(wildcard kernels/cuda/*.cu tests/cuda_host/*.cu tests/cuda_host/*.cpp)
+CUDA_HOST_OBJ := $(CUDA_HOST_SRC:%=$(BUILD)/obj/%.host.o)
+CUDA_HOST_FLAGS = -std=gnu++17 $(subst -Og,-O1,$(OPT)) -g $(EXTRA) $(if $(EXTRA),-fno-sanitize=vptr) -Wall -Wextra -Wno-unused-parameter \
+	-Wno-unknown-pragmas $(filter -Werror,$(WARN)) -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-strict-aliasing \
+	-Itests/cuda_host/include -I. -MMD -MP
+
+UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out $(if $(CXX_FOUND),,tests/test_cuda_host_%),$(wildcard tests/test_*.c)))
 MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
 
 # Plugins: name, header that must be there, sources, libraries. One without sources or without its header is left out.
@@ -151,11 +159,19 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
+$(BUILD)/obj/%.host.o: % $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(Q)echo "c++      $<"; $(CXX) $(CUDA_HOST_FLAGS) -x c++ -include tests/cuda_host/cuda_host.h -c $< -o $@
+
+$(BUILD)/tests/test_cuda_host_%: $(BUILD)/obj/tests/test_cuda_host_%.o $(CUDA_HOST_OBJ) $(SANITIZE_OBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
 # What the build, the program and the tests use; installed only where something is missing.
 DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libyaml-dev bats \
-	iproute2
+	iproute2 g++
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 deps:
 	@missing=""; for p in $(DEPS); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

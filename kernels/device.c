@@ -67,6 +67,11 @@ void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *con
 	device->trace_context = context;
 }
 
+void mt_device_set_observer(struct mt_device *device, const struct mt_device_observer *observer)
+{
+	device->observer = observer ? *observer : (struct mt_device_observer){0};
+}
+
 static enum mt_status unsupported(const struct mt_device *device, const char *what)
 {
 	return mt_fail(MT_UNAVAILABLE, "the %s device has no %s", device->info.kind, what);
@@ -96,9 +101,12 @@ enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *str
 		return unsupported(device, "operations");
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
-	if (device->trace)
-		return enqueue_traced(device, stream, op);
-	return device->ops->enqueue(device, stream, op);
+	if (device->observer.begin)
+		device->observer.begin(device->observer.context, op, stream);
+	enum mt_status st = device->trace ? enqueue_traced(device, stream, op) : device->ops->enqueue(device, stream, op);
+	if (device->observer.begin)
+		device->observer.end(device->observer.context);
+	return st;
 }
 
 enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)

@@ -36,6 +36,15 @@ struct mt_trace_event {
 /* Called for each piece of work when it is known to be over; from the device's thread or the fabric's progress thread. */
 typedef void (*mt_trace_sink)(void *context, const struct mt_trace_event *event);
 
+/* Told around each operation that is enqueued, on the enqueuing thread: so whoever reads a device's own records (CUPTI)
+ * can mark what happens between the two as the operation's. A device that is observed launches each operation by itself:
+ * nothing is captured in graphs, which have no record of what asked for what. */
+struct mt_device_observer {
+	void (*begin)(void *context, const struct mt_op *op, const struct mt_stream *stream);
+	void (*end)(void *context);
+	void *context;
+};
+
 /* Where the dry device gets times from. Returns seconds; `key` was never seen: the source decides (model, default). */
 struct mt_cost_source {
 	double (*op_s)(void *context, const struct mt_op_key *key);
@@ -77,8 +86,9 @@ struct mt_device {
 	struct mt_device_info info;
 	mt_trace_sink trace; /* NULL: off */
 	void *trace_context;
-	double virtual_start_s; /* dry: 0, then the latest time the host has waited for; nothing starts before it */
-	void *backend;          /* owned by the backend */
+	struct mt_device_observer observer; /* begin NULL: none */
+	double virtual_start_s;             /* dry: 0, then the latest time the host has waited for; nothing starts before it */
+	void *backend;                      /* owned by the backend */
 };
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config);
@@ -86,6 +96,7 @@ void mt_device_destroy(struct mt_device *device);
 /* NULL-terminated names of the backends compiled in. */
 const char *const *mt_device_kinds(void);
 void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *context);
+void mt_device_set_observer(struct mt_device *device, const struct mt_device_observer *observer); /* copied; NULL: none */
 
 /* Checks the op's shape (MT_INPUT), runs or enqueues it, traces it. MT_UNAVAILABLE when the backend lacks it for this dtype. */
 enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);

@@ -112,6 +112,18 @@ static size_t join(struct mt_activity_log *log, struct piece *pieces, struct mt_
 	return count;
 }
 
+void mt_activity_add_totals(struct mt_activity_totals *sum, const struct mt_activity_totals *part)
+{
+	sum->pieces += part->pieces;
+	sum->unattributed += part->unattributed;
+	sum->without_time += part->without_time;
+	sum->busy_ns += part->busy_ns;
+	sum->gap_ns += part->gap_ns;
+	sum->idle_ns += part->idle_ns;
+	sum->unattributed_ns += part->unattributed_ns;
+	sum->dropped += part->dropped;
+}
+
 /* How long each stream stood still before each of its pieces. */
 static void note_idle(struct piece *pieces, size_t count, struct mt_activity_totals *totals)
 {

@@ -58,6 +58,8 @@ struct mt_activity_totals {
 	uint64_t dropped;
 };
 
+void mt_activity_add_totals(struct mt_activity_totals *sum, const struct mt_activity_totals *part);
+
 /* Spans in the order of the operations' numbers (free() *spans). An operation without work on the device has no span.
  * Sorts the log's records. MT_NOMEM. */
 enum mt_status mt_activity_attribute(struct mt_activity_log *log, struct mt_activity_span **spans, size_t *count,

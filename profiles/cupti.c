@@ -45,6 +45,8 @@ static enum mt_status explain(CUptiResult result, const char *what)
 		hint = "; the driver lets only the administrator profile (NVreg_RestrictProfilingToAdminUsers=0 changes that)";
 	else if (result == CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED)
 		hint = "; another profiler is attached";
+	else if (result == CUPTI_ERROR_UNKNOWN || result == CUPTI_ERROR_NOT_INITIALIZED)
+		hint = "; that is what CUPTI says where there is no NVIDIA driver";
 	return mt_fail(MT_UNAVAILABLE, "%s: %s%s", what, text ? text : "unknown error", hint);
 }
 

@@ -17,6 +17,7 @@
 #include "base/stats.h"
 #include "profiles/operands.h"
 #include "profiles/table.h"
+#include "profiles/tracer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -37,6 +38,7 @@
 struct bench {
 	struct mt_device *device;
 	struct mt_stream *stream; /* owned */
+	struct mt_tracer *tracer; /* owned */
 	struct mt_arena *arena;   /* owned */
 	struct operands operands;
 	int sets;
@@ -176,7 +178,8 @@ static enum mt_status make_operands(struct bench *bench)
 static enum mt_status run_once(struct bench *bench, int turn)
 {
 	MT_TRY(mt_device_enqueue(bench->device, bench->stream, &bench->ops[turn % bench->sets]));
-	return mt_stream_synchronize(bench->stream);
+	MT_TRY(mt_stream_synchronize(bench->stream));
+	return bench->tracer ? mt_tracer_collect(bench->tracer) : MT_OK;
 }
 
 static bool is_narrow(const struct bench *bench)
@@ -191,7 +194,7 @@ static enum mt_status time_runs(struct bench *bench, double budget_s)
 	int turn = 0, check_at = LEAST_FOR_INTERVAL;
 	for (; turn < WARM_UP_RUNS; turn++)
 		MT_TRY(run_once(bench, turn));
-	mt_device_set_trace(bench->device, keep_sample, bench);
+	MT_TRY(mt_tracer_start(&bench->tracer, bench->device, NULL, keep_sample, bench));
 	for (double end_s = mt_clock_s() + budget_s; turn < MOST_SAMPLES; turn++) {
 		MT_TRY(run_once(bench, turn));
 		if (mt_process_interrupted())
@@ -229,6 +232,7 @@ static enum mt_status open_bench(struct bench *bench, struct mt_device *device, 
 
 static void close_bench(struct bench *bench)
 {
+	mt_tracer_stop(bench->tracer);
 	mt_arena_destroy(bench->arena);
 	if (bench->stream)
 		mt_stream_destroy(bench->stream);
@@ -250,7 +254,7 @@ enum mt_status mt_profile_measure(struct mt_profile *profile, struct mt_device *
 	for (int i = 0; i < bench.sample_count; i++)
 		MT_GOTO(out, mt_profile_add_sample(profile, key, bench.samples[i]));
 out:
-	mt_device_set_trace(device, sink, sink_context);
 	close_bench(&bench);
+	mt_device_set_trace(device, sink, sink_context);
 	return st;
 }

@@ -54,12 +54,16 @@ static void end(void *context)
 	t->marked = false;
 }
 
+bool mt_tracer_intercepts(const struct mt_device *device)
+{
+	return strcmp(device->info.kind, "cuda") == 0;
+}
+
 /* CUPTI for cuda where it may be used; else why not is kept in the method's name. */
 static void choose(struct mt_tracer *t, const struct mt_tracer_ops *ops)
 {
 	const void *table = ops;
-	bool cuda = strcmp(t->device->info.kind, "cuda") == 0;
-	if (!ops && !cuda) {
+	if (!ops && !mt_tracer_intercepts(t->device)) {
 		snprintf(t->method, sizeof t->method, "%s", t->device->info.real_time ? "host clock" : "virtual clock");
 		return;
 	}
@@ -117,18 +121,6 @@ static void deliver(struct mt_tracer *t, const struct mt_activity_span *span)
 	t->sink(t->context, &event);
 }
 
-static void add_totals(struct mt_activity_totals *sum, const struct mt_activity_totals *part)
-{
-	sum->pieces += part->pieces;
-	sum->unattributed += part->unattributed;
-	sum->without_time += part->without_time;
-	sum->busy_ns += part->busy_ns;
-	sum->gap_ns += part->gap_ns;
-	sum->idle_ns += part->idle_ns;
-	sum->unattributed_ns += part->unattributed_ns;
-	sum->dropped += part->dropped;
-}
-
 enum mt_status mt_tracer_collect(struct mt_tracer *t)
 {
 	struct mt_activity_span *spans = NULL;
@@ -141,7 +133,7 @@ enum mt_status mt_tracer_collect(struct mt_tracer *t)
 	for (size_t i = 0; i < count; i++)
 		deliver(t, &spans[i]);
 	free(spans);
-	add_totals(&t->totals, &totals);
+	mt_activity_add_totals(&t->totals, &totals);
 	mt_activity_clear(&t->log);
 	t->first += t->count;
 	t->count = 0;

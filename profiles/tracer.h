@@ -38,6 +38,10 @@ enum mt_status mt_tracer_collect(struct mt_tracer *tracer);
 /* Collects nothing more; puts the device's trace sink back. NULL is fine. */
 void mt_tracer_stop(struct mt_tracer *tracer);
 
+/* True where tracing costs enough to be worth measuring: the device's launches are intercepted. On a host's clock it costs
+ * two readings of it. */
+bool mt_tracer_intercepts(const struct mt_device *device);
+
 /* "host clock", "CUPTI", "device events (CUPTI refused: ...)"; valid until the stop. */
 const char *mt_tracer_method(const struct mt_tracer *tracer);
 /* True when the records are the device's own. Sums since the start; zero otherwise. */

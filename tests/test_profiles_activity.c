@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/plugin.h"
 #include "base/random.h"
 #include "profiles/tracer.h"
 
@@ -320,6 +321,37 @@ static void a_refused_tracer_leaves_the_devices_events_and_says_why(void **state
 	close_device(device, stream);
 }
 
+/* With a driver it opens, and may be opened again after it was closed; without one it says so and can be asked again. */
+static void the_plugin_opens_or_says_why_not(void **state)
+{
+	const void *table = NULL;
+	const struct mt_tracer_ops *ops;
+	enum mt_status st = mt_plugin_open("cupti", MT_TRACER_ABI, &table);
+	if (st == MT_UNAVAILABLE) {
+		printf("skipped: %s\n", mt_error_message());
+		mt_error_clear();
+		skip();
+	}
+	assert_int_equal(st, MT_OK);
+	ops = table;
+	assert_string_equal(ops->name, "CUPTI");
+	for (int i = 0; i < 2; i++) {
+		st = ops->open();
+		assert_true(st == MT_OK || st == MT_UNAVAILABLE);
+		if (st == MT_OK) {
+			assert_int_equal(ops->flush(&log_), MT_OK);
+			ops->close();
+		} else {
+			printf("refused: %s\n", mt_error_message());
+			assert_non_null(strstr(mt_error_message(), "cupti"));
+			mt_error_clear();
+		}
+	}
+	table = NULL;
+	assert_int_equal(mt_plugin_open("cupti", MT_TRACER_ABI + 1000, &table), MT_UNAVAILABLE);
+	mt_error_clear();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,6 +364,7 @@ int main(void)
 		cmocka_unit_test(records_reach_the_sink_with_their_operation),
 		cmocka_unit_test(host_devices_are_timed_by_their_own_clock),
 		cmocka_unit_test(a_refused_tracer_leaves_the_devices_events_and_says_why),
+		cmocka_unit_test_setup_teardown(the_plugin_opens_or_says_why_not, set_up, tear_down),
 	};
 	return cmocka_run_group_tests_name("profiles: activity", tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@ struct profiler {
 	struct mt_slice *slices; /* owned */
 	int slice_count, runs;
 	int64_t process_bytes;
+	struct mt_slice_timing timing;
 	bool leader;
 };
 
@@ -70,7 +71,7 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 		st = is_known(p, world, &p->slices[i], &known);
 		if (st == MT_OK && !known) {
 			st = mt_slice_run(&p->slices[i], p->fabric, p->device, p->session.costs[0].profile, share_s,
-					  &p->process_bytes);
+					  &p->process_bytes, &p->timing);
 			p->runs++;
 		}
 		if (p->leader)
@@ -79,6 +80,42 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 	if (p->leader)
 		mt_progress_finish(&progress);
 	return st;
+}
+
+/* null where nothing was run or it is not known. */
+static json_t *timing_json(const struct mt_slice_timing *t)
+{
+	const struct mt_activity_totals *sum = &t->totals;
+
+	if (!t->method[0])
+		return json_null();
+	return json_pack("{s:s, s:o, s:o}", "method", t->method, "overhead_frac",
+			 t->plain_s > 0 ? json_real(t->traced_s / t->plain_s - 1) : json_null(), "device",
+			 t->device_records
+				 ? json_pack("{s:I, s:f, s:f, s:f, s:I, s:f, s:I, s:I}", "pieces", (json_int_t)sum->pieces,
+					     "busy_s", 1e-9 * (double)sum->busy_ns, "gap_s", 1e-9 * (double)sum->gap_ns, "idle_s",
+					     1e-9 * (double)sum->idle_ns, "unattributed", (json_int_t)sum->unattributed,
+					     "unattributed_s", 1e-9 * (double)sum->unattributed_ns, "without_time",
+					     (json_int_t)sum->without_time, "dropped", (json_int_t)sum->dropped)
+				 : json_null());
+}
+
+static void print_timing(const struct mt_slice_timing *t)
+{
+	const struct mt_activity_totals *sum = &t->totals;
+
+	if (!t->method[0])
+		return;
+	printf("timed by %s", t->method);
+	if (t->plain_s > 0)
+		printf(", which made a step %+.1f%% longer", 100 * (t->traced_s / t->plain_s - 1));
+	printf("\n");
+	if (t->device_records)
+		printf("device: %.3f s in operations' kernels, %.3f s gaps inside of operations, %.3f s idle between them; %zu of "
+		       "%zu "
+		       "pieces of work belong to no operation, %llu records lost\n",
+		       1e-9 * (double)sum->busy_ns, 1e-9 * (double)sum->gap_ns, 1e-9 * (double)sum->idle_ns, sum->unattributed,
+		       sum->pieces, (unsigned long long)(sum->dropped + sum->without_time));
 }
 
 /* Rank 0's rows go to the store; the machine file learns the size of a rank's process. */
@@ -98,10 +135,12 @@ static enum mt_status save(struct profiler *p, bool json)
 		MT_GOTO(out, mt_machine_save(&p->session.machine, p->session.options.machine));
 	}
 	if (json)
-		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s}", "slices", p->slice_count, "slices_run", p->runs, "kernels",
-						 count, "store", path));
-	else
+		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s, s:o}", "slices", p->slice_count, "slices_run", p->runs,
+						 "kernels", count, "store", path, "timing", timing_json(&p->timing)));
+	else {
 		printf("%d slices, %d run, %d kernels timed, kept in %s\n", p->slice_count, p->runs, count, path);
+		print_timing(&p->timing);
+	}
 out:
 	free(rows);
 	mt_store_close(store);

@@ -5,6 +5,7 @@
 #include "base/process.h"
 #include "tuner/cost.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,20 +109,20 @@ static bool narrow(const double *seconds, int count)
 }
 
 /* Steps until the step time is known closely or the budget is spent; all ranks stop together. */
-static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device,
-				struct mt_profile *profile, double budget_s)
+static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_tracer *tracer, double budget_s,
+				double *median_s)
 {
 	struct mt_step_stats stats;
-	double start_s, seconds[MOST_STEPS];
+	double start_s = mt_clock_s(), seconds[MOST_STEPS];
 
-	MT_TRY(mt_engine_step(engine, &stats)); /* first touch, primitives created */
-	mt_device_set_trace(device, mt_profile_collect, profile);
-	start_s = mt_clock_s();
 	for (int step = 0; step < MOST_STEPS; step++) {
 		double values[2]; /* spent, and 1 while some rank's interval is wide */
 
 		MT_TRY(mt_engine_step(engine, &stats));
+		if (tracer)
+			MT_TRY(mt_tracer_collect(tracer));
 		seconds[step] = stats.seconds;
+		*median_s = mt_stats_median(seconds, (size_t)step + 1);
 		values[0] = mt_clock_s() - start_s;
 		values[1] = !narrow(seconds, step + 1);
 		MT_TRY(mt_comm_host_all_reduce(world, values, 2, MT_MAX));
@@ -131,8 +132,42 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 	return MT_OK;
 }
 
+static void add_timing(struct mt_slice_timing *timing, const struct mt_tracer *tracer, double plain_s, double traced_s)
+{
+	struct mt_activity_totals totals;
+
+	snprintf(timing->method, sizeof timing->method, "%s", mt_tracer_method(tracer));
+	timing->device_records = mt_tracer_totals(tracer, &totals);
+	mt_activity_add_totals(&timing->totals, &totals);
+	if (plain_s > 0) {
+		timing->plain_s += plain_s;
+		timing->traced_s += traced_s;
+	}
+}
+
+/* Where tracing costs, the same steps are run without it first, for a third of the budget. */
+static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device,
+				 struct mt_profile *profile, double budget_s, struct mt_slice_timing *timing)
+{
+	struct mt_step_stats stats;
+	struct mt_tracer *tracer = NULL;
+	double plain_s = 0, traced_s = 0;
+	enum mt_status st;
+
+	MT_TRY(mt_engine_step(engine, &stats)); /* first touch, primitives created */
+	if (mt_tracer_intercepts(device)) {
+		MT_TRY(run_steps(engine, world, NULL, budget_s / 3, &plain_s));
+		budget_s -= budget_s / 3;
+	}
+	MT_TRY(mt_tracer_start(&tracer, device, NULL, mt_profile_collect, profile));
+	st = run_steps(engine, world, tracer, budget_s, &traced_s);
+	add_timing(timing, tracer, plain_s, traced_s);
+	mt_tracer_stop(tracer);
+	return st;
+}
+
 enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
-			    struct mt_profile *profile, double budget_s, int64_t *process_bytes)
+			    struct mt_profile *profile, double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing)
 {
 	struct mt_fabric_config alone = {.kind = "alone", .size = (int)slice->run.layout.tp};
 	struct mt_engine_config config = {.run = &slice->run, .device = device};
@@ -154,10 +189,9 @@ enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabr
 	MT_GOTO(out, mt_dataset_open(&dataset, &synthetic, slice->run.model.vocab, slice->run.layout.seq, 1));
 	config.dataset = dataset;
 	MT_GOTO(out, mt_engine_create(&engine, &config));
-	MT_GOTO(out, run_steps(engine, world, device, profile, budget_s));
+	MT_GOTO(out, time_steps(engine, world, device, profile, budget_s, timing));
 	note_process(engine, process_bytes);
 out:
-	mt_device_set_trace(device, NULL, NULL);
 	mt_engine_destroy(engine);
 	mt_dataset_close(dataset);
 	mt_fabric_destroy(config.fabric);

@@ -7,6 +7,7 @@
 
 #include "probes/machine.h"
 #include "profiles/profile.h"
+#include "profiles/tracer.h"
 #include "tuner/candidate.h"
 
 struct mt_slice {
@@ -19,9 +20,17 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile,
 			      bool *known);
 
+/* How the kernels of slices were timed, and what the timing cost. Sums over the slices that were run; zero it before. */
+struct mt_slice_timing {
+	char method[320];         /* as mt_tracer_method says */
+	double plain_s, traced_s; /* median steps without and with tracing; 0 where tracing is no more than reading a clock */
+	bool device_records;      /* the sums below are known */
+	struct mt_activity_totals totals;
+};
+
 /* Collective: runs the slice on the fabric for about budget_s (at least two timed steps) and adds its kernels to the
  * profile. *process_bytes grows to what the process holds beyond the engine's arenas. */
 enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
-			    struct mt_profile *profile, double budget_s, int64_t *process_bytes);
+			    struct mt_profile *profile, double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing);
 
 #endif

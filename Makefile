@@ -167,6 +167,13 @@ $(BUILD)/tests/test_cuda_host_%: $(BUILD)/obj/tests/test_cuda_host_%.o $(CUDA_HO
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
+# A stand-in for the NVIDIA driver's management library.
+NVML_DOUBLE := $(BUILD)/tests/nvml/libnvidia-ml.so.1
+$(NVML_DOUBLE): tests/nvml/double.c
+	@mkdir -p $(@D)
+	$(Q)echo "link     $@"; $(CC) -std=gnu11 -O1 -g $(WARN) -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o $@ $<
+$(BUILD)/tests/test_base_nvml: | $(NVML_DOUBLE)
+
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
 # What the build, the program and the tests use; installed only where something is missing.

@@ -36,8 +36,9 @@ struct free_entry {
 struct mt_arena {
 	char *name; /* owned */
 	struct mt_arena_backing backing;
-	char *base;          /* owned through the backing */
-	size_t backed_bytes; /* reserved at the backing */
+	char *base;             /* owned through the backing */
+	size_t backed_bytes;    /* reserved at the backing */
+	size_t committed_bytes; /* usable, where the backing commits */
 	struct mt_arena_stats stats;
 
 	struct block *blocks; /* owned */
@@ -253,6 +254,24 @@ static enum mt_status exhausted(const struct mt_arena *arena, size_t bytes)
 		mt_units_bytes(reserve, (double)arena->stats.reserve_bytes), mt_units_bytes(largest, (double)(hole * UNIT)));
 }
 
+/* Makes the range usable up to `end_bytes`. */
+static enum mt_status commit(struct mt_arena *arena, size_t end_bytes, size_t bytes)
+{
+	size_t to = (end_bytes + MT_ARENA_COMMIT_BYTES - 1) / MT_ARENA_COMMIT_BYTES * MT_ARENA_COMMIT_BYTES;
+	char asked[MT_UNITS_TEXT], live[MT_UNITS_TEXT], why[160] = "";
+
+	if (!arena->backing.commit || end_bytes <= arena->committed_bytes)
+		return MT_OK;
+	if (arena->backing.commit(arena->backing.context, arena->base, arena->committed_bytes, to, why) != MT_OK)
+		return mt_fail(MT_NOMEM,
+			       "arena %s: no %s memory for %s more, %s are live: %s; use a smaller micro-batch, more "
+			       "recompute, or split the model further",
+			       arena->stats.name, arena->backing.name, mt_units_bytes(asked, (double)bytes),
+			       mt_units_bytes(live, (double)arena->stats.live_bytes), why);
+	arena->committed_bytes = to;
+	return MT_OK;
+}
+
 /* Cuts `block` to `size` units; the rest becomes a free block behind it. */
 static void split(struct mt_arena *arena, uint32_t block, uint64_t size)
 {
@@ -278,6 +297,7 @@ enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **point
 	if (at == arena->free_count)
 		return exhausted(arena, bytes);
 	uint32_t block = arena->free[at].block;
+	MT_TRY(commit(arena, (size_t)(arena->blocks[block].offset + size) * UNIT, bytes));
 	remove_free_at(arena, at);
 	if (arena->blocks[block].size > size)
 		split(arena, block, size);

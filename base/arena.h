@@ -13,12 +13,14 @@
 #include <stdint.h>
 
 /* Where an arena's range comes from. `reserve` gives a range of `bytes` aligned to 2 MiB, paid for when touched
- * where the system can (host memory), else at once. */
+ * where the system can (host memory), else as the arena grows: `commit`, NULL where there is nothing to do, makes [from, to)
+ * usable, whole MT_ARENA_COMMIT_BYTES from where the last call ended; when it cannot, it says in `why` what there is. */
 struct mt_arena_backing {
 	const char *name;
 	enum mt_status (*reserve)(void *context, size_t bytes, void **base);
 	void (*release)(void *context, void *base, size_t bytes);
 	void *context;
+	enum mt_status (*commit)(void *context, void *base, size_t from_bytes, size_t to_bytes, char why[160]);
 };
 
 /* Host memory: mmap without reservation, huge pages advised. */
@@ -36,7 +38,8 @@ struct mt_arena_stats {
 	uint64_t allocations; /* calls of mt_arena_alloc so far */
 };
 
-#define MT_ARENA_ALIGN_BYTES 256
+#define MT_ARENA_ALIGN_BYTES  256
+#define MT_ARENA_COMMIT_BYTES ((size_t)2 << 20)
 
 /* `name` is copied. */
 enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const struct mt_arena_backing *backing,
@@ -44,7 +47,7 @@ enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const 
 void mt_arena_destroy(struct mt_arena *arena);
 
 /* Contents are undefined. Aligned to MT_ARENA_ALIGN_BYTES. bytes == 0 gives a valid, distinct pointer.
- * MT_NOMEM when the range is exhausted: the message names the arena, what was asked and what is live. */
+ * MT_NOMEM when the range or what backs it is exhausted: the message names the arena, what was asked and what is live. */
 enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **pointer);
 /* NULL is fine. A pointer that is not live in this arena is a programming error: it aborts in every build. */
 void mt_arena_free(struct mt_arena *arena, void *pointer);

@@ -5,7 +5,6 @@
 #include "comm/fabric.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static enum mt_status alone_open(struct mt_fabric *fabric, const struct mt_fabric_config *config)
 {
@@ -19,39 +18,35 @@ static enum mt_status alone_open(struct mt_fabric *fabric, const struct mt_fabri
 	return mt_fabric_one_host(fabric);
 }
 
-/* Copies this rank's part of `recv` to all other parts. */
-static void spread(const struct mt_group *group, char *recv, size_t bytes)
+/* This rank's part of `recv`, from `mine`, then that part in place of all others. */
+static enum mt_status spread(const struct mt_group *group, struct mt_stream *stream, char *recv, const void *mine, size_t bytes)
 {
+	char *own = recv + (size_t)group->rank * bytes;
+
+	MT_TRY(mt_device_copy(stream->device, stream, own, mine, bytes));
 	for (int r = 0; r < group->size; r++) {
 		if (r != group->rank)
-			memcpy(recv + (size_t)r * bytes, recv + (size_t)group->rank * bytes, bytes);
+			MT_TRY(mt_device_copy(stream->device, stream, recv + (size_t)r * bytes, own, bytes));
 	}
+	return MT_OK;
 }
 
 static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	size_t bytes = (size_t)call->count * mt_dtype_bytes(call->dtype), mine = bytes * (size_t)group->rank;
 
-	MT_TRY(mt_stream_synchronize(stream));
 	switch (call->op) {
 	case MT_COMM_ALL_REDUCE:
-		memmove(call->recv, call->send, bytes);
-		break;
+		return mt_device_copy(stream->device, stream, call->recv, call->send, bytes);
 	case MT_COMM_REDUCE_SCATTER:
-		memmove(call->recv, (const char *)call->send + mine, bytes);
-		break;
+		return mt_device_copy(stream->device, stream, call->recv, (const char *)call->send + mine, bytes);
 	case MT_COMM_ALL_GATHER:
-		memmove((char *)call->recv + mine, call->send, bytes);
-		spread(group, call->recv, bytes);
-		break;
+		return spread(group, stream, call->recv, call->send, bytes);
 	case MT_COMM_ALL_TO_ALL:
-		memcpy((char *)call->recv + mine, (const char *)call->send + mine, bytes);
-		spread(group, call->recv, bytes);
-		break;
+		return spread(group, stream, call->recv, (const char *)call->send + mine, bytes);
 	default: /* a message or a broadcast leaves the buffer as it is */
-		break;
+		return MT_OK;
 	}
-	return MT_OK;
 }
 
 const struct mt_fabric_ops mt_fabric_alone = {

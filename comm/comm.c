@@ -74,11 +74,7 @@ static enum mt_status run_alone(struct mt_stream *stream, const struct mt_comm_c
 {
 	if (call->op == MT_COMM_BROADCAST || call->send == call->recv || call->count == 0 || !stream->device->info.executes)
 		return MT_OK;
-	/* A comm stream may still be writing what is copied here. */
-	if (stream->kind == MT_STREAM_COMM)
-		MT_TRY(mt_stream_synchronize(stream));
-	memmove(call->recv, call->send, (size_t)call->count * mt_dtype_bytes(call->dtype));
-	return MT_OK;
+	return mt_device_copy(stream->device, stream, call->recv, call->send, (size_t)call->count * mt_dtype_bytes(call->dtype));
 }
 
 static enum mt_status run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)

@@ -60,10 +60,10 @@ static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail)
 	MT_TRY(mt_reduce_finish(e));
 	tail->ends_s = mt_stream_now_s(e->compute) - start_s;
 	start_s = mt_stream_now_s(e->compute);
-	e->dp_s = 0;
+	e->gather_s = 0;
 	MT_TRY(mt_optimizer_step(e, &stats));
 	tail->update_s = mt_stream_now_s(e->compute) - start_s;
-	tail->gather_s = e->dp_s;
+	tail->gather_s = e->gather_s;
 	mt_engine_memory(e, arenas);
 	tail->parameter_bytes = (int64_t)arenas[ARENA_PARAMETERS].peak_bytes;
 	tail->gradient_bytes = (int64_t)arenas[ARENA_GRADIENTS].peak_bytes;

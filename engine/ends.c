@@ -79,7 +79,7 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 	int tp = (int)e->layout->tp;
 	struct mt_op op = {.kind = MT_OP_LOSS_STATS, .dtype = e->dtype};
 	void *stats, *all;
-	double start_s;
+	struct mt_mark start;
 
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, 3 * e->rows, f, &stats));
 	op.loss = (struct mt_loss){.rows = e->rows,
@@ -94,10 +94,10 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 	MT_TRY(mt_engine_enqueue(e, &op));
 	all = stats;
 	if (tp > 1) {
-		start_s = mt_stream_now_s(e->compute);
+		MT_TRY(mt_lap_begin(e, &start));
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, 3 * e->rows * tp, f, &all));
 		MT_TRY(mt_comm_all_gather(e->tp, e->compute, stats, all, 3 * e->rows, f));
-		e->tp_s += mt_stream_now_s(e->compute) - start_s;
+		MT_TRY(mt_lap_end(e, &start, &e->tp_s));
 	}
 	op.kind = MT_OP_LOSS;
 	op.loss.all_stats = all;

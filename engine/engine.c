@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const arena_names[MT_ENGINE_ARENAS] = {"parameters", "gradients", "optimizer", "activations", "workspace"};
 
@@ -30,12 +29,8 @@ static void set_shape(struct mt_engine *e)
 
 static enum mt_status make_arenas(struct mt_engine *e)
 {
-	/* Pages are paid for when touched: reserve what the machine has. On the dry device nothing limits it. */
-	size_t host_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-	size_t reserve_bytes = e->device->info.executes ? host_bytes : (size_t)1 << 44;
-
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
-		MT_TRY(mt_arena_create(&e->arenas[i], arena_names[i], mt_device_memory(e->device), reserve_bytes));
+		MT_TRY(mt_arena_create(&e->arenas[i], arena_names[i], mt_device_memory(e->device), e->device->info.memory_bytes));
 	return MT_OK;
 }
 
@@ -219,6 +214,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_schedule_free(&e->schedule);
 	mt_param_table_free(&e->table);
 	free(e->segments);
+	free(e->laps);
 	free(e->bucket_order);
 	free(e->host_tokens);
 	free(e->host_losses);
@@ -236,23 +232,26 @@ static enum mt_status zero_gradients(struct mt_engine *e)
 enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *stats)
 {
 	struct mt_engine *e = engine;
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
 	memset(stats, 0, sizeof *stats);
 	stats->step = e->step;
-	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = 0;
+	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = 0;
+	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(zero_gradients(e));
 	MT_TRY(mt_pipeline_run(e));
 	MT_TRY(mt_reduce_finish(e));
 	MT_TRY(mt_optimizer_step(e, stats));
-	stats->seconds = mt_stream_now_s(e->compute) - start_s;
+	MT_TRY(mt_lap_end(e, &start, &stats->seconds));
+	MT_TRY(mt_laps_read(e));
 	stats->tp_s = e->tp_s;
-	stats->dp_s = e->dp_s;
+	stats->dp_s = e->dp_s + e->gather_s;
 	stats->pp_s = e->pp_s;
-	stats->optimizer_s = e->optimizer_s;
-	stats->compute_s = stats->seconds - e->tp_s - e->dp_s - e->pp_s - e->optimizer_s;
+	stats->optimizer_s = e->optimizer_s - e->gather_s;
+	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->optimizer_s;
 	e->step++;
 	return MT_OK;
 }

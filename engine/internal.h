@@ -87,8 +87,10 @@ struct mt_engine {
 	int32_t *host_tokens; /* owned: staging of one micro-batch */
 	void *host_losses;    /* owned: of the gradients' type */
 
-	/* seconds of the running step, by cause */
-	double tp_s, dp_s, pp_s, optimizer_s;
+	/* seconds of the running step, by cause; gather_s: of the parameters, a part of optimizer_s */
+	double tp_s, dp_s, pp_s, optimizer_s, gather_s;
+	struct mt_lap *laps; /* owned: those whose times are not known yet */
+	int lap_count, lap_room;
 	bool last_microbatch; /* the backward pass of the last micro-batch runs: finished units are reduced */
 	int next_bucket;      /* of those in order of completion */
 	int *bucket_order;    /* owned: bucket indices by unit */
@@ -106,6 +108,11 @@ void mt_engine_release(struct mt_engine *e, void **pointer); /* activation arena
 void *mt_engine_param(const struct mt_engine *e, int index); /* NULL for -1 */
 void *mt_engine_grad(const struct mt_engine *e, int index);
 enum mt_status mt_engine_enqueue(struct mt_engine *e, const struct mt_op *op); /* on the compute stream */
+
+/* laps.c: the compute stream's time between two points, added to *sum by mt_laps_read at the latest */
+enum mt_status mt_lap_begin(struct mt_engine *e, struct mt_mark *start);
+enum mt_status mt_lap_end(struct mt_engine *e, const struct mt_mark *start, double *sum_s);
+enum mt_status mt_laps_read(struct mt_engine *e); /* waits for the compute stream where it runs behind */
 
 /* tensor.c: products and the collectives around them */
 enum mt_status mt_tp_gather(struct mt_engine *e, const void *shard, void **whole, int64_t cols); /* SP: new (R,cols) */

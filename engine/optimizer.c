@@ -102,7 +102,7 @@ static enum mt_status update_all(struct mt_engine *e, double lr, double grad_sca
 {
 	bool gathers = e->layout->zero && e->layout->dp > 1;
 	int next = 0;
-	double start_s;
+	struct mt_mark start;
 
 	for (int i = 0; i < e->table.bucket_count; i++) {
 		for (; next < e->segment_count && e->segments[next].bucket == i; next++)
@@ -110,19 +110,19 @@ static enum mt_status update_all(struct mt_engine *e, double lr, double grad_sca
 		if (gathers)
 			MT_TRY(gather_bucket(e, &e->table.buckets[i]));
 	}
-	start_s = mt_stream_now_s(e->compute);
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
 	MT_TRY(mt_stream_wait(e->compute, e->event));
-	e->dp_s += mt_stream_now_s(e->compute) - start_s;
-	e->optimizer_s -= mt_stream_now_s(e->compute) - start_s;
-	return MT_OK;
+	return mt_lap_end(e, &start, &e->gather_s);
 }
 
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats)
 {
 	const struct mt_train_options *train = &e->config.run->train;
-	double numbers[2], start_s = mt_stream_now_s(e->compute), scale = 1;
+	double numbers[2], scale = 1;
+	struct mt_mark start;
 
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(global_numbers(e, numbers));
 	stats->grad_norm = sqrt(numbers[0]);
 	stats->loss = numbers[1] / (double)(e->layout->gbs * e->layout->seq);
@@ -132,6 +132,5 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 		scale = train->clip / (stats->grad_norm + 1e-6);
 	if (!stats->skipped)
 		MT_TRY(update_all(e, stats->lr, scale));
-	e->optimizer_s += mt_stream_now_s(e->compute) - start_s;
-	return MT_OK;
+	return mt_lap_end(e, &start, &e->optimizer_s);
 }

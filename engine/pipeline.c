@@ -29,12 +29,13 @@ static enum mt_status receive(struct mt_engine *e, int direction, int64_t microb
 static enum mt_status retire(struct mt_engine *e, int direction)
 {
 	struct mt_sent *sent = &e->sent[direction];
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
 	if (!sent->buffer)
 		return MT_OK;
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_stream_wait(e->compute, sent->event));
-	e->pp_s += mt_stream_now_s(e->compute) - start_s;
+	MT_TRY(mt_lap_end(e, &start, &e->pp_s));
 	mt_engine_release(e, &sent->buffer);
 	return MT_OK;
 }
@@ -58,12 +59,13 @@ static enum mt_status send(struct mt_engine *e, int direction, int64_t microbatc
 /* The compute waits for the message that this pass needs, if it needs one. */
 static enum mt_status await(struct mt_engine *e, int direction, int64_t microbatch, bool needed)
 {
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
-	if (needed)
-		MT_TRY(mt_stream_wait(e->compute, e->flights[microbatch].arrived[direction]));
-	e->pp_s += mt_stream_now_s(e->compute) - start_s;
-	return MT_OK;
+	if (!needed)
+		return MT_OK;
+	MT_TRY(mt_lap_begin(e, &start));
+	MT_TRY(mt_stream_wait(e->compute, e->flights[microbatch].arrived[direction]));
+	return mt_lap_end(e, &start, &e->pp_s);
 }
 
 static enum mt_status run_action(struct mt_engine *e, const struct mt_action *action)

@@ -16,11 +16,12 @@ static enum mt_status reduce_bucket(struct mt_engine *e, const struct mt_bucket 
 	enum mt_dtype dtype = mt_grad_dtype(e->dtype);
 	void *whole = bucket_at(e, bucket, 0);
 	int64_t shard = bucket->count / e->layout->dp;
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
 	if (bucket->replicated && e->sp) {
+		MT_TRY(mt_lap_begin(e, &start));
 		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, whole, whole, bucket->count, dtype, MT_SUM));
-		e->tp_s += mt_stream_now_s(e->compute) - start_s;
+		MT_TRY(mt_lap_end(e, &start, &e->tp_s));
 	}
 	if (e->layout->dp == 1)
 		return MT_OK;
@@ -49,11 +50,12 @@ enum mt_status mt_reduce_unit(struct mt_engine *e, int unit)
 enum mt_status mt_reduce_finish(struct mt_engine *e)
 {
 	enum mt_dtype dtype = mt_grad_dtype(e->dtype);
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
 	MT_TRY(mt_stream_wait(e->compute, e->event));
-	e->dp_s += mt_stream_now_s(e->compute) - start_s;
+	MT_TRY(mt_lap_end(e, &start, &e->dp_s));
 	for (int i = 0; i < e->table.bucket_count && e->ends; i++) {
 		const struct mt_bucket *bucket = &e->table.buckets[i];
 		int64_t shard = e->layout->zero ? bucket->count / e->layout->dp : bucket->count;
@@ -61,9 +63,9 @@ enum mt_status mt_reduce_finish(struct mt_engine *e)
 
 		if (!bucket->tied)
 			continue;
-		start_s = mt_stream_now_s(e->compute);
+		MT_TRY(mt_lap_begin(e, &start));
 		MT_TRY(mt_comm_all_reduce(e->ends, e->compute, mine, mine, shard, dtype, MT_SUM));
-		e->pp_s += mt_stream_now_s(e->compute) - start_s;
+		MT_TRY(mt_lap_end(e, &start, &e->pp_s));
 	}
 	return MT_OK;
 }

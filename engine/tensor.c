@@ -9,20 +9,21 @@
 
 enum mt_status mt_tp_gather(struct mt_engine *e, const void *shard, void **whole, int64_t cols)
 {
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
+	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * cols, e->dtype, whole));
 	MT_TRY(mt_comm_all_gather(e->tp, e->compute, shard, *whole, e->shard_rows * cols, e->dtype));
-	e->tp_s += mt_stream_now_s(e->compute) - start_s;
-	return MT_OK;
+	return mt_lap_end(e, &start, &e->tp_s);
 }
 
 enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols)
 {
-	double start_s = mt_stream_now_s(e->compute);
+	struct mt_mark start;
 
 	if (e->layout->tp == 1)
 		return MT_OK;
+	MT_TRY(mt_lap_begin(e, &start));
 	if (e->sp) {
 		void *shard;
 
@@ -33,8 +34,7 @@ enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols)
 	} else {
 		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, *partial, *partial, e->rows * cols, e->dtype, MT_SUM));
 	}
-	e->tp_s += mt_stream_now_s(e->compute) - start_s;
-	return MT_OK;
+	return mt_lap_end(e, &start, &e->tp_s);
 }
 
 enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y)

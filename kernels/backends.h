@@ -7,11 +7,15 @@
 
 extern const struct mt_device_ops mt_device_cpu_ops, mt_device_reference_ops, mt_device_dry_ops;
 
-/* upload and download of devices whose memory is the host's: memcpy. device.c has waited for the stream's asynchronous
+/* upload, download and copy of devices whose memory is the host's: memcpy. device.c has waited for the stream's asynchronous
  * work before it calls any function of a real-time backend, so work of a stream stays in order. */
 enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 
 /* Blocks until the asynchronous work of `stream` up to `ticket` is over and reports its first failure, once. */
 enum mt_status mt_stream_wait_ticket(struct mt_stream *stream, uint64_t ticket);
+
+/* trace.c: gives the sink what is over of a stream, all of whose work is; forgets what is pending on a stream. */
+enum mt_status mt_trace_flush(struct mt_stream *stream);
+void mt_trace_drop(struct mt_stream *stream);
 
 #endif

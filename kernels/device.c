@@ -2,17 +2,18 @@
  * a stream on the host, tracing. */
 #include "kernels/device.h"
 
-#include "base/clock.h"
+#include "base/plugin.h"
 #include "kernels/backends.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define BACKEND_COUNT 3
-/* Both in the same order: the names cannot be read from the tables at compile time. */
+#define BACKEND_COUNT 4
+/* Both in the same order: the names cannot be read from the tables at compile time. NULL: in a plugin of that name. */
 static const struct mt_device_ops *const backends[BACKEND_COUNT] = {&mt_device_cpu_ops, &mt_device_reference_ops,
-								    &mt_device_dry_ops};
-static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", NULL};
+								    &mt_device_dry_ops, NULL};
+static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", "cuda", NULL};
 
 const char *const *mt_device_kinds(void)
 {
@@ -21,20 +22,33 @@ const char *const *mt_device_kinds(void)
 
 static enum mt_status find_backend(const char *kind, const struct mt_device_ops **ops)
 {
-	for (int i = 0; kind && i < BACKEND_COUNT; i++)
-		if (!strcmp(kind, backends[i]->kind)) {
-			*ops = backends[i];
-			return MT_OK;
+	const void *table;
+	for (int i = 0; kind && i < BACKEND_COUNT; i++) {
+		if (strcmp(kind, kinds[i]))
+			continue;
+		*ops = backends[i];
+		if (!*ops) {
+			MT_TRY(mt_plugin_open(kind, MT_DEVICE_ABI, &table));
+			*ops = ((const struct mt_device_plugin *)table)->ops;
 		}
-	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s or %s", kind ? kind : "", kinds[0], kinds[1],
-		       kinds[2]);
+		return MT_OK;
+	}
+	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s, %s or %s", kind ? kind : "", kinds[0], kinds[1],
+		       kinds[2], kinds[3]);
 }
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config)
 {
-	*device = NULL;
 	const struct mt_device_ops *ops = NULL;
+	*device = NULL;
 	MT_TRY(find_backend(config->kind, &ops));
+	return mt_device_create_from(device, ops, config);
+}
+
+enum mt_status mt_device_create_from(struct mt_device **device, const struct mt_device_ops *ops,
+				     const struct mt_device_config *config)
+{
+	*device = NULL;
 	if (config->threads < 0)
 		return mt_fail(MT_INPUT, "device threads must be 0 (all) or more, not %d", config->threads);
 	struct mt_device *made = calloc(1, sizeof *made);
@@ -44,6 +58,8 @@ enum mt_status mt_device_create(struct mt_device **device, const struct mt_devic
 	made->info.kind = ops->kind;
 	made->info.threads = 1;
 	made->info.executes = made->info.real_time = true;
+	/* Pages of the host are paid for when touched. */
+	made->info.memory_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 	enum mt_status st = ops->open(made, config);
 	if (st != MT_OK) {
 		free(made);
@@ -53,18 +69,20 @@ enum mt_status mt_device_create(struct mt_device **device, const struct mt_devic
 	return MT_OK;
 }
 
+enum mt_status mt_device_plugin_list(const char *kind, struct mt_device_info *list, int room, int *count)
+{
+	const void *table;
+	*count = 0;
+	MT_TRY(mt_plugin_open(kind, MT_DEVICE_ABI, &table));
+	return ((const struct mt_device_plugin *)table)->list(list, room, count);
+}
+
 void mt_device_destroy(struct mt_device *device)
 {
 	if (!device)
 		return;
 	device->ops->close(device);
 	free(device);
-}
-
-void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *context)
-{
-	device->trace = sink;
-	device->trace_context = context;
 }
 
 void mt_device_set_observer(struct mt_device *device, const struct mt_device_observer *observer)
@@ -77,18 +95,14 @@ static enum mt_status unsupported(const struct mt_device *device, const char *wh
 	return mt_fail(MT_UNAVAILABLE, "the %s device has no %s", device->info.kind, what);
 }
 
-/* Runs one operation between two readings of the device's clock. */
 static enum mt_status enqueue_traced(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
 	struct mt_op_key key;
+	struct mt_mark start;
 	mt_op_key(op, &key);
-	struct mt_trace_event event = {.name = mt_op_name(op->kind), .key = &key, .stream = stream->name};
-	bool real_time = device->info.real_time;
-	event.start_s = real_time ? mt_clock_s() : mt_stream_advance(stream, 0, 0);
+	MT_TRY(mt_trace_begin(stream, &start));
 	MT_TRY(device->ops->enqueue(device, stream, op));
-	event.end_s = real_time ? mt_clock_s() : stream->clock_s;
-	device->trace(device->trace_context, &event);
-	return MT_OK;
+	return mt_trace_end(stream, &start, &(struct mt_trace_event){.name = mt_op_name(op->kind), .key = &key});
 }
 
 enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
@@ -109,6 +123,20 @@ enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *str
 	return st;
 }
 
+/* One by one where the backend cannot do better, and where each is traced or observed. */
+enum mt_status mt_device_enqueue_many(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count)
+{
+	if (!device->ops->enqueue_many || device->trace || device->observer.begin || count < 2) {
+		for (int i = 0; i < count; i++)
+			MT_TRY(mt_device_enqueue(device, stream, &ops[i]));
+		return MT_OK;
+	}
+	for (int i = 0; i < count; i++)
+		MT_TRY(mt_op_check(&ops[i]));
+	MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	return device->ops->enqueue_many(device, stream, ops, count);
+}
+
 enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
 	if (!device->ops->upload)
@@ -116,6 +144,15 @@ enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stre
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
 	return device->ops->upload(device, stream, dst, src, bytes);
+}
+
+enum mt_status mt_device_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
+{
+	if (!device->ops->copy)
+		return unsupported(device, "copy");
+	if (device->info.real_time)
+		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	return device->ops->copy(device, stream, dst, src, bytes);
 }
 
 /* The host waits for the stream here, on a virtual clock too. */
@@ -134,7 +171,7 @@ const struct mt_arena_backing *mt_device_memory(struct mt_device *device)
 
 enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
-	if (bytes)
+	if (bytes && dst != src)
 		memcpy(dst, src, bytes);
 	return MT_OK;
 }

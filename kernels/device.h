@@ -6,8 +6,10 @@
  * but through it. A device belongs to one rank and one host thread (the fabric's progress thread touches streams only
  * through mt_stream_async_*). There are no globals: many devices live in one process.
  *
- * Backends: reference (plain loops, all dtypes, the definition of each answer), cpu (fast), dry (virtual clock, addresses only).
- * On host devices a kernel runs at once on the calling thread (and its OpenMP team); only collectives are asynchronous. */
+ * Backends: reference (plain loops, all dtypes, the definition of each answer), cpu (fast), dry (virtual clock, addresses only),
+ * cuda (NVIDIA GPUs, a plugin). On host devices a kernel runs at once on the calling thread (and its OpenMP team); only
+ * collectives are asynchronous. A device that runs behind the host (ops->async is set) only enqueues: its memory is not the
+ * host's, its work is ordered by its own events, and times are known when the work is over. */
 #ifndef MT_KERNELS_DEVICE_H
 #define MT_KERNELS_DEVICE_H
 
@@ -52,7 +54,8 @@ struct mt_cost_source {
 };
 
 struct mt_device_config {
-	const char *kind;           /* "cpu", "reference", "dry" */
+	const char *kind;           /* "cpu", "reference", "dry", "cuda" */
+	int local_rank;             /* cuda: rank on this host; GPUs are dealt out in turn, several ranks may share one */
 	int threads;                /* host devices: OpenMP threads of this rank, 0: all this process may use */
 	struct mt_cost_source cost; /* dry only */
 };
@@ -63,9 +66,32 @@ struct mt_device_info {
 	char isa[32];        /* code path chosen at run time: "avx512", "avx2", "baseline"; "" elsewhere */
 	char libraries[128]; /* "oneDNN 2.6.3" */
 	int threads;
-	bool bf16_native; /* bf16 products run faster than f32 */
-	bool executes;    /* false: dry, nothing is computed */
-	bool real_time;   /* false: dry, the clock is virtual */
+	size_t memory_bytes; /* what the device has in all: the most an arena may grow to */
+	bool bf16_native;    /* bf16 products run faster than f32 */
+	bool executes;       /* false: dry, nothing is computed */
+	bool real_time;      /* false: dry, the clock is virtual */
+};
+
+/* A point in a stream's work. When the device runs behind the host its time is known once the work before it is over. */
+struct mt_mark {
+	struct mt_stream *stream;
+	double time_s;
+	void *native; /* the backend's, until the mark is read */
+};
+
+/* The functions of a backend that runs behind the host. Streams and events have a `native` for what it keeps of them. Calls
+ * come from the device's thread but for event_over, which any thread may call. */
+struct mt_async_ops {
+	enum mt_status (*stream_open)(struct mt_stream *stream);
+	void (*stream_close)(struct mt_stream *stream); /* its work is over */
+	enum mt_status (*stream_synchronize)(struct mt_stream *stream);
+	enum mt_status (*event_open)(struct mt_event *event);
+	void (*event_close)(struct mt_event *event);
+	enum mt_status (*event_record)(struct mt_event *event, struct mt_stream *stream);
+	enum mt_status (*event_wait)(struct mt_stream *stream, struct mt_event *event);
+	enum mt_status (*event_over)(struct mt_event *event, bool *over);
+	enum mt_status (*mark)(struct mt_stream *stream, struct mt_mark *mark);      /* sets native */
+	enum mt_status (*mark_read)(struct mt_device *device, struct mt_mark *mark); /* waits, sets time_s, frees native */
 };
 
 /* The functions of a backend, in this order in every backend; NULL means unsupported. */
@@ -78,7 +104,12 @@ struct mt_device_ops {
 	/* Copies between host and device memory, ordered on the stream; download returns when the data is there. */
 	enum mt_status (*upload)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 	enum mt_status (*download)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+	/* Copies within device memory, in order on a stream of any kind. */
+	enum mt_status (*copy)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 	const struct mt_arena_backing *(*memory)(struct mt_device *device);
+	/* Several operations of one kind in as few launches as it can; the same bits as one by one. */
+	enum mt_status (*enqueue_many)(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count);
+	const struct mt_async_ops *async; /* NULL: a call returns when its work is over, or the clock is virtual */
 };
 
 struct mt_device {
@@ -87,22 +118,45 @@ struct mt_device {
 	mt_trace_sink trace; /* NULL: off */
 	void *trace_context;
 	struct mt_device_observer observer; /* begin NULL: none */
-	double virtual_start_s;             /* dry: 0, then the latest time the host has waited for; nothing starts before it */
-	void *backend;                      /* owned by the backend */
+	struct mt_trace_pending *pending;   /* owned: traced work whose end is not yet known, in order */
+	struct mt_trace_pending **pending_end;
+	int pending_count;
+	double virtual_start_s; /* dry: 0, then the latest time the host has waited for; nothing starts before it */
+	void *backend;          /* owned by the backend */
 };
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config);
+/* The same of a backend that is not in the table: a plugin's, a test's. `ops` is borrowed while the device lives. */
+enum mt_status mt_device_create_from(struct mt_device **device, const struct mt_device_ops *ops,
+				     const struct mt_device_config *config);
 void mt_device_destroy(struct mt_device *device);
-/* NULL-terminated names of the backends compiled in. */
+/* What a plugin with a device is, for mt_plugin_open: of this version when the numbers agree. */
+struct mt_device_plugin {
+	const struct mt_device_ops *ops;
+	/* The devices of this machine, at most `room` of *count. MT_UNAVAILABLE with the reason when there can be none. */
+	enum mt_status (*list)(struct mt_device_info *list, int room, int *count);
+};
+#define MT_DEVICE_ABI                                                                                                              \
+	((int)(sizeof(struct mt_device_ops) + 31 * sizeof(struct mt_async_ops) + 1009 * sizeof(struct mt_device) +                 \
+	       10007 * sizeof(struct mt_stream) + 100003 * sizeof(struct mt_op) + 1000003 * MT_OP_KIND_COUNT))
+/* The devices that the plugin of this name finds, without opening one: "cuda". MT_UNAVAILABLE: no plugin, no driver, no device. */
+enum mt_status mt_device_plugin_list(const char *kind, struct mt_device_info *list, int room, int *count);
+/* NULL-terminated names of the kinds of device, whether or not this machine has one. */
 const char *const *mt_device_kinds(void);
+/* The sink that was set before gets all that is still pending first, which waits for it. */
 void mt_device_set_trace(struct mt_device *device, mt_trace_sink sink, void *context);
 void mt_device_set_observer(struct mt_device *device, const struct mt_device_observer *observer); /* copied; NULL: none */
 
 /* Checks the op's shape (MT_INPUT), runs or enqueues it, traces it. MT_UNAVAILABLE when the backend lacks it for this dtype. */
 enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+/* Several operations of one kind, in order, none reading what another writes. */
+enum mt_status mt_device_enqueue_many(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count);
+/* `src` may be reused when it returns. */
 enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 /* The one operation by which the host reads device memory. On the dry device dst is zero-filled. */
 enum mt_status mt_device_download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+/* Within device memory, in order on the stream, which may be of any kind. */
+enum mt_status mt_device_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 const struct mt_arena_backing *mt_device_memory(struct mt_device *device);
 
 /* Streams. A compute stream takes operations and collectives; a comm stream takes collectives only, which then run
@@ -123,6 +177,8 @@ struct mt_stream {
 	struct mt_device *device;
 	enum mt_stream_kind kind;
 	char name[16];
+	void *native;                 /* async devices: cuda: the cudaStream_t */
+	void *backend;                /* async devices: what else the backend keeps of it */
 	double clock_s;               /* dry: when everything enqueued so far is over */
 	struct mt_deferred *deferred; /* dry: in order, owned */
 	double settled_s;             /* dry: end of the last deferred work that was settled */
@@ -139,9 +195,21 @@ enum mt_status mt_stream_create(struct mt_device *device, enum mt_stream_kind ki
 void mt_stream_destroy(struct mt_stream *stream);
 /* The host waits until everything enqueued on the stream is over. */
 enum mt_status mt_stream_synchronize(struct mt_stream *stream);
-/* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on dry.
- */
+/* The device's clock as this stream sees it, after everything enqueued: real time on host devices (does not wait), virtual on
+ * dry. A device that runs behind the host is waited for: use marks where that costs. */
 double mt_stream_now_s(struct mt_stream *stream);
+/* The backend's own stream (a cudaStream_t), for fabrics; NULL on host devices. */
+void *mt_stream_native(struct mt_stream *stream);
+
+/* Marks the time when all that is enqueued is over. Cheap on every device; each mark is read once. */
+enum mt_status mt_stream_mark(struct mt_stream *stream, struct mt_mark *mark);
+/* The mark's time, which is waited for, on the clock of mt_clock_s (dry: the virtual one). */
+enum mt_status mt_mark_read(struct mt_mark *mark, double *time_s);
+
+/* Traces one piece of work of a stream, whoever enqueues it: begin before, end after, with all but the times in `event`
+ * (group and key are copied). Nothing happens while there is no sink. The sink is called when the end is known. */
+enum mt_status mt_trace_begin(struct mt_stream *stream, struct mt_mark *start);
+enum mt_status mt_trace_end(struct mt_stream *stream, struct mt_mark *start, const struct mt_trace_event *event);
 
 /* For fabrics on host devices: announces asynchronous work on a stream (ticket 1, 2, ...), and its end. Work of a stream
  * is in order, so the end of a ticket is the end of all before it. A failure is reported by one wait, the next. */
@@ -156,6 +224,8 @@ enum mt_status mt_stream_settle(struct mt_stream *stream, uint64_t ticket);
 
 /* Events: a point in a stream's work. */
 struct mt_event {
+	struct mt_device *device;
+	void *native;             /* async devices: cuda: the cudaEvent_t */
 	struct mt_stream *stream; /* where it was recorded last; NULL: never, then waiting on it is no wait */
 	uint64_t ticket;
 	double time_s;
@@ -166,7 +236,9 @@ enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event
 void mt_event_destroy(struct mt_event *event);
 enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream);
 /* Later work on `stream` starts after the event. On host devices this blocks the caller until asynchronous work before the event is
- * over. */
+ * over; on any device it does so for work that a fabric's thread does (tickets). */
 enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event);
+/* Whether all before the event is over, without waiting; from any thread. Not on a virtual clock. */
+enum mt_status mt_event_over(struct mt_event *event, bool *over);
 
 #endif

@@ -5,6 +5,9 @@
  * and an event is a stream and the last ticket issued when it was recorded. Tickets are issued by the device's thread
  * and ended by the fabric's.
  *
+ * A device that runs behind the host has streams and events of its own, behind the entries of ops->async; tickets stay for
+ * what a fabric's thread does on its streams.
+ *
  * On a virtual clock a stream is one number, when all its work is over, and an event is that number. The host is ahead
  * of the device until it waits: device->virtual_start_s is when the host last saw work over, and nothing enqueued after
  * that may start before it. */
@@ -33,6 +36,13 @@ enum mt_status mt_stream_create(struct mt_device *device, enum mt_stream_kind ki
 	if (pthread_mutex_init(&made->lock, NULL) || pthread_cond_init(&made->changed, NULL)) {
 		free(made);
 		return mt_fail(MT_NOMEM, "stream '%s': the system gives no more locks", name);
+	}
+	enum mt_status st = device->ops->async ? device->ops->async->stream_open(made) : MT_OK;
+	if (st != MT_OK) {
+		pthread_cond_destroy(&made->changed);
+		pthread_mutex_destroy(&made->lock);
+		free(made);
+		return st;
 	}
 	*stream = made;
 	return MT_OK;
@@ -108,6 +118,11 @@ void mt_stream_destroy(struct mt_stream *stream)
 	}
 	if (stream->device->info.real_time)
 		await_ticket(stream, stream->issued);
+	if (stream->device->ops->async) {
+		mt_stream_synchronize(stream); /* a failure stays recorded; there is nobody to return it to */
+		mt_trace_drop(stream);
+		stream->device->ops->async->stream_close(stream);
+	}
 	/* The thread that ended the last ticket may still be inside its unlock. */
 	pthread_mutex_lock(&stream->lock);
 	pthread_mutex_unlock(&stream->lock);
@@ -120,7 +135,13 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 {
 	struct mt_device *device = stream->device;
 	if (device->info.real_time)
-		return mt_stream_wait_ticket(stream, stream->issued);
+		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	if (device->ops->async) {
+		MT_TRY(device->ops->async->stream_synchronize(stream));
+		return mt_trace_flush(stream);
+	}
+	if (device->info.real_time)
+		return MT_OK;
 	MT_TRY(mt_stream_settle(stream, stream->issued));
 	if (device->virtual_start_s < stream->clock_s)
 		device->virtual_start_s = stream->clock_s;
@@ -129,12 +150,36 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 
 double mt_stream_now_s(struct mt_stream *stream)
 {
+	if (stream->device->ops->async)
+		mt_stream_synchronize(stream);
 	if (stream->device->info.real_time)
 		return mt_clock_s();
 	/* A failure stays recorded and is returned by whoever waits for the work. */
 	if (stream->deferred)
 		mt_stream_settle(stream, stream->issued);
 	return stream->clock_s;
+}
+
+void *mt_stream_native(struct mt_stream *stream)
+{
+	return stream->native;
+}
+
+enum mt_status mt_stream_mark(struct mt_stream *stream, struct mt_mark *mark)
+{
+	*mark = (struct mt_mark){.stream = stream};
+	if (stream->device->ops->async)
+		return stream->device->ops->async->mark(stream, mark);
+	mark->time_s = mt_stream_now_s(stream);
+	return MT_OK;
+}
+
+enum mt_status mt_mark_read(struct mt_mark *mark, double *time_s)
+{
+	if (mark->native)
+		MT_TRY(mark->stream->device->ops->async->mark_read(mark->stream->device, mark));
+	*time_s = mark->time_s;
+	return MT_OK;
 }
 
 uint64_t mt_stream_async_begin(struct mt_stream *stream)
@@ -196,12 +241,25 @@ enum mt_status mt_stream_settle(struct mt_stream *stream, uint64_t ticket)
 
 enum mt_status mt_event_create(struct mt_device *device, struct mt_event **event)
 {
-	*event = calloc(1, sizeof **event);
-	return *event ? MT_OK : mt_fail(MT_NOMEM, "event of device '%s': out of memory", device->info.kind);
+	struct mt_event *made = calloc(1, sizeof *made);
+
+	*event = NULL;
+	if (!made)
+		return mt_fail(MT_NOMEM, "event of device '%s': out of memory", device->info.kind);
+	made->device = device;
+	enum mt_status st = device->ops->async ? device->ops->async->event_open(made) : MT_OK;
+	if (st != MT_OK) {
+		free(made);
+		return st;
+	}
+	*event = made;
+	return MT_OK;
 }
 
 void mt_event_destroy(struct mt_event *event)
 {
+	if (event && event->device->ops->async)
+		event->device->ops->async->event_close(event);
 	free(event);
 }
 
@@ -211,7 +269,7 @@ enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream)
 	event->ticket = stream->issued;
 	event->deferred = stream->deferred != NULL;
 	event->time_s = stream->device->info.real_time ? mt_clock_s() : stream->clock_s;
-	return MT_OK;
+	return stream->device->ops->async ? stream->device->ops->async->event_record(event, stream) : MT_OK;
 }
 
 enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event)
@@ -219,7 +277,11 @@ enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event)
 	if (!event->stream)
 		return MT_OK;
 	if (stream->device->info.real_time)
-		return mt_stream_wait_ticket(event->stream, event->ticket);
+		MT_TRY(mt_stream_wait_ticket(event->stream, event->ticket));
+	if (stream->device->ops->async)
+		return stream->device->ops->async->event_wait(stream, event);
+	if (stream->device->info.real_time)
+		return MT_OK;
 	if (event->deferred) {
 		MT_TRY(mt_stream_settle(event->stream, event->ticket));
 		if (event->time_s < event->stream->settled_s)
@@ -229,4 +291,12 @@ enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event)
 	if (stream->clock_s < event->time_s)
 		stream->clock_s = event->time_s;
 	return MT_OK;
+}
+
+enum mt_status mt_event_over(struct mt_event *event, bool *over)
+{
+	*over = !event->stream || reached(event->stream, event->ticket);
+	if (!*over || !event->stream || !event->device->ops->async)
+		return MT_OK;
+	return event->device->ops->async->event_over(event, over);
 }

@@ -178,5 +178,6 @@ const struct mt_device_ops mt_device_cpu_ops = {
 	.enqueue = cpu_enqueue,
 	.upload = mt_host_copy,
 	.download = mt_host_copy,
+	.copy = mt_host_copy,
 	.memory = cpu_memory,
 };

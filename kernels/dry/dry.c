@@ -15,6 +15,7 @@ static enum mt_status open_dry(struct mt_device *device, const struct mt_device_
 	device->backend = cost;
 	device->virtual_start_s = 0;
 	device->info.executes = device->info.real_time = false;
+	device->info.memory_bytes = (size_t)1 << 44; /* nothing limits it */
 	snprintf(device->info.name, sizeof device->info.name, "virtual clock");
 	return MT_OK;
 }
@@ -61,5 +62,6 @@ const struct mt_device_ops mt_device_dry_ops = {
 	.enqueue = enqueue,
 	.upload = upload,
 	.download = download,
+	.copy = upload,
 	.memory = memory,
 };

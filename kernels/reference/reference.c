@@ -57,5 +57,6 @@ const struct mt_device_ops mt_device_reference_ops = {
 	.enqueue = enqueue,
 	.upload = mt_host_copy,
 	.download = mt_host_copy,
+	.copy = mt_host_copy,
 	.memory = memory,
 };

@@ -3,8 +3,9 @@
 #   make tune       tune GPT-2 124M on this machine      make bench     the speed figures of the README
 #   make deps       install what is missing              make lint      static checks    make layers   the include rules
 #   make install PREFIX=/usr/local DESTDIR=              make clean
-# Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  MPI=no HWLOC=no  V=1
-#          CUDA=no  CUDA_HOME=/usr/local/cuda  NVCC_ARCHS="80 90a 100 120"
+# Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  V=1
+#          MPI=no HWLOC=no PCRE2=no UTF8PROC=no CUDA=no (leave out what was found)  CUDA_HOME=/usr/local/cuda
+#          NVCC_ARCHS="80 90a 100 120"
 ifneq ($(V),1)
 Q := @
 endif
@@ -26,6 +27,16 @@ HWLOC_FOUND := $(if $(filter no,$(HWLOC)),,$(wildcard /usr/include/hwloc.h /usr/
 ifneq ($(HWLOC_FOUND),)
 HWLOC_CFLAGS := -DMT_HAVE_HWLOC
 HWLOC_LIBS   := -lhwloc
+endif
+PCRE2_FOUND := $(if $(filter no,$(PCRE2)),,$(wildcard /usr/include/pcre2.h /usr/local/include/pcre2.h))
+ifneq ($(PCRE2_FOUND),)
+TEXT_CFLAGS += -DMT_HAVE_PCRE2
+TEXT_LIBS   += -lpcre2-8
+endif
+UTF8PROC_FOUND := $(if $(filter no,$(UTF8PROC)),,$(wildcard /usr/include/utf8proc.h /usr/local/include/utf8proc.h))
+ifneq ($(UTF8PROC_FOUND),)
+TEXT_CFLAGS += -DMT_HAVE_UTF8PROC
+TEXT_LIBS   += -lutf8proc
 endif
 GNUPLOT_FOUND := $(shell command -v gnuplot 2>/dev/null)
 # CUDA is never linked into the program: what uses it is a plugin, build/megatune-NAME.so, loaded at run time.
@@ -52,8 +63,8 @@ WARN   += -Werror
 endif
 CFLAGS  ?= -g
 ALL_CFLAGS = -std=gnu11 $(OPT) $(CFLAGS) $(WARN) $(EXTRA) -fopenmp -fno-math-errno -fno-strict-aliasing -I. \
-	-DMT_VERSION='"$(VERSION)"' -DMT_PREFIX='"$(PREFIX)"' $(MPI_CFLAGS) $(HWLOC_CFLAGS) -MMD -MP
-LIBS = -ldnnl -lyaml -ljansson -lsqlite3 $(HWLOC_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
+	-DMT_VERSION='"$(VERSION)"' -DMT_PREFIX='"$(PREFIX)"' $(MPI_CFLAGS) $(HWLOC_CFLAGS) $(TEXT_CFLAGS) -MMD -MP
+LIBS = -ldnnl -lyaml -ljansson -lsqlite3 $(HWLOC_LIBS) $(TEXT_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
 LDFLAGS_ALL = $(LDFLAGS) $(EXTRA) -rdynamic
 
 # Sources of plugins are no part of the program.
@@ -118,6 +129,8 @@ found:
 	@echo "mpi      $(if $(MPICC),found ($(MPICC)),absent: no run over more than one rank)"
 	@echo "hwloc    $(if $(HWLOC_FOUND),found,absent: sockets, NUMA and caches are read from /sys only)"
 	@echo "cuda     $(if $(NVCC_FOUND),found ($(CUDA_HOME), sm_$(NVCC_ARCHS)): $(if $(PLUGINS),$(PLUGINS),no plugins),absent: no NVIDIA GPUs)"
+	@echo "pcre2    $(if $(PCRE2_FOUND),found,absent: of tokenizers only bytes and those without patterns)"
+	@echo "utf8proc $(if $(UTF8PROC_FOUND),found,absent: tokenizers that normalize read Latin text only)"
 	@echo "gnuplot  $(if $(GNUPLOT_FOUND),found ($(GNUPLOT_FOUND)),absent: reports have tables in place of figures)"
 
 # Rebuild when the flags change.
@@ -178,7 +191,7 @@ $(BUILD)/tests/test_base_nvml: | $(NVML_DOUBLE)
 
 # What the build, the program and the tests use; installed only where something is missing.
 DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libyaml-dev bats \
-	iproute2 g++
+	iproute2 g++ libpcre2-dev libutf8proc-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 deps:
 	@missing=""; for p in $(DEPS); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

@@ -46,6 +46,8 @@ if [ -z "$flags" ]; then
 	flags='-std=gnu11 -O2 -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wno-unused-parameter
 		-fopenmp -fno-math-errno -fno-strict-aliasing -I. -DMT_VERSION="lint" -DMT_PREFIX="/usr/local"'
 	[ -e /usr/include/hwloc.h ] && flags+=' -DMT_HAVE_HWLOC'
+	[ -e /usr/include/pcre2.h ] && flags+=' -DMT_HAVE_PCRE2'
+	[ -e /usr/include/utf8proc.h ] && flags+=' -DMT_HAVE_UTF8PROC'
 	command -v mpicc >/dev/null && flags+=" -DMT_HAVE_MPI $(mpicc --showme:compile)"
 fi
 read -rd '' -a FLAGS <<<"$flags"

@@ -51,12 +51,20 @@ static enum mt_status read_synthetic(const struct mt_source *source, int64_t fir
 	return MT_OK;
 }
 
+/* A block depends on no other: it is a document. */
+static enum mt_status find_synthetic(const struct mt_source *source, int64_t token, int64_t *first, int64_t *end)
+{
+	*first = token - token % BLOCK;
+	*end = *first + BLOCK;
+	return MT_OK;
+}
+
 static void close_synthetic(struct mt_source *source)
 {
 	free(source->state);
 }
 
-static const struct mt_source_kind synthetic_kind = {read_synthetic, close_synthetic};
+static const struct mt_source_kind synthetic_kind = {read_synthetic, find_synthetic, close_synthetic};
 
 enum mt_status mt_source_open_synthetic(struct mt_source *source, int64_t seq, uint64_t seed)
 {

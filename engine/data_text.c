@@ -215,12 +215,22 @@ static enum mt_status read_text(const struct mt_source *source, int64_t first, i
 	return MT_OK;
 }
 
+static enum mt_status find_text(const struct mt_source *source, int64_t token, int64_t *first, int64_t *end)
+{
+	const struct corpus *corpus = source->state;
+	const struct text_file *file = &corpus->files[find_file(corpus, token)];
+
+	*first = file->first;
+	*end = file->first + file->bytes + 1;
+	return MT_OK;
+}
+
 static void close_text(struct mt_source *source)
 {
 	free_corpus(source->state);
 }
 
-static const struct mt_source_kind text_kind = {read_text, close_text};
+static const struct mt_source_kind text_kind = {read_text, find_text, close_text};
 
 /* 1234567 -> "1,234,567" */
 static void group_digits(int64_t number, char text[32])
@@ -261,4 +271,30 @@ enum mt_status mt_source_open_text(struct mt_source *source, const char *paths)
 	snprintf(source->text, sizeof source->text, "%zu text file%s, %s bytes", corpus->count, corpus->count == 1 ? "" : "s",
 		 bytes);
 	return MT_OK;
+}
+
+void mt_text_files_free(char **files, size_t count)
+{
+	for (size_t i = 0; files && i < count; i++)
+		free(files[i]);
+	free(files);
+}
+
+enum mt_status mt_text_files(const char *paths, char ***files, size_t *count)
+{
+	struct corpus corpus = {0};
+	enum mt_status st = add_paths(&corpus, paths);
+
+	*files = NULL;
+	*count = 0;
+	if (st == MT_OK && !(*files = calloc(corpus.count, sizeof **files)))
+		st = mt_fail(MT_NOMEM, "out of memory listing text files");
+	for (size_t i = 0; i < corpus.count; i++) {
+		if (st == MT_OK)
+			(*files)[(*count)++] = corpus.files[i].path;
+		else
+			free(corpus.files[i].path);
+	}
+	free(corpus.files);
+	return st;
 }

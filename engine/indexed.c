@@ -4,8 +4,9 @@
  *        34: i32 lengths[S], i64 pointers[S], i64 documents[D], and S bytes of modes in multimodal sets
  *   .bin  the tokens, sequences back to back; pointers are their byte offsets
  *
- * (megatron/core/datasets/indexed_dataset.py.) As sequences lie back to back the stream is the .bin itself, so the index
- * is read once, checked in full, and not kept: nothing that it says can lead a later read outside the file. */
+ * (megatron/core/datasets/indexed_dataset.py.) As sequences lie back to back the stream is the .bin itself. The index is checked
+ * in full at the opening and not kept in memory: where documents begin is looked up in the file, and what it says then is
+ * checked again, so that no read leads outside the .bin. */
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "engine/data_source.h"
@@ -14,16 +15,11 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-struct indexed {
-	int fd;
-	int code, shift; /* of a token, see token_shift */
-	char *path;      /* owned: of the .bin */
-};
 
 /* Where the three arrays of an index begin. */
 struct index_head {
@@ -182,49 +178,136 @@ static enum mt_status open_file(const char *path, int *fd, int64_t *bytes)
 	return MT_OK;
 }
 
-static enum mt_status read_index(const char *prefix, int64_t bin_bytes, struct index_head *head)
+static enum mt_status read_index(struct mt_indexed *x, int64_t bin_bytes)
 {
-	char *path = mt_string("%s.idx", prefix);
+	struct index_head head = {.path = x->index_path};
+
+	MT_TRY(open_file(x->index_path, &x->index_fd, &head.bytes));
+	head.fd = x->index_fd;
+	MT_TRY(read_head(&head));
+	MT_TRY(check_sequences(&head, bin_bytes));
+	MT_TRY(check_documents(&head));
+	x->code = head.code;
+	x->shift = head.shift;
+	x->tokens = bin_bytes >> head.shift;
+	x->sequences = head.sequences;
+	x->documents = head.documents - 1;
+	return MT_OK;
+}
+
+enum mt_status mt_indexed_open(struct mt_indexed *indexed, const char *prefix)
+{
+	int64_t bytes = 0;
 	enum mt_status st;
 
-	*head = (struct index_head){.fd = -1, .path = path};
-	if (!path)
-		return mt_fail(MT_NOMEM, "out of memory opening %s", prefix);
-	MT_GOTO(out, open_file(path, &head->fd, &head->bytes));
-	MT_GOTO(out, read_head(head));
-	MT_GOTO(out, check_sequences(head, bin_bytes));
-	MT_GOTO(out, check_documents(head));
-out:
-	if (head->fd >= 0)
-		close(head->fd);
-	free(path);
-	head->path = NULL;
+	*indexed = (struct mt_indexed){.fd = -1, .index_fd = -1};
+	indexed->path = mt_string("%s.bin", prefix);
+	indexed->index_path = mt_string("%s.idx", prefix);
+	st = indexed->path && indexed->index_path ? open_file(indexed->path, &indexed->fd, &bytes)
+						  : mt_fail(MT_NOMEM, "out of memory opening %s", prefix);
+	if (st == MT_OK)
+		st = read_index(indexed, bytes);
+	if (st != MT_OK)
+		mt_indexed_close(indexed);
 	return st;
+}
+
+void mt_indexed_close(struct mt_indexed *indexed)
+{
+	if (indexed->fd >= 0)
+		close(indexed->fd);
+	if (indexed->index_fd >= 0)
+		close(indexed->index_fd);
+	free(indexed->path);
+	free(indexed->index_path);
+	*indexed = (struct mt_indexed){.fd = -1, .index_fd = -1};
+}
+
+const char *mt_indexed_type(const struct mt_indexed *indexed)
+{
+	static const char *const names[] = {"", "u8", "i8", "i16", "i32", "i64", "f64", "f32", "u16"};
+	return names[indexed->code];
+}
+
+/* --- documents --- */
+
+static enum mt_status changed(const struct mt_indexed *x)
+{
+	return mt_fail(MT_IO, "%s changed while in use; leave data files alone during a run", x->index_path);
+}
+
+enum mt_status mt_indexed_first(const struct mt_indexed *x, int64_t index, int64_t *token)
+{
+	unsigned char value[8];
+	int64_t pointers = MT_INDEXED_HEAD_BYTES + 4 * x->sequences, marks = pointers + 8 * x->sequences;
+	uint64_t sequence, offset;
+
+	MT_TRY(mt_source_pread(x->index_fd, x->index_path, value, 8, marks + 8 * index));
+	sequence = read_u64(value);
+	*token = x->tokens;
+	if (sequence == (uint64_t)x->sequences)
+		return MT_OK;
+	if (sequence > (uint64_t)x->sequences)
+		return changed(x);
+	MT_TRY(mt_source_pread(x->index_fd, x->index_path, value, 8, pointers + 8 * (int64_t)sequence));
+	offset = read_u64(value);
+	*token = (int64_t)(offset >> x->shift);
+	return offset >> x->shift <= (uint64_t)x->tokens ? MT_OK : changed(x);
+}
+
+/* The last document that begins at or before the token: empty ones before it are passed over. */
+enum mt_status mt_indexed_find(const struct mt_indexed *x, int64_t token, int64_t *first, int64_t *end)
+{
+	int64_t low = 0, high = x->documents;
+
+	*first = 0;
+	*end = x->tokens;
+	while (high - low > 1) {
+		int64_t middle = low + (high - low) / 2, at;
+		MT_TRY(mt_indexed_first(x, middle, &at));
+		if (at <= token) {
+			low = middle;
+			*first = at;
+		} else {
+			high = middle;
+			*end = at;
+		}
+	}
+	return MT_OK;
 }
 
 /* --- the tokens --- */
 
-static enum mt_status read_indexed(const struct mt_source *source, int64_t first, int64_t count, int32_t *tokens)
+enum mt_status mt_indexed_read(const struct mt_indexed *x, int64_t first, int64_t count, int64_t vocab, int32_t *tokens)
 {
-	const struct indexed *x = source->state;
 	unsigned char bytes[READ_BYTES];
-	int64_t item = 1 << x->shift, most = READ_BYTES >> x->shift;
+	int64_t item = 1 << x->shift, most = READ_BYTES >> x->shift, limit = vocab ? vocab : INT32_MAX;
 
 	for (int64_t done = 0; done < count;) {
 		int64_t part = count - done < most ? count - done : most;
 		MT_TRY(mt_source_pread(x->fd, x->path, bytes, part * item, (first + done) * item));
 		for (int64_t i = 0; i < part; i++) {
 			int64_t token = read_token(bytes + i * item, x->code);
-			if (token < 0 || token >= source->vocab)
+			if (token < 0 || token >= limit)
 				return mt_fail(MT_INPUT,
 					       "%s: token %lld is %lld, the model's vocab is %lld: set vocab to that of the "
 					       "tokenizer that wrote it",
-					       x->path, (long long)(first + done + i), (long long)token, (long long)source->vocab);
+					       x->path, (long long)(first + done + i), (long long)token, (long long)limit);
 			tokens[done + i] = (int32_t)token;
 		}
 		done += part;
 	}
 	return MT_OK;
+}
+
+static enum mt_status read_indexed(const struct mt_source *source, int64_t first, int64_t count, int32_t *tokens)
+{
+	return mt_indexed_read(source->state, first, count, source->vocab, tokens);
+}
+
+static enum mt_status find_indexed(const struct mt_source *source, int64_t token, int64_t *first, int64_t *end)
+{
+	return mt_indexed_find(source->state, token, first, end);
 }
 
 /* A vocabulary that is too small should be known before the run, not after hours of it. */
@@ -241,15 +324,11 @@ static enum mt_status check_tokens(const struct mt_source *source)
 
 static void close_indexed(struct mt_source *source)
 {
-	struct indexed *x = source->state;
-
-	if (x->fd >= 0)
-		close(x->fd);
-	free(x->path);
-	free(x);
+	mt_indexed_close(source->state);
+	free(source->state);
 }
 
-static const struct mt_source_kind indexed_kind = {read_indexed, close_indexed};
+static const struct mt_source_kind indexed_kind = {read_indexed, find_indexed, close_indexed};
 
 static bool exists_with(const char *prefix, const char *suffix)
 {
@@ -278,32 +357,26 @@ char *mt_indexed_prefix(const char *path)
 
 enum mt_status mt_source_open_indexed(struct mt_source *source, const char *prefix)
 {
-	struct indexed *x = calloc(1, sizeof *x);
-	struct index_head head;
-	int64_t bytes = 0;
+	struct mt_indexed *x = malloc(sizeof *x);
 	enum mt_status st;
 
 	if (!x)
 		return mt_fail(MT_NOMEM, "out of memory opening %s", prefix);
-	x->fd = -1;
-	source->state = x;
-	x->path = mt_string("%s.bin", prefix);
-	if (!x->path) {
-		st = mt_fail(MT_NOMEM, "out of memory opening %s", prefix);
-		goto fail;
+	st = mt_indexed_open(x, prefix);
+	if (st != MT_OK) {
+		free(x);
+		return st;
 	}
-	MT_GOTO(fail, open_file(x->path, &x->fd, &bytes));
-	MT_GOTO(fail, read_index(prefix, bytes, &head));
-	x->code = head.code;
-	x->shift = head.shift;
-	source->tokens = bytes >> head.shift;
-	MT_GOTO(fail, check_tokens(source));
+	source->state = x;
+	source->tokens = x->tokens;
+	st = check_tokens(source);
+	if (st != MT_OK) {
+		close_indexed(source);
+		source->state = NULL;
+		return st;
+	}
 	source->kind = &indexed_kind;
-	snprintf(source->text, sizeof source->text, "%lld tokens in %lld documents of an indexed data set",
-		 (long long)source->tokens, (long long)head.documents - 1);
+	snprintf(source->text, sizeof source->text, "%lld tokens in %lld documents of an indexed data set", (long long)x->tokens,
+		 (long long)x->documents);
 	return MT_OK;
-fail:
-	close_indexed(source);
-	source->state = NULL;
-	return st;
 }

@@ -2,13 +2,13 @@
 #define _GNU_SOURCE
 #include "engine/run.h"
 #include "base/file.h"
+#include "engine/data.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const decays[] = {"cosine", "constant", "linear", NULL};
-static const char *const tokenizers[] = {"byte", NULL};
 
 #define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
 	{                                                                                                                          \
@@ -37,13 +37,19 @@ static const struct mt_option train_options[] = {
 	TRAIN(trace, STRING, NULL, 0, 0, NULL, "file for a Chrome trace of the last step"),
 	TRAIN(peak_tflops, FLOAT, "0", 0, 1e6, NULL, "dense peak of one device in TFLOP/s, for MFU; 0: measured at start"),
 	TRAIN(deadline_s, FLOAT, "0", 0, 1e9, NULL, "stop after so many seconds; 0: never"),
+	TRAIN(eval_every, INT, "0", 0, 1e12, NULL, "steps between two losses of the validation part of data.split; 0: none"),
+	TRAIN(eval_steps, INT, "10", 1, 1e9, NULL, "batches of gbs sequences that such a loss is the mean of, each time the same"),
 };
 
 static const struct mt_option data_options[] = {
 	DATA(path, STRING, NULL, NULL,
-	     "text files or directories (colons between), or the PREFIX of a PREFIX.bin and PREFIX.idx; none: synthetic"),
-	DATA(tokenizer, CHOICE, "byte", tokenizers, "of text files; byte: 256 byte values and 256 at the end of a file"),
+	     "text files or directories (colons between), the PREFIX of a PREFIX.bin and PREFIX.idx, or a blend 'WEIGHT PATH "
+	     "WEIGHT PATH'; none: synthetic"),
+	DATA(tokenizer, STRING, "byte", NULL,
+	     "of text files: byte (256 byte values and 256 at the end of a file), a tokenizer.json, vocab.json or the folder of "
+	     "one"),
 	DATA(shuffle, BOOL, "true", NULL, "take the sequences of an epoch in random order"),
+	DATA(split, STRING, NULL, NULL, "shares of training, validation and test, as in 969,30,1; none: all for training"),
 };
 
 const struct mt_option_table mt_train_options_table = {"train", train_options, sizeof train_options / sizeof train_options[0]};
@@ -116,6 +122,10 @@ enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 	if (run->layout.dtype == MT_F64 && (!train->device || strcmp(train->device, "reference") != 0))
 		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where,
 			       train->device ? train->device : "none");
+	MT_TRY(mt_data_check(&run->data, where));
+	if (train->eval_every > 0 && mt_data_share(&run->data, MT_DATA_VALID) <= 0)
+		return mt_fail(MT_INPUT, "%s: eval_every %lld needs a validation part: set split in section data, as in 969,30,1",
+			       where, (long long)train->eval_every);
 	return mt_layout_check(&run->model, &run->layout, where);
 }
 

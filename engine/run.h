@@ -18,17 +18,17 @@ struct mt_train_options {
 	char *device;                           /* "cpu", "reference" */
 	char *log;                              /* JSON lines of every step; NULL: none */
 	char *trace;                            /* Chrome trace of the last step; NULL: none */
-	double peak_tflops; /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
-	double deadline_s;  /* stop after this time; 0: none */
+	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
+	double deadline_s;              /* stop after this time; 0: none */
+	int64_t eval_every, eval_steps; /* loss of the validation part every so many steps (0: never), over so many batches */
 };
 
-enum mt_tokenizer_choice { MT_TOKENIZER_BYTE };
-
 struct mt_data_options {
-	char *path; /* text files (colon-separated, directories are walked) or a Megatron PREFIX of PREFIX.bin/.idx; NULL: synthetic
-		     */
-	int tokenizer; /* enum mt_tokenizer_choice */
+	char *path;      /* text files (colons between, directories are walked), a Megatron PREFIX of PREFIX.bin/.idx, or a blend
+			  * "0.7 A 0.3 B" of such; NULL: synthetic */
+	char *tokenizer; /* of text files, see engine/tokenizer.h; NULL: byte */
 	bool shuffle;
+	char *split; /* "969,30,1": shares of training, validation, test; NULL: all for training */
 };
 
 struct mt_run {

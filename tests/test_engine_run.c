@@ -165,7 +165,7 @@ static void a_wrong_run_is_refused_with_line_and_cause(void **state)
 	refused("model: gpt-tiny\ntrain:\n  lr: fast\n", "run.yaml:3", "lr");
 	refused("model: gpt-tiny\ntrain: {steps: 0}\n", "steps", NULL);
 	refused("model: gpt-tiny\ntrain: {decay: cosin}\n", "cosine", NULL);
-	refused("model: gpt-tiny\ndata: {tokenizer: bpe}\n", "byte", NULL);
+	refused("model: gpt-tiny\ndata: {split: bpe}\n", "split", NULL);
 	refused("model: gpt-tiny\ntrain: {lr: 1e-5, min_lr: 1e-4}\n", "min_lr", NULL);
 	refused("model: gpt-tiny\ntrain: {beta2: 1}\n", "beta2", NULL);
 	refused("model: gpt-tiny\nlayout: {dtype: f64}\n", "reference", NULL);

@@ -14,7 +14,7 @@ struct mt_common {
 };
 
 #define MT_CLI_TABLES 6
-#define MT_CLI_WORDS  8
+#define MT_CLI_WORDS  64
 
 struct mt_cli {
 	const char *usage;                                   /* "megatune tune MODEL [options]" */

@@ -17,6 +17,7 @@ static const struct {
 	{"plan", "search the best layout of a model, without running anything", mt_command_plan},
 	{"tune", "search, run the best few, choose, report", mt_command_tune},
 	{"train", "train a model as a run file says", mt_command_train},
+	{"data", "tokenize text, and look into data sets", mt_command_data},
 	{"report", "make the report again from a result file", mt_command_report},
 };
 

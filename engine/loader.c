@@ -1,0 +1,200 @@
+/* loader: see loader.h.
+ *
+ * Micro-batches are numbered through the run: g = step * (micro-batches a step) + k. Slot g mod 2M holds number g: two steps'
+ * worth, the one that runs and the next. The thread fills them in order and sleeps when both are full. A begin that is not the next
+ * step moves the thread there: `round` tells it that what it is reading was for another place. */
+#define _GNU_SOURCE
+#include "engine/loader.h"
+#include "base/clock.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct mt_loader {
+	struct mt_loader_config config;
+	int64_t microbatches; /* M */
+	struct mt_batch *slots;
+	int32_t *memory; /* owned: of all slots */
+	pthread_t thread;
+	bool started, stops;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	int64_t first, filled; /* numbers [first, filled) are there; first = step * M */
+	int64_t round;
+	enum mt_status status; /* of number `filled`, when it failed */
+	char message[1024];
+};
+
+/* Global samples of a micro-batch: consecutive, interleaved over dp, so that a step's set does not depend on the layout. */
+static enum mt_status fill(const struct mt_loader *l, int64_t number, struct mt_batch *batch)
+{
+	const struct mt_loader_config *c = &l->config;
+	int64_t step = number / l->microbatches, k = number % l->microbatches;
+	uint64_t first = (uint64_t)(step * c->gbs + (k * c->dp + c->rank) * c->mbs);
+
+	for (int64_t b = 0; b < c->mbs; b++) {
+		int64_t at = b * c->seq;
+		if (c->apart)
+			MT_TRY(mt_dataset_sample_apart(c->dataset, first + (uint64_t)b, batch->tokens + at, batch->targets + at,
+						       batch->starts + at));
+		else
+			MT_TRY(mt_dataset_sample(c->dataset, first + (uint64_t)b, batch->tokens + at, batch->targets + at));
+	}
+	batch->counted = 0;
+	for (int64_t i = 0; i < c->mbs * c->seq; i++)
+		batch->counted += batch->targets[i] >= 0;
+	return MT_OK;
+}
+
+/* One micro-batch, with the lock given back while it is read. */
+static void read_next(struct mt_loader *l)
+{
+	int64_t number = l->filled, round = l->round;
+	enum mt_status st;
+
+	pthread_mutex_unlock(&l->lock);
+	mt_error_clear();
+	st = fill(l, number, &l->slots[number % (2 * l->microbatches)]);
+	pthread_mutex_lock(&l->lock);
+	if (round != l->round)
+		return;
+	if (st == MT_OK) {
+		l->filled++;
+	} else {
+		/* the message belongs to this thread: the one that asks repeats it */
+		l->status = st;
+		strncpy(l->message, mt_error_message(), sizeof l->message - 1);
+	}
+	pthread_cond_broadcast(&l->changed);
+}
+
+static void *run(void *context)
+{
+	struct mt_loader *l = context;
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->stops) {
+		if (l->status == MT_OK && l->filled < l->first + 2 * l->microbatches)
+			read_next(l);
+		else
+			pthread_cond_wait(&l->changed, &l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+static enum mt_status make_slots(struct mt_loader *l)
+{
+	int64_t rows = l->config.mbs * l->config.seq, slots = 2 * l->microbatches, each = l->config.apart ? 3 : 2;
+
+	l->slots = calloc((size_t)slots, sizeof *l->slots);
+	l->memory = calloc((size_t)(slots * rows * each), sizeof *l->memory);
+	if (!l->slots || !l->memory)
+		return mt_fail(MT_NOMEM, "out of memory for %lld micro-batches of %lld tokens", (long long)slots, (long long)rows);
+	for (int64_t i = 0; i < slots; i++) {
+		int32_t *at = l->memory + i * rows * each;
+		l->slots[i] = (struct mt_batch){at, at + rows, l->config.apart ? at + 2 * rows : NULL, 0};
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_loader_create(struct mt_loader **loader, const struct mt_loader_config *config)
+{
+	struct mt_loader *l = calloc(1, sizeof *l);
+
+	*loader = NULL;
+	if (!l)
+		return mt_fail(MT_NOMEM, "out of memory for the loader");
+	l->config = *config;
+	l->microbatches = config->gbs / (config->mbs * config->dp);
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->changed, NULL);
+	enum mt_status st = make_slots(l);
+	if (st != MT_OK) {
+		mt_loader_destroy(l);
+		return st;
+	}
+	*loader = l;
+	return MT_OK;
+}
+
+void mt_loader_destroy(struct mt_loader *loader)
+{
+	struct mt_loader *l = loader;
+
+	if (!l)
+		return;
+	if (l->started) {
+		pthread_mutex_lock(&l->lock);
+		l->stops = true;
+		pthread_cond_broadcast(&l->changed);
+		pthread_mutex_unlock(&l->lock);
+		pthread_join(l->thread, NULL);
+	}
+	pthread_cond_destroy(&l->changed);
+	pthread_mutex_destroy(&l->lock);
+	free(l->slots);
+	free(l->memory);
+	free(l);
+}
+
+/* Signals are for the thread that runs the steps. */
+static enum mt_status start(struct mt_loader *l)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	l->started = pthread_create(&l->thread, NULL, run, l) == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return l->started ? MT_OK : mt_fail(MT_FAILED, "cannot start the thread that reads data: too many threads?");
+}
+
+enum mt_status mt_loader_begin(struct mt_loader *loader, int64_t step)
+{
+	struct mt_loader *l = loader;
+	int64_t first = step * l->microbatches;
+
+	pthread_mutex_lock(&l->lock);
+	if (first < l->first || first > l->filled || !l->started) {
+		l->filled = first;
+		l->round++;
+		l->status = MT_OK;
+	}
+	l->first = first;
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+	return l->started ? MT_OK : start(l);
+}
+
+enum mt_status mt_loader_get(struct mt_loader *loader, int64_t microbatch, struct mt_batch *batch, double *waited_s)
+{
+	struct mt_loader *l = loader;
+	int64_t number;
+	enum mt_status st = MT_OK;
+
+	pthread_mutex_lock(&l->lock);
+	number = l->first + microbatch;
+	if (l->filled <= number && l->status == MT_OK) {
+		double start_s = mt_clock_s();
+		while (l->filled <= number && l->status == MT_OK)
+			pthread_cond_wait(&l->changed, &l->lock);
+		*waited_s += mt_clock_s() - start_s;
+	}
+	if (l->filled <= number)
+		st = mt_fail(l->status, "%s", l->message);
+	else
+		*batch = l->slots[number % (2 * l->microbatches)];
+	pthread_mutex_unlock(&l->lock);
+	return st;
+}
+
+int64_t mt_loader_ready(struct mt_loader *loader)
+{
+	pthread_mutex_lock(&loader->lock);
+	int64_t ready = loader->filled - loader->first;
+	pthread_mutex_unlock(&loader->lock);
+	return ready;
+}

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/nvml.h"
+#include "tuner/health.h"
 
 #include <dlfcn.h>
 #include <math.h>
@@ -168,6 +169,32 @@ static void energy_without_a_counter_is_power_times_time(void **state)
 	set("no_energy", 0);
 }
 
+static void what_is_told_of_a_gpu_is_what_was_read(void **state)
+{
+	struct mt_nvml_watched gpus[2] = {
+		{"NVIDIA Test 80GB", "0000:1b:00.0", 10, 2, 512.4, 690.2, 1024.8, 71, 1350, 1755, 1980, 0x44, 0.3, 0, 1},
+		{"NVIDIA Test 80GB", "0000:cb:00.0", 10, 2, -1, -1, -1, -1, -1, -1, -1, -1, 0, -1, -1}};
+	struct mt_nvml_watched silent = {.bus_id = "0000:01:00.0"};
+	char *text;
+	size_t size;
+	FILE *file = open_memstream(&text, &size);
+	mt_health_print(gpus, 2, file);
+	mt_health_print(&silent, 1, file);
+	fclose(file);
+	assert_string_equal(text,
+			    "GPU 0000:1b:00.0  512 W (most 690)  1.0 kJ  1755 MHz (1350 to 1980)  71 C  held back: power cap, "
+			    "hardware thermal (30% of the time)  new memory errors: 0 corrected, 1 not\n"
+			    "GPU 0000:cb:00.0   held back: unknown\n"
+			    "GPU 0000:01:00.0  gave no readings\n");
+	free(text);
+	json_t *json = mt_health_json(gpus, 2), *first = json_array_get(json, 0), *second = json_array_get(json, 1);
+	assert_true(json_number_value(json_object_get(first, "energy_j")) == 1024.8);
+	assert_string_equal(json_string_value(json_object_get(first, "held_back_by")), "power cap, hardware thermal");
+	assert_true(json_is_null(json_object_get(second, "power_w")));
+	assert_true(json_is_null(json_object_get(second, "ecc_corrected")));
+	json_decref(json);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -177,6 +204,7 @@ int main(void)
 		cmocka_unit_test(a_driver_that_does_not_answer_is_unavailable),
 		cmocka_unit_test(a_watch_sums_what_happens_meanwhile),
 		cmocka_unit_test(energy_without_a_counter_is_power_times_time),
+		cmocka_unit_test(what_is_told_of_a_gpu_is_what_was_read),
 	};
 	return cmocka_run_group_tests_name("base: nvml", tests, load_double, NULL);
 }

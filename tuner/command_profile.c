@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "tuner/commands.h"
+#include "tuner/health.h"
 #include "tuner/job.h"
 #include "tuner/session.h"
 #include "tuner/slice.h"
@@ -20,6 +21,8 @@ struct profiler {
 	int slice_count, runs;
 	int64_t process_bytes;
 	struct mt_slice_timing timing;
+	struct mt_nvml_watched *gpus; /* owned */
+	int gpu_count;
 	bool leader;
 };
 
@@ -82,6 +85,14 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 	return st;
 }
 
+static enum mt_status run_watched(struct profiler *p, struct mt_group *world)
+{
+	struct mt_nvml_watch *watch = p->leader ? mt_health_start(p->device) : NULL;
+	enum mt_status st = run_all(p, world), stopped = mt_nvml_watch_stop(watch, &p->gpus, &p->gpu_count);
+
+	return st == MT_OK ? stopped : st;
+}
+
 /* null where nothing was run or it is not known. */
 static json_t *timing_json(const struct mt_slice_timing *t)
 {
@@ -135,11 +146,13 @@ static enum mt_status save(struct profiler *p, bool json)
 		MT_GOTO(out, mt_machine_save(&p->session.machine, p->session.options.machine));
 	}
 	if (json)
-		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s, s:o}", "slices", p->slice_count, "slices_run", p->runs,
-						 "kernels", count, "store", path, "timing", timing_json(&p->timing)));
+		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s, s:o, s:o}", "slices", p->slice_count, "slices_run", p->runs,
+						 "kernels", count, "store", path, "timing", timing_json(&p->timing), "gpus",
+						 mt_health_json(p->gpus, p->gpu_count)));
 	else {
 		printf("%d slices, %d run, %d kernels timed, kept in %s\n", p->slice_count, p->runs, count, path);
 		print_timing(&p->timing);
+		mt_health_print(p->gpus, p->gpu_count, stdout);
 	}
 out:
 	free(rows);
@@ -163,7 +176,7 @@ static enum mt_status profile(struct profiler *p, bool json)
 	for (int i = 0; i < p->session.world; i++)
 		ranks[i] = i;
 	MT_GOTO(out, mt_group_create(p->fabric, "profile", ranks, p->session.world, &world));
-	MT_GOTO(out, run_all(p, world));
+	MT_GOTO(out, run_watched(p, world));
 	bytes = (double)p->process_bytes;
 	MT_GOTO(out, mt_comm_host_all_reduce(world, &bytes, 1, MT_MAX));
 	p->process_bytes = (int64_t)bytes;
@@ -203,6 +216,7 @@ out:
 	mt_device_destroy(p.device);
 	mt_fabric_destroy(p.fabric);
 	free(p.slices);
+	free(p.gpus);
 	mt_cli_free(&cli);
 	mt_session_free(&p.session);
 	return st;

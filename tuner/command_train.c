@@ -4,9 +4,11 @@
 #include "engine/trainer.h"
 #include "tuner/cli.h"
 #include "tuner/commands.h"
+#include "tuner/health.h"
 #include "tuner/job.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 struct train_command {
 	int64_t warmup;
@@ -55,6 +57,16 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, cons
 	return mt_device_create(device, &config);
 }
 
+/* Of the summary and of the GPUs' state. */
+static json_t *summary_json(const struct mt_train_summary *summary, const struct mt_nvml_watched *gpus, int count)
+{
+	json_t *document = mt_train_summary_json(summary);
+
+	if (document && count > 0)
+		json_object_set_new(document, "gpus", mt_health_json(gpus, count));
+	return document;
+}
+
 /* Text lines on the first rank only; with --json the summary alone. */
 static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, int warmup, struct mt_fabric *fabric,
 			    struct mt_device *device)
@@ -63,17 +75,24 @@ static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, 
 	struct mt_train_summary summary = {0};
 	struct mt_trainer_config config = {
 		.run = run, .warmup = warmup, .report = print_step, .context = &prints, .device = device, .fabric = fabric};
-	enum mt_status st;
+	struct mt_nvml_watch *watch = leader ? mt_health_start(device) : NULL;
+	struct mt_nvml_watched *gpus = NULL;
+	int gpu_count = 0;
+	enum mt_status st = mt_train(&summary, &config), stopped = mt_nvml_watch_stop(watch, &gpus, &gpu_count);
 
-	MT_GOTO(out, mt_train(&summary, &config));
+	MT_GOTO(out, st);
+	MT_GOTO(out, stopped);
 	if (leader && cli->common.json)
-		MT_GOTO(out, mt_cli_print_json(mt_train_summary_json(&summary)));
+		MT_GOTO(out, mt_cli_print_json(summary_json(&summary, gpus, gpu_count)));
+	if (prints)
+		mt_health_print(gpus, gpu_count, stdout);
 	if (summary.interrupted)
 		st = MT_INTERRUPTED;
 out:
 	if (st != MT_OK && st != MT_INTERRUPTED)
 		mt_job_give_up(fabric, st);
 	mt_train_summary_free(&summary);
+	free(gpus);
 	return st;
 }
 

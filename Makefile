@@ -185,7 +185,7 @@ NVML_DOUBLE := $(BUILD)/tests/nvml/libnvidia-ml.so.1
 $(NVML_DOUBLE): tests/nvml/double.c
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) -std=gnu11 -O1 -g $(WARN) -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o $@ $<
-$(BUILD)/tests/test_base_nvml: | $(NVML_DOUBLE)
+$(BUILD)/tests/test_base_nvml $(BUILD)/tests/test_probes_links: | $(NVML_DOUBLE)
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 

@@ -4,6 +4,7 @@
 #include "base/process.h"
 #include "base/units.h"
 #include "kernels/device.h"
+#include "probes/links.h"
 #include "probes/parts.h"
 
 #include <inttypes.h>
@@ -231,6 +232,34 @@ static void check_gpu(struct row *row, const struct mt_machine_host *host)
 	      loaded ? "plan for them with a machine file" : "install the NVIDIA driver");
 }
 
+/* A link narrower than both ends can do is a card badly seated or a slot shared; the speed alone drops when a GPU idles. */
+static void check_links(struct row *row, const struct mt_machine_host *host)
+{
+	struct mt_links *links = malloc(sizeof *links);
+	int narrow = 0;
+	if (!links || host->gpus == 0) {
+		say(row, "no GPU to look at");
+		free(links);
+		return;
+	}
+	mt_links_of_host(links);
+	for (int i = 0; i < links->gpu_count; i++)
+		narrow += links->gpus[i].pcie_width_now > 0 && links->gpus[i].pcie_width_now < links->gpus[i].pcie_width;
+	if (links->gpu_count > 0) {
+		const struct mt_machine_gpu *g = &links->gpus[0];
+		say(row, "PCIe generation %d x%d, %d NVLinks (%.0f GB/s), nearest NIC %s %s; to each GPU of the host: %s",
+		    g->pcie_generation, g->pcie_width, g->nvlinks, g->nvlink_gbps, g->nic[0] ? g->nic : "none", g->nic_path,
+		    g->peers);
+	} else {
+		say(row, "%d GPUs, whose links neither /sys nor the driver shows", host->gpus);
+	}
+	if (narrow > 0) {
+		say(row, "%d of %d GPUs use fewer PCIe lanes than they could", narrow, links->gpu_count);
+		blame(row, WARN, "the full rate between host and GPU", "reseat the cards; see gpus: in machine.yaml for which");
+	}
+	free(links);
+}
+
 static void check_network(struct row *row, const struct mt_machine_host *host)
 {
 	say(row, "%s", host->nic_text[0] ? host->nic_text : "no interface but loopback");
@@ -286,6 +315,7 @@ static const struct check {
 	{"hwloc", check_hwloc},
 	{"gnuplot", check_gnuplot},
 	{"GPU", check_gpu},
+	{"GPU links", check_links},
 	{"network", check_network},
 	{"Slurm", check_slurm},
 	{"namespaces", check_namespaces},

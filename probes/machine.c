@@ -65,11 +65,43 @@ static const struct mt_field curve_fields[] = {
 	DOUBLE(mt_comm_curve, beta_s_per_byte, true),
 	DOUBLE(mt_comm_curve, residual_frac, false),
 };
+#define PCIE(type)                                                                                                                 \
+	INT(type, pcie_generation, false, 0), INT(type, pcie_width, false, 0), INT(type, pcie_generation_now, false, 0),           \
+		INT(type, pcie_width_now, false, 0)
+static const struct mt_field gpu_fields[] = {
+	INT(mt_machine_gpu, host, true, 0),
+	INT(mt_machine_gpu, index, true, 0),
+	TEXT(mt_machine_gpu, name, true),
+	TEXT(mt_machine_gpu, bus_id, false),
+	INT(mt_machine_gpu, arch, false, 0),
+	INT(mt_machine_gpu, numa_node, false, -1),
+	INT64(mt_machine_gpu, memory_bytes),
+	DOUBLE(mt_machine_gpu, power_limit_w, false),
+	PCIE(mt_machine_gpu),
+	INT(mt_machine_gpu, nvlinks, false, 0),
+	DOUBLE(mt_machine_gpu, nvlink_gbps, false),
+	TEXT(mt_machine_gpu, peers, false),
+	TEXT(mt_machine_gpu, nic, false),
+	TEXT(mt_machine_gpu, nic_path, false),
+};
+static const struct mt_field nic_fields[] = {
+	INT(mt_machine_nic, host, true, 0),        TEXT(mt_machine_nic, name, true),  TEXT(mt_machine_nic, bus_id, false),
+	INT(mt_machine_nic, numa_node, false, -1), INT(mt_machine_nic, up, false, 0), PCIE(mt_machine_nic),
+	DOUBLE(mt_machine_nic, port_gbps, false),
+};
+static const struct mt_field copies_fields[] = {
+	DOUBLE(mt_machine_copies, to_device_gbps, false), DOUBLE(mt_machine_copies, from_device_gbps, false),
+	DOUBLE(mt_machine_copies, both_ways_gbps, false), DOUBLE(mt_machine_copies, local_gbps, false),
+	DOUBLE(mt_machine_copies, memory_gbps, false),    INT64(mt_machine_copies, bytes),
+};
 const struct mt_section mt_section_machine = SECTION("machine", machine_fields);
 const struct mt_section mt_section_host = SECTION("hosts", host_fields);
 const struct mt_section mt_section_rate = SECTION("rates", rate_fields);
 const struct mt_section mt_section_class = SECTION("classes", class_fields);
 const struct mt_section mt_section_curve = SECTION("curves", curve_fields);
+const struct mt_section mt_section_gpu = SECTION("gpus", gpu_fields);
+const struct mt_section mt_section_nic = SECTION("nics", nic_fields);
+const struct mt_section mt_section_copies = SECTION("copies", copies_fields);
 
 const char *mt_provenance_name(enum mt_provenance provenance)
 {
@@ -85,6 +117,8 @@ void mt_machine_free(struct mt_machine *machine)
 	free(machine->classes);
 	free(machine->pair_class);
 	free(machine->curves);
+	free(machine->gpus);
+	free(machine->nics);
 	memset(machine, 0, sizeof *machine);
 }
 

@@ -38,6 +38,40 @@ struct mt_machine_pair_class {
 	double lo_gbps, hi_gbps;           /* extremes of the class */
 };
 
+/* A GPU of a host, as the driver and /sys say. 0: not known. */
+struct mt_machine_gpu {
+	int host, index; /* host: index into hosts; index: among the GPUs of the host, by bus id */
+	char name[64], bus_id[24];
+	int arch;      /* 90: compute capability 9.0 */
+	int numa_node; /* -1: not known */
+	int64_t memory_bytes;
+	double power_limit_w;
+	int pcie_generation, pcie_width, pcie_generation_now,
+		pcie_width_now; /* the most it can do; now: less when idle, or badly seated */
+	int nvlinks;
+	double nvlink_gbps; /* one direction, all links */
+	char peers[96];     /* how it reaches each GPU of the host, in order: "X NV18 PIX SYS" */
+	char nic[32];       /* the nearest network card, "" when there is none */
+	char nic_path[8];   /* and how it is reached */
+};
+
+struct mt_machine_nic {
+	int host;
+	char name[32], bus_id[24]; /* "mlx5_0", else "eth0" */
+	int numa_node, up;
+	int pcie_generation, pcie_width, pcie_generation_now, pcie_width_now;
+	double port_gbps; /* GB/s of the port */
+};
+
+/* Copies and memory of the device that the rates are of, the slowest rank's, all ranks of a host at once; GB/s, 0: not measured. */
+struct mt_machine_copies {
+	double to_device_gbps, from_device_gbps;
+	double both_ways_gbps; /* one each way at once: the sum of both */
+	double local_gbps;     /* within device memory: bytes read plus bytes written */
+	double memory_gbps;    /* sum of two arrays into a third: all bytes moved */
+	int64_t bytes;         /* of one array */
+};
+
 struct mt_machine {
 	char name[64];
 	char fingerprint[32]; /* hash of hardware, libraries and build that decides whether a profile may be reused */
@@ -54,12 +88,16 @@ struct mt_machine {
 	struct mt_machine_pair_class *classes; /* owned */
 	int *pair_class;              /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
 	struct mt_comm_curve *curves; /* owned */
-	double memory_gbps;           /* triad of one host, all its ranks */
-	double memory_one_gbps;       /* triad of one rank alone */
-	int64_t memory_triad_bytes;   /* the three arrays of one rank; cache-resident when all ranks' fit the L3 */
-	int64_t rank_memory_bytes;    /* what one rank may use: the host's available over its ranks, less a reserve */
-	int64_t process_bytes;        /* resident size of a rank before the engine: program, libraries, fabric */
-	double step_jitter_frac;      /* spread of a fixed piece of work over repetitions: MAD / median */
+	int gpu_count, nic_count;
+	struct mt_machine_gpu *gpus; /* owned */
+	struct mt_machine_nic *nics; /* owned */
+	struct mt_machine_copies copies;
+	double memory_gbps;         /* triad of one host, all its ranks */
+	double memory_one_gbps;     /* triad of one rank alone */
+	int64_t memory_triad_bytes; /* the three arrays of one rank; cache-resident when all ranks' fit the L3 */
+	int64_t rank_memory_bytes;  /* what one rank may use: the host's available over its ranks, less a reserve */
+	int64_t process_bytes;      /* resident size of a rank before the engine: program, libraries, fabric */
+	double step_jitter_frac;    /* spread of a fixed piece of work over repetitions: MAD / median */
 };
 
 const char *mt_provenance_name(enum mt_provenance provenance); /* "measured", "interpolated", "published", "specification" */

@@ -30,7 +30,8 @@ struct mt_section {
 	size_t count;
 };
 
-extern const struct mt_section mt_section_machine, mt_section_host, mt_section_rate, mt_section_class, mt_section_curve;
+extern const struct mt_section mt_section_machine, mt_section_host, mt_section_rate, mt_section_class, mt_section_curve,
+	mt_section_gpu, mt_section_nic, mt_section_copies;
 
 /* Format of the file; raised when an older program would misread it. */
 #define MT_MACHINE_SCHEMA 1

@@ -268,11 +268,34 @@ static enum mt_status read_points(const struct mt_yaml *node, struct mt_comm_cur
 	return MT_OK;
 }
 
+static enum mt_status wrong_host(const struct mt_yaml *root, const struct mt_section *section, int i, int host, int hosts)
+{
+	const struct mt_yaml *list = mt_yaml_get(root, section->name);
+	return mt_fail(MT_INPUT, "%s:%d: %s: host is %d; hosts are 0 to %d", root->file, list->items[i]->line, section->name, host,
+		       hosts - 1);
+}
+
+static enum mt_status check_hosts(const struct mt_yaml *root, const struct mt_machine *m)
+{
+	for (int i = 0; i < m->gpu_count; i++)
+		if (m->gpus[i].host >= m->host_count)
+			return wrong_host(root, &mt_section_gpu, i, m->gpus[i].host, m->host_count);
+	for (int i = 0; i < m->nic_count; i++)
+		if (m->nics[i].host >= m->host_count)
+			return wrong_host(root, &mt_section_nic, i, m->nics[i].host, m->host_count);
+	return MT_OK;
+}
+
 static enum mt_status read_lists(const struct mt_yaml *root, struct mt_machine *m)
 {
 	static const char *const none[] = {NULL}, *const points[] = {"points", NULL};
 	MT_TRY(read_list(root, &mt_section_rate, none, sizeof *m->rates, (void **)&m->rates, &m->rate_count));
 	MT_TRY(read_list(root, &mt_section_class, none, sizeof *m->classes, (void **)&m->classes, &m->class_count));
+	MT_TRY(read_list(root, &mt_section_gpu, none, sizeof *m->gpus, (void **)&m->gpus, &m->gpu_count));
+	MT_TRY(read_list(root, &mt_section_nic, none, sizeof *m->nics, (void **)&m->nics, &m->nic_count));
+	MT_TRY(check_hosts(root, m));
+	if (mt_yaml_get(root, "copies"))
+		MT_TRY(read_record(mt_yaml_get(root, "copies"), &mt_section_copies, none, &m->copies));
 	MT_TRY(read_list(root, &mt_section_curve, points, sizeof *m->curves, (void **)&m->curves, &m->curve_count));
 	const struct mt_yaml *curves = mt_yaml_get(root, "curves");
 	for (int i = 0; i < m->curve_count; i++)
@@ -284,7 +307,8 @@ static enum mt_status read_lists(const struct mt_yaml *root, struct mt_machine *
 
 enum mt_status mt_machine_load(struct mt_machine *machine, const char *path)
 {
-	static const char *const more[] = {"schema", "hosts", "rank_host", "rates", "classes", "pair_class", "curves", NULL};
+	static const char *const more[] = {"schema", "hosts", "rank_host", "rates",  "classes", "pair_class",
+					   "curves", "gpus",  "nics",      "copies", NULL};
 	struct mt_yaml *root = NULL;
 	int64_t schema = 0;
 	enum mt_status st;

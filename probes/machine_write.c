@@ -110,6 +110,12 @@ enum mt_status mt_machine_save(const struct mt_machine *m, const char *path)
 			fprintf(file, "%s%d", r == 0 ? "" : r % 32 ? ", " : ",\n  ", m->rank_host[r]);
 		fputs("]\n", file);
 	}
+	write_list(file, &mt_section_gpu, m->gpus, m->gpu_count, sizeof *m->gpus);
+	write_list(file, &mt_section_nic, m->nics, m->nic_count, sizeof *m->nics);
+	if (m->copies.bytes > 0) {
+		fprintf(file, "%s:\n", mt_section_copies.name);
+		write_record(file, &mt_section_copies, &m->copies, "  ", "  ");
+	}
 	write_list(file, &mt_section_rate, m->rates, m->rate_count, sizeof *m->rates);
 	write_list(file, &mt_section_class, m->classes, m->class_count, sizeof *m->classes);
 	if (m->pair_class)

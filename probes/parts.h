@@ -53,6 +53,8 @@ double mt_probe_left_s(const struct mt_probe *probe);
 
 /* The pieces, in the order in which they run; each fills its part of probe->machine within share_s. */
 enum mt_status mt_probe_gather_hosts(struct mt_probe *probe);
+enum mt_status mt_probe_gather_links(struct mt_probe *probe);
+enum mt_status mt_probe_copies(struct mt_probe *probe, double share_s);
 enum mt_status mt_probe_memory(struct mt_probe *probe, double share_s);
 enum mt_status mt_probe_product(struct mt_probe *probe, double share_s);
 enum mt_status mt_probe_jitter(struct mt_probe *probe, double share_s);

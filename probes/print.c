@@ -51,6 +51,45 @@ static void print_rates(const struct mt_machine *m, FILE *file)
 	}
 }
 
+/* The GPUs of the first host, and of others that differ in number only by the head line of each. */
+static void print_gpus(const struct mt_machine *m, FILE *file)
+{
+	if (m->gpu_count > 0)
+		fprintf(file, "\ngpu            bus id        numa     memory PCIe now (most)  NVLinks  GB/s\n");
+	for (int i = 0; i < m->gpu_count; i++) {
+		const struct mt_machine_gpu *g = &m->gpus[i];
+		char memory[MT_UNITS_TEXT], now[24], most[24];
+		if (g->host > 0 && m->host_count > 2) { /* hosts are alike as a rule: the file has them all */
+			fprintf(file, "... and %d more on other hosts\n", m->gpu_count - i);
+			break;
+		}
+		snprintf(now, sizeof now, "%dx%d", g->pcie_generation_now % 100, g->pcie_width_now % 100);
+		snprintf(most, sizeof most, "(%dx%d)", g->pcie_generation % 100, g->pcie_width % 100);
+		fprintf(file, "%-14.14s %-12.12s %5d %10s %8s %-8s %7d %5.0f\n", g->name, g->bus_id, g->numa_node,
+			mt_units_bytes(memory, (double)g->memory_bytes), now, most, g->nvlinks, g->nvlink_gbps);
+		fprintf(file, "               NIC %.16s %.4s; to each GPU of the host: %.27s\n", g->nic[0] ? g->nic : "none",
+			g->nic_path, g->peers);
+	}
+	for (int i = 0; i < m->nic_count && i < 16; i++) {
+		const struct mt_machine_nic *n = &m->nics[i];
+		if (i == 0)
+			fprintf(file, "\nNIC            bus id        numa  port GB/s  PCIe now (most)\n");
+		fprintf(file, "%-14.14s %-12.12s %5d %10.3g  %3dx%d (%dx%d) %s\n", n->name, n->bus_id, n->numa_node, n->port_gbps,
+			n->pcie_generation_now, n->pcie_width_now, n->pcie_generation, n->pcie_width, n->up ? "up" : "down");
+	}
+}
+
+static void print_copies(const struct mt_machine *m, FILE *file)
+{
+	const struct mt_machine_copies *c = &m->copies;
+	char bytes[MT_UNITS_TEXT];
+	if (c->bytes <= 0)
+		return;
+	fprintf(file, "\ncopies, GB/s      to device  from device  both at once   local   a = b + c\n");
+	fprintf(file, "%-17s %9.2f %12.2f %13.2f %7.1f %11.1f\n", mt_units_bytes(bytes, (double)c->bytes), c->to_device_gbps,
+		c->from_device_gbps, c->both_ways_gbps, c->local_gbps, c->memory_gbps);
+}
+
 static void print_classes(const struct mt_machine *m, FILE *file)
 {
 	if (m->class_count > 0)
@@ -93,6 +132,8 @@ void mt_probe_print(const struct mt_machine *m, FILE *file)
 	fputc('\n', file);
 	print_hosts(m, file);
 	print_memory(m, file);
+	print_gpus(m, file);
+	print_copies(m, file);
 	print_rates(m, file);
 	print_classes(m, file);
 	print_curves(m, file);

@@ -96,6 +96,7 @@ static enum mt_status run_parts(struct mt_probe *probe)
 	bool several = probe->size > 1;
 	const struct part parts[] = {
 		{mt_probe_memory, "memory", 0.08},
+		{mt_probe_copies, "copies", 0.06},
 		{mt_probe_product, "matrix products", 0.20},
 		{mt_probe_jitter, "jitter", 0.03},
 		{mt_probe_pairs, "pairs of ranks", several && probe->options->pairs ? 0.20 : 0},
@@ -144,6 +145,7 @@ enum mt_status mt_probe_run(struct mt_machine *machine, const struct mt_probe_op
 	MT_GOTO(out, open_probe(&probe));
 	probe.start_s = mt_clock_s();
 	MT_GOTO(out, mt_probe_gather_hosts(&probe));
+	MT_GOTO(out, mt_probe_gather_links(&probe));
 	probe.threads = plan_threads(&probe);
 	MT_GOTO(out, mt_probe_agree(&probe, open_device(&probe)));
 	snprintf(machine->name, sizeof machine->name, "%s", machine->hosts[0].name);

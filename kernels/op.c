@@ -56,7 +56,8 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 		return;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
-		SET(op->attention.batch, op->attention.seq, op->attention.heads, op->attention.kv_heads, op->attention.head_dim);
+		SET(op->attention.batch, op->attention.seq, op->attention.heads, op->attention.kv_heads, op->attention.head_dim,
+		    op->attention.window < op->attention.seq ? op->attention.window : 0);
 		return;
 	case MT_OP_NORM:
 		SET((int64_t)op->norm.kind, op->norm.rows, op->norm.cols, op->norm.residual != NULL);
@@ -148,6 +149,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 {
 	const int64_t *d = key->dims;
 	const char *word = "", *first_flag = "", *second_flag = "";
+	char window[24] = "";
 	int skip = 0, sizes = 1;
 	switch ((enum mt_op_kind)key->kind) {
 	case MT_OP_LINEAR:
@@ -159,6 +161,9 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		sizes = 5;
+		if (d[5])
+			snprintf(window, sizeof window, "w%" PRId64, d[5]);
+		first_flag = window;
 		break;
 	case MT_OP_NORM:
 	case MT_OP_NORM_BWD:

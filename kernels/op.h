@@ -52,12 +52,16 @@ struct mt_linear {
 	void *y, *dx, *dw;
 };
 
-/* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads).
+/* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads). Row t of a sequence sees rows
+ * first(t)..t of it, first(t) = max(0, t - window + 1, starts[b,t]): `window` is the number of rows seen at most, its own
+ * included (0: no limit), `starts` the first row of the document that row t belongs to (NULL: the sequence is one document);
+ * starts[b,t] <= t and it never falls from one row to the next.
  * Element (b,t,h,d) of q is at q[(b*T + t) * q_stride + h*D + d], likewise k, v (kv_stride, kv_heads), o and do (o_stride);
  * dq has q's strides, dk and dv have k's. lse(B,H,T) f32 = log of the sum of exp of the scaled scores, kept for backward.
- *   o = softmax(q k^T * scale + causal mask) v, never storing T x T (Dao et al. 2022, arXiv:2205.14135).
+ *   o = softmax(q k^T * scale + mask) v, never storing T x T (Dao et al. 2022, arXiv:2205.14135).
  * delta(B,H,T) f32 is workspace of the backward pass (row sums of do*o). dq, dk, dv are written, not accumulated.
- * FLOPs: forward 4*B*H*T*T*D / 2 (causal), backward 2.5 times that. */
+ * FLOPs: forward 4*B*H*D times the pairs seen, T*T / 2 (causal) or W*T - W*W/2 for a window W < T; backward 2.5 times that.
+ * Documents do not count: what they save is known only from their data. */
 struct mt_attention {
 	int64_t batch, seq, heads, kv_heads, head_dim;
 	int64_t q_stride, kv_stride, o_stride; /* in elements */
@@ -65,6 +69,8 @@ struct mt_attention {
 	const void *q, *k, *v, *do_;
 	void *o, *dq, *dk, *dv;
 	void *lse, *delta; /* f32 */
+	int64_t window;
+	const void *starts; /* i32 (B,T) */
 };
 
 enum mt_norm_kind { MT_NORM_LAYER, MT_NORM_RMS };
@@ -197,7 +203,7 @@ struct mt_op {
 
 /* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
  * dims by kind, unused ones 0:
- *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim
+ *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when >= seq)
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count */

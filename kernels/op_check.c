@@ -15,6 +15,8 @@ static const char *check_attention(const struct mt_attention *a)
 {
 	if (a->batch < 0 || a->seq < 1 || a->heads < 1 || a->kv_heads < 1 || a->head_dim < 1)
 		return "seq, heads, kv_heads and head_dim must be at least 1";
+	if (a->window < 0)
+		return "window must not be negative (0: none)";
 	if (a->heads % a->kv_heads)
 		return "heads must be a multiple of kv_heads";
 	if (a->q_stride < a->heads * a->head_dim || a->o_stride < a->heads * a->head_dim)

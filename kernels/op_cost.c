@@ -4,6 +4,13 @@
  * element of the op's dtype, `s` that of what op.h calls f32. */
 #include "kernels/op.h"
 
+/* Pairs of a query and a key of one sequence and head: causal, within the window if there is one. */
+static double attention_pairs(const struct mt_op_key *key)
+{
+	double rows = (double)key->dims[1], window = (double)key->dims[5];
+	return window > 0 ? window * rows - window * window / 2 : rows * rows / 2;
+}
+
 double mt_op_key_flops(const struct mt_op_key *key)
 {
 	const int64_t *d = key->dims;
@@ -13,9 +20,9 @@ double mt_op_key_flops(const struct mt_op_key *key)
 	case MT_OP_LINEAR_WGRAD:
 		return 2.0 * (double)d[0] * (double)d[1] * (double)d[2];
 	case MT_OP_ATTENTION:
-		return 2.0 * (double)d[0] * (double)d[2] * (double)d[1] * (double)d[1] * (double)d[4];
+		return 4.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (double)d[4];
 	case MT_OP_ATTENTION_BWD:
-		return 5.0 * (double)d[0] * (double)d[2] * (double)d[1] * (double)d[1] * (double)d[4];
+		return 10.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (double)d[4];
 	default:
 		return 0;
 	}

@@ -55,6 +55,7 @@ static void attention(const int64_t *d, struct operands *to)
 						 .heads = heads,
 						 .kv_heads = d[3],
 						 .head_dim = d[4],
+						 .window = d[5],
 						 .q_stride = packed,
 						 .kv_stride = packed,
 						 .o_stride = heads * d[4],

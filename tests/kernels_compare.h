@@ -20,7 +20,8 @@ enum role { IN, OUT, INOUT };
 enum type { ACT, STAT, WORD, SUM }; /* the op's dtype, f32, i32, f64 */
 
 /* A tensor of an op: where its pointer is in struct mt_op, rows of `cols` elements `stride` apart (0: cols), and its
- * values: normal * spread + shift, or for words integers in [low, low + range). */
+ * values: normal * spread + shift, or for words integers in [low, low + range); `starts`: each row is a sequence in which a
+ * document starts at element 0 and after it at one in `range`, and holds where each element's document starts. */
 struct operand {
 	const char *name;
 	size_t offset;
@@ -29,6 +30,7 @@ struct operand {
 	int64_t rows, cols, stride;
 	double spread, shift;
 	int64_t low, range;
+	bool starts;
 };
 
 #define AT(member)    offsetof(struct mt_op, member)
@@ -66,6 +68,12 @@ static int64_t size_of(const struct operand *o)
 
 static double value_of(const struct operand *o, int stream, int64_t i)
 {
+	if (o->starts) {
+		int64_t start = i;
+		while (start % o->cols && mt_random_integer(11, (uint64_t)stream, (uint64_t)start, (uint64_t)o->range))
+			start--;
+		return (double)(start % o->cols);
+	}
 	if (o->type == WORD)
 		return (double)(o->low + (int64_t)mt_random_integer(11, (uint64_t)stream, (uint64_t)i, (uint64_t)o->range));
 	return mt_random_normal(11, (uint64_t)stream, (uint64_t)i) * o->spread + o->shift;

@@ -9,7 +9,7 @@ static struct operand *add(struct problem *p, const char *name, size_t offset, e
 {
 	struct operand *o = &p->operands[p->count++];
 	assert_true(p->count <= MOST_OPERANDS);
-	*o = (struct operand){name, offset, role, type, rows, cols, 0, 1.0, 0.0, 0, 0};
+	*o = (struct operand){name, offset, role, type, rows, cols, 0, 1.0, 0.0, 0, 0, false};
 	return o;
 }
 
@@ -58,7 +58,9 @@ static void linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, 
 	body(&p);
 }
 
-static void attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad)
+/* `window` 0: none; a document starts at one row in `document`, 0: none. */
+static void masked_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad,
+			     int64_t window, int64_t document)
 {
 	struct problem p = start(MT_OP_ATTENTION, MT_OP_ATTENTION_BWD, 1e-5, 3e-2);
 	const int64_t rows = batch * seq, q = heads * dim, kv = kv_heads * dim;
@@ -75,7 +77,18 @@ static void attention(check *body, int64_t batch, int64_t seq, int64_t heads, in
 	add(&p, "dv", AT(attention.dv), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
 	add(&p, "lse", AT(attention.lse), OUT, STAT, batch * heads, seq);
 	add(&p, "delta", AT(attention.delta), OUT, STAT, batch * heads, seq);
+	p.op.attention.window = window;
+	if (document) {
+		struct operand *starts = add(&p, "starts", AT(attention.starts), IN, WORD, batch, seq);
+		starts->starts = true;
+		starts->range = document;
+	}
 	body(&p);
+}
+
+static void attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad)
+{
+	masked_attention(body, batch, seq, heads, kv_heads, dim, pad, 0, 0);
 }
 
 static void norm(check *body, enum mt_norm_kind kind, int64_t rows, int64_t cols, bool x_bias, bool residual, bool dresidual)
@@ -242,6 +255,17 @@ static void attention_equals_reference(void **state)
 	attention(check_equals_reference, 1, 200, 2, 1, 80, 16);
 }
 
+static void attention_in_windows_and_documents_equals_reference(void **state)
+{
+	(void)state;
+	masked_attention(check_equals_reference, 2, 9, 2, 1, 8, 0, 2, 0);
+	masked_attention(check_equals_reference, 1, 200, 2, 1, 16, 3, 70, 0);
+	masked_attention(check_equals_reference, 1, 130, 2, 2, 16, 0, 128, 0);
+	masked_attention(check_equals_reference, 2, 200, 2, 1, 32, 0, 0, 30);
+	masked_attention(check_equals_reference, 2, 150, 4, 2, 16, 1, 20, 40);
+	masked_attention(check_equals_reference, 3, 33, 1, 1, 16, 0, 500, 3);
+}
+
 static void norms_equal_reference(void **state)
 {
 	(void)state;
@@ -322,6 +346,7 @@ static void bits_do_not_depend_on_threads(void **state)
 	linear(check_same_bits, MT_OP_LINEAR, 1, 768, 768, true);
 	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 1, 768, 768, false);
 	attention(check_same_bits, 2, 130, 4, 2, 32, 8);
+	masked_attention(check_same_bits, 2, 200, 4, 2, 32, 8, 40, 60);
 	norm(check_same_bits, MT_NORM_LAYER, 300, 257, true, true, true);
 	activation(check_same_bits, MT_GELU, 130, 257, 1.0);
 	activation(check_same_bits, MT_SWIGLU, 130, 257, 1.0);
@@ -401,6 +426,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(linear_products_equal_reference),
 		cmocka_unit_test(attention_equals_reference),
+		cmocka_unit_test(attention_in_windows_and_documents_equals_reference),
 		cmocka_unit_test(norms_equal_reference),
 		cmocka_unit_test(activations_equal_reference),
 		cmocka_unit_test(embeddings_equal_reference),

@@ -116,6 +116,7 @@ static void impossible_shapes_are_input_errors_on_every_device(void **state)
 		{.kind = MT_OP_LINEAR_WGRAD, .linear = {-1, 2, 4}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 3, 2, 8, 24, 16, 24}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 2, 8, 31, 16, 32}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 2, 8, 32, 16, 32, .window = -1}},
 		{.kind = MT_OP_NORM, .norm = {.kind = (enum mt_norm_kind)2, .rows = 1, .cols = 1}},
 		{.kind = MT_OP_ROPE, .rope = {1, 4, 1, 7, 7, 0, 1e4, 1}},
 		{.kind = MT_OP_ROPE, .rope = {1, 4, 1, 8, 8, 0, 1e4, 0}},

@@ -42,6 +42,8 @@ static void different_shapes_differ_in_key_hash_and_text(void **state)
 		{.kind = MT_OP_LINEAR_WGRAD, .linear = {8, 4, 2}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 2, 8, 96, 96, 32}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .window = 2}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .window = 3}},
 		{.kind = MT_OP_ATTENTION_BWD, .attention = {1, 4, 4, 4, 8, 96, 96, 32}},
 		{.kind = MT_OP_NORM, .norm = {.kind = MT_NORM_RMS, .rows = 8, .cols = 4}},
 		{.kind = MT_OP_NORM, .norm = {.rows = 8, .cols = 4}},
@@ -107,6 +109,10 @@ static void flops_and_bytes_are_those_of_the_formula(void **state)
 	double forward = flops(attention);
 	attention.kind = MT_OP_ATTENTION_BWD;
 	assert_true(flops(attention) == 2.5 * forward);
+	attention.attention.window = 128;
+	assert_true(flops(attention) == 2.5 * forward);
+	attention.attention.window = 64;
+	assert_true(flops(attention) == 2.5 * forward * 3 / 4);
 	assert_true(flops(fill) == 0 && bytes(fill) == 40);
 }
 

@@ -98,9 +98,13 @@ static struct packed packed_attention(int64_t batch, int64_t seq, int64_t heads,
 static void attention_gradients_equal_finite_differences(void **state)
 {
 	static const int64_t heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {6, 2}, {3, 1}};
-	for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
-		int64_t batch = pick(1, 2), seq = pick(1, 6), size = pick(1, 4), filled;
-		struct packed p = packed_attention(batch, seq, heads[i][0], heads[i][1], size);
+	static const int32_t starts[12] = {0, 0, 2, 2, 2, 5, 0, 1, 1, 1, 4, 4};
+	for (size_t i = 0; i < 3 * (sizeof heads / sizeof heads[0]); i++) {
+		bool documents = i % 3 == 2;
+		int64_t batch = pick(1, 2), seq = documents ? 6 : pick(1, 6), size = pick(1, 4), filled;
+		struct packed p = packed_attention(batch, seq, heads[i / 3][0], heads[i / 3][1], size);
+		p.op.attention.window = i % 3 ? pick(1, 4) : 0;
+		p.op.attention.starts = documents ? starts : NULL;
 		double *before = copied(p.dqkv, p.values), *gradient = zeros(p.values);
 		filled = p.row - 3;
 		run(MT_OP_ATTENTION, p.op);
@@ -129,6 +133,44 @@ static void attention_does_not_see_later_positions(void **state)
 	assert_memory_equal(before, p.o, (size_t)(4 * p.op.attention.o_stride) * sizeof *before);
 	/* The first position sees itself only, so its output is its value. */
 	assert_near("o[0]", p.o, (const double *)p.op.attention.v, size, 1e-15);
+}
+
+static void copy_rows_of(struct packed *to, const struct packed *from, int64_t first, int64_t count)
+{
+	memcpy(to->qkv, from->qkv + first * from->row, (size_t)(count * from->row) * sizeof *to->qkv);
+	memcpy(to->do_, from->do_ + first * from->op.attention.o_stride,
+	       (size_t)(count * from->op.attention.o_stride) * sizeof *to->do_);
+}
+
+/* Packed in one sequence, a document gets what it gets alone. */
+static void documents_do_not_see_each_other(void **state)
+{
+	static const int32_t starts[9] = {0, 0, 0, 0, 4, 5, 5, 5, 5};
+	static const int64_t ends[3] = {4, 5, 9};
+	struct packed whole = packed_attention(1, 9, 2, 1, 3);
+	whole.op.attention.starts = starts;
+	run(MT_OP_ATTENTION, whole.op);
+	run(MT_OP_ATTENTION_BWD, whole.op);
+	for (int64_t i = 0, first = 0; i < 3; first = ends[i++]) {
+		int64_t seq = ends[i] - first, row = whole.row, filled = row - 3;
+		struct packed alone = packed_attention(1, seq, 2, 1, 3);
+		copy_rows_of(&alone, &whole, first, seq);
+		run(MT_OP_ATTENTION, alone.op);
+		run(MT_OP_ATTENTION_BWD, alone.op);
+		for (int64_t t = 0; t < seq; t++) {
+			assert_near("o", whole.o + (first + t) * 7, alone.o + t * 7, 6, 1e-14);
+			assert_near("dqkv", whole.dqkv + (first + t) * row, alone.dqkv + t * row, filled, 1e-14);
+		}
+	}
+}
+
+static void a_window_of_one_sees_itself_only(void **state)
+{
+	struct packed p = packed_attention(2, 5, 1, 1, 4);
+	p.op.attention.window = 1;
+	run(MT_OP_ATTENTION, p.op);
+	for (int64_t row = 0; row < 10; row++)
+		assert_near("o", p.o + row * 5, p.qkv + row * p.row + 8, 4, 1e-15);
 }
 
 static void check_norm(enum mt_norm_kind kind, bool x_bias, bool residual, bool dresidual)
@@ -434,6 +476,8 @@ int main(void)
 		PROPERTY(linear_gradients_equal_finite_differences),
 		PROPERTY(attention_gradients_equal_finite_differences),
 		PROPERTY(attention_does_not_see_later_positions),
+		PROPERTY(documents_do_not_see_each_other),
+		PROPERTY(a_window_of_one_sees_itself_only),
 		PROPERTY(norm_gradients_equal_finite_differences),
 		PROPERTY(norm_sum_may_be_x_or_residual_or_absent),
 		PROPERTY(activation_gradients_equal_finite_differences),

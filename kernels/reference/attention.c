@@ -1,4 +1,5 @@
-/* attention: causal, grouped-query. With a[t,u] = q[t,:] . k[u,:] * scale for u <= t, for each sequence and query head:
+/* attention: causal, grouped-query, in a window and within documents. With a[t,u] = q[t,:] . k[u,:] * scale for
+ * first(t) <= u <= t (kernels/op.h), for each sequence and query head:
  *   forward   lse[t] = log(sum_u exp a[t,u]),  p[t,u] = exp(a[t,u] - lse[t]),  o[t,:] = sum_u p[t,u] v[u,:]
  *   backward  delta[t] = do[t,:] . o[t,:],  da[t,u] = p[t,u] (do[t,:] . v[u,:] - delta[t])
  *             dq[t,:] = scale sum_u da[t,u] k[u,:]
@@ -23,6 +24,14 @@ static int64_t stat(const struct mt_attention *a, int64_t b, int64_t h, int64_t 
 static int64_t kv_head(const struct mt_attention *a, int64_t h)
 {
 	return h / (a->heads / a->kv_heads);
+}
+
+/* The first row that row t sees. */
+static int64_t first_seen(const struct mt_attention *a, int64_t b, int64_t t)
+{
+	int64_t first = a->window > 0 && t >= a->window ? t - a->window + 1 : 0;
+	int64_t start = a->starts ? ((const int32_t *)a->starts)[b * a->seq + t] : 0;
+	return start > first ? start : first;
 }
 
 static double dot(const struct mt_op *op, const void *x, int64_t x_at, const void *y, int64_t y_at)
@@ -58,18 +67,19 @@ static enum mt_status scratch(double **values, int64_t count)
 static void attend(const struct mt_op *op, double *p, int64_t b, int64_t h, int64_t t)
 {
 	const struct mt_attention *a = &op->attention;
+	const int64_t first = first_seen(a, b, t);
 	double most = -INFINITY, sum = 0;
-	for (int64_t u = 0; u <= t; u++) {
+	for (int64_t u = first; u <= t; u++) {
 		p[u] = score(op, b, h, t, u);
 		most = fmax(most, p[u]);
 	}
-	for (int64_t u = 0; u <= t; u++) {
+	for (int64_t u = first; u <= t; u++) {
 		p[u] = exp(p[u] - most);
 		sum += p[u];
 	}
 	for (int64_t d = 0; d < a->head_dim; d++) {
 		double o = 0;
-		for (int64_t u = 0; u <= t; u++)
+		for (int64_t u = first; u <= t; u++)
 			o += p[u] * load(op->dtype, a->v, at(a, b, u, a->kv_stride, kv_head(a, h)) + d);
 		store(op->dtype, a->o, at(a, b, t, a->o_stride, h) + d, o / sum);
 	}
@@ -94,7 +104,7 @@ static void query_gradient(const struct mt_op *op, double *dq, int64_t b, int64_
 	const struct mt_attention *a = &op->attention;
 	for (int64_t d = 0; d < a->head_dim; d++)
 		dq[d] = 0;
-	for (int64_t u = 0; u <= t; u++) {
+	for (int64_t u = first_seen(a, b, t); u <= t; u++) {
 		double p, da;
 		probability(op, b, h, t, u, &p, &da);
 		for (int64_t d = 0; d < a->head_dim; d++)
@@ -111,7 +121,7 @@ static void key_value_gradient(const struct mt_op *op, double *dk, double *dv, i
 	for (int64_t d = 0; d < a->head_dim; d++)
 		dk[d] = dv[d] = 0;
 	for (int64_t h = g * group; h < (g + 1) * group; h++)
-		for (int64_t t = u; t < a->seq; t++) {
+		for (int64_t t = u; t < a->seq && first_seen(a, b, t) <= u; t++) {
 			double p, da;
 			probability(op, b, h, t, u, &p, &da);
 			for (int64_t d = 0; d < a->head_dim; d++) {

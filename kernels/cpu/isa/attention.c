@@ -1,11 +1,12 @@
-/* attention: causal self-attention in tiles of 64 x 64 scores, forward and backward, never storing T x T.
- * Dao et al. 2022, arXiv:2205.14135.
+/* attention: causal self-attention, in a window and within documents, in tiles of 64 x 64 scores, forward and backward, never
+ * storing T x T. Dao et al. 2022, arXiv:2205.14135.
  *
  * Inputs of one head are first packed into f32 scratch, padded with zeros: rows to a multiple of 64 (Tp), the head size to
  * a multiple of 16 (Dp); keys (and values for the backward pass) also transposed, tile by tile (Dp,64). All products are
  * then products of tiles by one micro-kernel that holds MR rows by two vectors of C in registers:
  *   S = Q K^T   O += P V   dP = dO V^T   dV += P^T dO   dK += dS^T Q   dQ += dS K
- * On a diagonal tile half of S is masked; the products skip what is zero, in steps of MR. */
+ * On a diagonal tile half of S is masked; the products skip what is zero, in steps of MR. Tiles wholly before the window or the
+ * document of their queries are left out; in those partly before it, what no row sees becomes 0 in P and dS. */
 #include "kernels/cpu/isa/vector.h"
 
 #define TILE 64
@@ -24,6 +25,23 @@
 
 /* Unaligned loads and stores of a vector through a pointer to floats. */
 typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+
+/* The first row that row t of sequence `batch` sees. */
+static int64_t first_seen(const struct mt_attention *op, int64_t batch, int64_t t)
+{
+	const int64_t first = op->window > 0 && t >= op->window ? t - op->window + 1 : 0;
+	const int64_t start = op->starts ? ((const int32_t *)op->starts)[batch * op->seq + t] : 0;
+	return start > first ? start : first;
+}
+
+/* lows[r] = the first column of a tile at `j` that row i + r sees, 0 when it sees the tile from its start. */
+static void tile_lows(const struct mt_attention *op, int64_t batch, int64_t i, int64_t j, int64_t rows, int64_t *lows)
+{
+	for (int64_t r = 0; r < rows; r++) {
+		const int64_t first = first_seen(op, batch, i + r < op->seq ? i + r : op->seq - 1) - j;
+		lows[r] = first < 0 ? 0 : first;
+	}
+}
 
 static int64_t round_up(int64_t value, int64_t step)
 {
@@ -127,20 +145,22 @@ static void unpack(const float *src, int64_t dim_pad, void *dst, int64_t offset,
 }
 
 /* One tile of scores s(rows,64) to probabilities relative to the running row maximum; `most`, `total` and the rows of
- * o(rows,Dp) are brought to the new maximum. Row r of a diagonal tile has r + 1 columns, the rest becomes 0. */
-static void softmax_tile(float *s, int64_t rows, bool diagonal, float *most, float *total, float *o, int64_t dim_pad)
+ * o(rows,Dp) are brought to the new maximum. Row r has columns lows[r] to 63, to r on a diagonal tile; the rest becomes 0. */
+static void softmax_tile(float *s, int64_t rows, bool diagonal, const int64_t *lows, float *most, float *total, float *o,
+			 int64_t dim_pad)
 {
 	for (int64_t row = 0; row < rows; row++, s += TILE, o += dim_pad) {
-		const int64_t cols = diagonal ? row + 1 : TILE;
+		const int64_t cols = diagonal ? row + 1 : TILE, low = lows[row] < cols ? lows[row] : cols;
 		float top = most[row], sum = 0.0f;
 #pragma omp simd reduction(max : top)
-		for (int64_t c = 0; c < cols; c++)
+		for (int64_t c = low; c < cols; c++)
 			top = s[c] > top ? s[c] : top;
 #pragma omp simd reduction(+ : sum)
-		for (int64_t c = 0; c < cols; c++) {
+		for (int64_t c = low; c < cols; c++) {
 			s[c] = exp_nonpositive(s[c] - top);
 			sum += s[c];
 		}
+		memset(s, 0, (size_t)low * sizeof *s);
 		memset(s + cols, 0, (size_t)(TILE - cols) * sizeof *s);
 		if (top != most[row]) {
 			const float shrink = most[row] == -INFINITY ? 0.0f : exp_nonpositive(most[row] - top);
@@ -175,10 +195,12 @@ void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t 
 			most[r] = -INFINITY;
 			total[r] = 0.0f;
 		}
-		for (int64_t j = 0; j <= i; j += TILE) {
+		for (int64_t j = first_seen(op, batch, i) / TILE * TILE; j <= i; j += TILE) {
+			int64_t lows[TILE];
+			tile_lows(op, batch, i, j, rows_pad, lows);
 			product(rows_pad, TILE, dim_pad, q, dim_pad, 1, keys + j * dim_pad, TILE, s, TILE, false,
 				i == j ? C_UPPER : NONE);
-			softmax_tile(s, rows_pad, i == j, most, total, o, dim_pad);
+			softmax_tile(s, rows_pad, i == j, lows, most, total, o, dim_pad);
 			product(rows_pad, dim_pad, i == j ? rows_pad : TILE, s, TILE, 1, values + j * dim_pad, dim_pad, o, dim_pad,
 				true, i == j ? A_UPPER : NONE);
 		}
@@ -197,17 +219,20 @@ struct backward {
 	float *p, *ds;                          /* (64,64) */
 };
 
-/* p = exp(s - lse), ds = p * (dp - delta) on one tile, in place; zero above the diagonal. */
-static void probabilities(float *p, float *ds, int64_t rows, bool diagonal, const float *lse, const float *delta)
+/* p = exp(s - lse), ds = p * (dp - delta) on one tile, in place; zero above the diagonal and before lows. */
+static void probabilities(float *p, float *ds, int64_t rows, bool diagonal, const int64_t *lows, const float *lse,
+			  const float *delta)
 {
 	for (int64_t row = 0; row < rows; row++, p += TILE, ds += TILE) {
-		const int64_t cols = diagonal ? row + 1 : TILE;
+		const int64_t cols = diagonal ? row + 1 : TILE, low = lows[row] < cols ? lows[row] : cols;
 		const float l = lse[row], d = delta[row];
 #pragma omp simd
-		for (int64_t c = 0; c < cols; c++) {
+		for (int64_t c = low; c < cols; c++) {
 			p[c] = exp_nonpositive(p[c] - l);
 			ds[c] = p[c] * (ds[c] - d);
 		}
+		memset(p, 0, (size_t)low * sizeof *p);
+		memset(ds, 0, (size_t)low * sizeof *ds);
 		memset(p + cols, 0, (size_t)(TILE - cols) * sizeof *p);
 		memset(ds + cols, 0, (size_t)(TILE - cols) * sizeof *ds);
 	}
@@ -237,14 +262,17 @@ static void load_head(const struct mt_attention *op, enum mt_dtype dtype, int64_
 	memset(w->dq, 0, (size_t)(w->seq_pad * dim_pad) * sizeof *w->dq);
 }
 
-static void backward_tile(const struct backward *w, int64_t i, int64_t j, int64_t rows)
+static void backward_tile(const struct mt_attention *op, int64_t batch, const struct backward *w, int64_t i, int64_t j,
+			  int64_t rows)
 {
+	int64_t lows[TILE];
 	const int64_t dp = w->dim_pad, keys = i == j ? rows : TILE;
 	const bool diagonal = i == j;
 	const float *q = w->q + i * dp, *d_o = w->d_o + i * dp;
+	tile_lows(op, batch, i, j, rows, lows);
 	product(rows, TILE, dp, q, dp, 1, w->k_tiles + j * dp, TILE, w->p, TILE, false, diagonal ? C_UPPER : NONE);
 	product(rows, TILE, dp, d_o, dp, 1, w->v_tiles + j * dp, TILE, w->ds, TILE, false, diagonal ? C_UPPER : NONE);
-	probabilities(w->p, w->ds, rows, diagonal, w->lse + i, w->delta + i);
+	probabilities(w->p, w->ds, rows, diagonal, lows, w->lse + i, w->delta + i);
 	product(keys, dp, rows, w->p, 1, TILE, d_o, dp, w->dv + j * dp, dp, true, diagonal ? A_LOWER : NONE);
 	product(keys, dp, rows, w->ds, 1, TILE, q, dp, w->dk + j * dp, dp, true, diagonal ? A_LOWER : NONE);
 	product(rows, dp, keys, w->ds, TILE, 1, w->k + j * dp, dp, w->dq + i * dp, dp, true, diagonal ? A_UPPER : NONE);
@@ -273,8 +301,8 @@ void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int6
 	for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
 		load_head(op, dtype, batch, head, &w);
 		for (int64_t j = 0; j < seq; j += TILE)
-			for (int64_t i = j; i < seq; i += TILE)
-				backward_tile(&w, i, j, seq - i < TILE ? round_up(seq - i, 8) : TILE);
+			for (int64_t i = j; i < seq && first_seen(op, batch, i) < j + TILE; i += TILE)
+				backward_tile(op, batch, &w, i, j, seq - i < TILE ? round_up(seq - i, 8) : TILE);
 		unpack(w.dq, dim_pad, op->dq, row0 * op->q_stride + head * dim, op->q_stride, seq, dim, NULL, (float)op->scale,
 		       dtype);
 	}

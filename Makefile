@@ -172,7 +172,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
-$(BUILD)/obj/%.host.o: % $(BUILD)/flags
+$(CUDA_HOST_OBJ): $(BUILD)/obj/%.host.o: % $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)echo "c++      $<"; $(CXX) $(CUDA_HOST_FLAGS) -x c++ -include tests/cuda_host/cuda_host.h -c $< -o $@
 

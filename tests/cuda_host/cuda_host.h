@@ -263,4 +263,6 @@ template <typename T> T max(T a, T b)
 	return a < b ? b : a;
 }
 
+#include "tests/cuda_host/ptx.h"
+
 #endif

@@ -28,7 +28,7 @@ struct client {
 	int fd;
 	bool greeted, waits; /* for an answer to `request` */
 	struct mt_board_request request;
-	char *data; /* owned: what has come of the request's data */
+	char *data;  /* owned: what has come of the request's data */
 	size_t have; /* bytes of the request and its data so far */
 };
 

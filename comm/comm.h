@@ -61,11 +61,15 @@ struct mt_fabric_config {
 	int rank, size;
 	struct mt_dry_world *dry_world;
 	struct mt_comm_cost_source cost;
+	double deadline_s; /* mpi, nccl: of the watchdog; 0: 600 s, below 0: none */
 };
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config);
 /* Every group of the fabric must have been destroyed. mpi: collective; finalizes MPI if this fabric initialized it. */
 void mt_fabric_destroy(struct mt_fabric *fabric);
+/* An operation that waits longer for other ranks than this fails with MT_FAILED; the message names it and the ranks that are
+ * behind. 0: 600 s; below 0: it waits for ever. */
+void mt_fabric_set_deadline(struct mt_fabric *fabric, double deadline_s);
 const char *const *mt_fabric_kinds(void);
 /* The block of `size` consecutive ranks that holds this rank, as a fabric of its own; size must divide the fabric's. No
  * communication. Destroy it before the fabric. */

@@ -1,6 +1,7 @@
 /* fabric: making one by name, and what is known of its ranks and hosts. */
 #include "comm/fabric.h"
 #include "base/log.h"
+#include "comm/watchdog.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,14 @@ void mt_fabric_destroy(struct mt_fabric *fabric)
 		fabric->ops->close(fabric);
 	free(fabric->hosts);
 	free(fabric);
+}
+
+void mt_fabric_set_deadline(struct mt_fabric *fabric, double deadline_s)
+{
+	if (fabric->parent)
+		mt_fabric_set_deadline(fabric->parent, deadline_s);
+	else if (fabric->watchdog)
+		mt_watchdog_set_deadline(fabric->watchdog, deadline_s);
 }
 
 void mt_fabric_abort(struct mt_fabric *fabric, int exit_code)

@@ -40,10 +40,11 @@ struct mt_fabric {
 	char (*hosts)[MT_FABRIC_HOST]; /* owned: one a rank, or one for all */
 	int host_entries;
 	char library[64];
-	int groups;               /* alive */
-	struct mt_fabric *parent; /* a block of a larger fabric: the groups are made there; else NULL */
-	int first;                /* world rank, in the parent, of the block's rank 0 */
-	void *backend;            /* owned by the fabric's open and close */
+	int groups;                   /* alive */
+	struct mt_watchdog *watchdog; /* owned by the backend; NULL: none */
+	struct mt_fabric *parent;     /* a block of a larger fabric: the groups are made there; else NULL */
+	int first;                    /* world rank, in the parent, of the block's rank 0 */
+	void *backend;                /* owned by the fabric's open and close */
 };
 
 struct mt_group {
@@ -52,6 +53,7 @@ struct mt_group {
 	int rank, size, stride;
 	int first;     /* what to take from ranks[] when the group was made through a block */
 	int *ranks;    /* owned: world ranks */
+	uint64_t id;   /* the same on all members: of name and ranks; never 0 */
 	void *backend; /* owned by group_open and group_close */
 };
 

@@ -45,6 +45,17 @@ static int regular_stride(const int *ranks, int count)
 	return stride > 0 ? stride : 0;
 }
 
+/* FNV-1a of name and ranks. */
+static uint64_t identify(const char *name, const int *ranks, int count)
+{
+	uint64_t hash = 14695981039346656037u;
+	for (const char *c = name; *c; c++)
+		hash = (hash ^ (uint64_t)(unsigned char)*c) * 1099511628211u;
+	for (int i = 0; i < count; i++)
+		hash = (hash ^ (uint64_t)ranks[i]) * 1099511628211u;
+	return hash ? hash : 1;
+}
+
 /* A group of a block is one of the larger fabric, whose ranks begin elsewhere. */
 static enum mt_status create_in_parent(struct mt_fabric *block, const char *name, const int *ranks, int count,
 				       struct mt_group **group)
@@ -88,6 +99,7 @@ enum mt_status mt_group_create(struct mt_fabric *fabric, const char *name, const
 	g->rank = mine;
 	g->size = count;
 	g->stride = regular_stride(ranks, count);
+	g->id = identify(name, ranks, count);
 	memcpy(g->ranks, ranks, (size_t)count * sizeof *ranks);
 	if (count > 1 && fabric->ops->group_open)
 		MT_GOTO(fail, fabric->ops->group_open(g));

@@ -3,6 +3,8 @@
 
 #ifdef MT_HAVE_MPI
 
+#include "base/log.h"
+
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,10 +92,55 @@ static void learn_library(struct mt_fabric *fabric)
 	snprintf(fabric->library, sizeof fabric->library, "%.63s", version);
 }
 
+/* Group creation is the one call that blocks inside MPI: only the end of the job ends it. */
+static void stuck(void *context, const char *message)
+{
+	mt_error("%s", message);
+	MPI_Abort(MPI_COMM_WORLD, mt_status_exit_code(MT_FAILED));
+	_exit(mt_status_exit_code(MT_FAILED));
+}
+
+/* What rank 0 tells the others of its board. */
+struct board_place {
+	char addresses[4][64];
+	int32_t port;
+	uint64_t token;
+};
+
+/* Without a board there is still a watchdog: it then names no suspects. */
+static enum mt_status open_watchdog(struct mt_fabric *fabric, struct mpi_fabric *mpi, double deadline_s)
+{
+	struct mt_watchdog_config config = {.fabric = fabric, .deadline_s = deadline_s, .stuck = stuck};
+	struct board_place place = {0};
+	if (fabric->size == 1)
+		return MT_OK;
+	if (fabric->rank == 0 && mt_watchdog_serve(&mpi->board, &config) != MT_OK) {
+		mt_warn("%s", mt_error_message());
+		mt_error_clear();
+	}
+	memcpy(place.addresses, config.addresses, sizeof place.addresses);
+	place.port = config.port;
+	place.token = config.token;
+	MPI_TRY(fabric, MPI_Bcast(&place, sizeof place, MPI_BYTE, 0, MPI_COMM_WORLD));
+	memcpy(config.addresses, place.addresses, sizeof place.addresses);
+	config.port = place.port;
+	config.token = place.token;
+	return mt_watchdog_create(&fabric->watchdog, &config);
+}
+
+static void close_watchdog(struct mt_fabric *fabric, struct mpi_fabric *mpi)
+{
+	mt_watchdog_destroy(fabric->watchdog);
+	fabric->watchdog = NULL;
+	mt_board_stop(mpi->board, 0);
+	mpi->board = NULL;
+}
+
 static void mpi_close(struct mt_fabric *fabric)
 {
 	struct mpi_fabric *mpi = fabric->backend;
 	mpi_queue_close(mpi);
+	close_watchdog(fabric, mpi);
 	mpi_library_close(mpi);
 	if (mpi->finalizes)
 		MPI_Finalize();
@@ -116,10 +163,12 @@ static enum mt_status mpi_open(struct mt_fabric *fabric, const struct mt_fabric_
 	learn_library(fabric);
 	MT_GOTO(fail, mpi_library_open(mpi));
 	MT_GOTO(fail_queue, mpi_queue_open(mpi));
+	MT_GOTO(fail_queue, open_watchdog(fabric, mpi, config->deadline_s));
 	fabric->backend = mpi;
 	return MT_OK;
 fail_queue:
 	mpi_queue_close(mpi);
+	close_watchdog(fabric, mpi);
 	mpi_library_close(mpi);
 fail:
 	if (mpi->finalizes)
@@ -186,6 +235,10 @@ static enum mt_status group_open(struct mt_group *group)
 	for (int i = 1; i < group->size; i++)
 		if (strcmp(mt_fabric_host(group->fabric, group->ranks[i]), mt_fabric_host(group->fabric, group->ranks[0])) != 0)
 			members->one_host = false;
+	/* The watch's call: a barrier, as all members must come. */
+	struct mt_comm_call coming = {.op = MT_COMM_BARRIER};
+	struct mt_watch watch = {.fatal = true};
+	mt_watchdog_begin(group->fabric->watchdog, &watch, group, &coming, 0);
 	pthread_mutex_lock(&mpi->lock);
 	st = make_comm(group, group_tag(group), &members->comm);
 #ifdef MT_DEBUG
@@ -193,6 +246,7 @@ static enum mt_status group_open(struct mt_group *group)
 		st = make_comm(group, group_tag(group), &members->shadow);
 #endif
 	pthread_mutex_unlock(&mpi->lock);
+	mt_watchdog_end(group->fabric->watchdog, &watch);
 	group->backend = members;
 	if (st != MT_OK) {
 		free(members->sent);

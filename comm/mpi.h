@@ -16,6 +16,7 @@
 
 #include "comm/agree.h"
 #include "comm/fabric.h"
+#include "comm/watchdog.h"
 
 #include <mpi.h>
 #include <stdatomic.h>
@@ -28,6 +29,7 @@ struct mpi_fabric {
 	pthread_mutex_t lock;
 	bool finalizes; /* this fabric initialized MPI */
 	MPI_Op bf16_sum, maximum;
+	struct mt_board_server *board; /* owned; on rank 0 */
 	pthread_mutex_t queue_lock;
 	pthread_cond_t wake;
 	pthread_t thread;
@@ -69,6 +71,7 @@ struct flight {
 	bool ordered; /* a collective: starts in the group's order */
 	bool started, turn_passed;
 	double start_s;
+	struct mt_watch watch;
 	clockid_t caller;                          /* CPU clock of the device's thread */
 	const struct algorithm *algorithm, *after; /* after: what follows the agreement check */
 	int64_t round;

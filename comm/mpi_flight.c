@@ -19,7 +19,8 @@ static void number(struct flight *f)
 	struct mpi_group *members = members_of(f->group);
 	if (f->call.op == MT_COMM_SEND_RECV) {
 		uint64_t *counter = f->call.receiving ? members->received : members->sent;
-		f->tag = TAG_MESSAGE | (int)(counter[f->call.peer]++ & TAG_COUNT);
+		f->order = counter[f->call.peer]++;
+		f->tag = TAG_MESSAGE | (int)(f->order & TAG_COUNT);
 		return;
 	}
 	f->ordered = true;
@@ -152,6 +153,7 @@ static enum mt_status start(struct flight *f)
 {
 	f->started = true;
 	f->start_s = mt_clock_s();
+	mt_watchdog_begin(f->group->fabric->watchdog, &f->watch, f->group, &f->call, f->order);
 	if (atomic_load(&members_of(f->group)->broken))
 		return mt_fail(MT_FAILED, "%s on group %s (rank %d): an earlier operation on this group failed",
 			       mt_comm_op_name(f->call.op), f->group->name, f->group->rank);
@@ -224,8 +226,10 @@ enum mt_status mpi_flight_poll(struct flight *f, bool *moved, bool *over)
 		MT_GOTO(fail, start(f));
 	} else if (f->request_count) {
 		MT_GOTO(fail, test(f, &done));
-		if (!done)
+		if (!done && !atomic_load_explicit(&f->watch.expired, memory_order_relaxed))
 			return MT_OK;
+		if (!done)
+			MT_GOTO(fail, mt_watchdog_fail(f->group->fabric->watchdog, &f->watch));
 		f->request_count = 0;
 	}
 	*moved = true;
@@ -264,6 +268,7 @@ void mpi_flight_retire(struct flight *f, enum mt_status st)
 {
 	struct mpi_fabric *mpi = mpi_of(f->group);
 	struct mpi_group *members = members_of(f->group);
+	mt_watchdog_end(f->group->fabric->watchdog, &f->watch);
 	if (st == MT_OK && f->stream)
 		mt_comm_trace(f->group, f->stream, &f->call, f->start_s, mt_clock_s());
 	pthread_mutex_lock(&mpi->queue_lock);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 /* What a rank tells the others; sent as bytes. */
 struct progress {
 	uint64_t beat;
+	double period_s; /* of the beat */
 	char doing[200];
 	struct {
 		uint64_t group, begun;
@@ -50,7 +52,7 @@ void mt_watch_text(const struct mt_watch *watch, char *buf, size_t bytes)
 		snprintf(who, sizeof who, "%s rank %d, ", watch->receiving ? "from" : "to", watch->peer);
 	snprintf(buf, bytes, "%s of %s (%snumber %llu) on group %s (rank %d of %d)",
 		 watch->op != MT_COMM_SEND_RECV ? mt_comm_op_name(watch->op)
-		 : watch->receiving		? "receive"
+		 : watch->receiving             ? "receive"
 						: "send",
 		 mt_units_bytes(size, (double)watch->bytes), who, (unsigned long long)watch->number, g->name, g->rank, g->size);
 }
@@ -102,6 +104,7 @@ static void publish(struct mt_watchdog *w)
 		return;
 	pthread_mutex_lock(&w->lock);
 	w->own.beat++;
+	w->own.period_s = period_of(w->deadline_s);
 	copy = w->own;
 	if (w->list.next != &w->list) {
 		const struct mt_watch *oldest = w->list.next;
@@ -137,7 +140,6 @@ struct text {
 
 static void say(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#include <stdarg.h>
 static void say(struct text *t, const char *format, ...)
 {
 	va_list arguments;
@@ -183,16 +185,30 @@ static bool suspect(const struct mt_watch *watch, bool known, const struct progr
 
 static bool nap(struct mt_watchdog *w, double seconds);
 
+/* Two beats of the slowest, going on with the own. */
+static void wait_for_beats(struct mt_watchdog *w, double slowest_s)
+{
+	double end_s = mt_clock_s() + 2 * (slowest_s < PERIOD_MOST ? slowest_s : PERIOD_MOST), left, period;
+	while ((left = end_s - mt_clock_s()) > 0) {
+		period = period_of(w->deadline_s);
+		publish(w);
+		if (!nap(w, left < period ? left : period))
+			return;
+	}
+}
+
 static void name_suspects(struct mt_watchdog *w, const struct mt_watch *watch, struct text *t)
 {
 	const struct mt_group *g = watch->group;
 	struct progress *seen = calloc(2 * (size_t)g->size, sizeof *seen);
 	int named = 0, more = 0;
 	bool reached = w->board != NULL;
+	double slowest_s = period_of(w->deadline_s);
 	for (int r = 0; seen && reached && r < g->size; r++)
-		learn(w, g->ranks[r], &seen[r]);
+		if (learn(w, g->ranks[r], &seen[r]) && seen[r].period_s > slowest_s)
+			slowest_s = seen[r].period_s;
 	if (reached)
-		nap(w, 2 * period_of(w->deadline_s));
+		wait_for_beats(w, slowest_s);
 	if (!seen || !w->board) {
 		say(t, "; how far the others are is not known: rank 0 cannot be asked");
 		free(seen);

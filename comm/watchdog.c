@@ -35,6 +35,8 @@ struct mt_watchdog {
 	bool runs, stop;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
+	pthread_mutex_t hook_lock; /* held while a hook runs; taken before `lock` */
+	struct mt_watchdog_hooks hooks;
 	double deadline_s;
 	struct mt_watch list; /* a ring; only its links are used */
 	struct progress own;
@@ -234,8 +236,31 @@ static void name_suspects(struct mt_watchdog *w, const struct mt_watch *watch, s
 	free(seen);
 }
 
-/* The first watch that is overdue and not reported, copied. */
-static bool find_overdue(struct mt_watchdog *w, struct mt_watch *copy, struct mt_watch **original)
+/* A watch with its group, copied, since both may go while the board is asked. */
+struct overdue {
+	struct mt_watch copy, *original;
+	struct mt_group group;
+	const struct mt_group *of; /* the group itself: only to be told apart */
+};
+
+static bool copy_watch(struct overdue *o, struct mt_watch *at)
+{
+	size_t bytes = (size_t)at->group->size * sizeof *at->group->ranks;
+	int *ranks = malloc(bytes);
+	if (!ranks)
+		return false;
+	memcpy(ranks, at->group->ranks, bytes);
+	o->original = at;
+	o->copy = *at;
+	o->of = at->group;
+	o->group = *at->group;
+	o->group.ranks = ranks;
+	o->copy.group = &o->group;
+	return true;
+}
+
+/* The first watch that is overdue and not reported. */
+static bool find_overdue(struct mt_watchdog *w, struct overdue *o)
 {
 	double now = mt_clock_s();
 	bool found = false;
@@ -243,43 +268,43 @@ static bool find_overdue(struct mt_watchdog *w, struct mt_watch *copy, struct mt
 	for (struct mt_watch *at = w->list.next; w->deadline_s > 0 && at != &w->list && !found; at = at->next) {
 		if (at->reported || now - at->start_s <= w->deadline_s)
 			continue;
-		at->reported = found = true;
-		*original = at;
-		*copy = *at;
+		at->reported = found = copy_watch(o, at);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return found;
 }
 
-static bool still_under(struct mt_watchdog *w, const struct mt_watch *copy, const struct mt_watch *original)
+static bool still_under(const struct mt_watchdog *w, const struct overdue *o)
 {
 	for (const struct mt_watch *at = w->list.next; at != &w->list; at = at->next)
-		if (at == original)
-			return at->start_s == copy->start_s && at->number == copy->number;
+		if (at == o->original)
+			return at->start_s == o->copy.start_s && at->number == o->copy.number;
 	return false;
 }
 
-/* The group lives as long as the watch is under: its fields are copied before the board is asked. */
-static void report(struct mt_watchdog *w, const struct mt_watch *copy, struct mt_watch *original)
+static void report(struct mt_watchdog *w, struct overdue *o)
 {
 	const struct mt_fabric *f = w->config.fabric;
 	char what[200], message[MT_WATCHDOG_MESSAGE];
 	struct text t = {.buf = message, .room = sizeof message};
-	mt_watch_text(copy, what, sizeof what);
+	mt_watch_text(&o->copy, what, sizeof what);
 	say(&t, "%s, world rank %d on %s, has waited longer than the watchdog's %.3g s", what, f->rank, mt_fabric_host(f, f->rank),
 	    w->deadline_s);
-	name_suspects(w, copy, &t);
+	name_suspects(w, &o->copy, &t);
+	free(o->group.ranks);
 	pthread_mutex_lock(&w->lock);
-	bool under = still_under(w, copy, original);
+	bool under = still_under(w, o);
 	if (under) {
 		memcpy(w->message, message, sizeof message);
-		atomic_store(&original->expired, true);
+		atomic_store(&o->original->expired, true);
 	}
 	pthread_mutex_unlock(&w->lock);
-	if (under && copy->fatal && w->config.stuck)
+	if (under && o->copy.fatal && w->config.stuck)
 		w->config.stuck(w->config.context, message);
-	else if (under && w->config.expired)
-		w->config.expired(w->config.context, copy->group, message);
+	pthread_mutex_lock(&w->hook_lock);
+	if (under && w->hooks.expired)
+		w->hooks.expired(w->hooks.context, o->of, message);
+	pthread_mutex_unlock(&w->hook_lock);
 }
 
 /* ---- the thread ---- */
@@ -303,23 +328,46 @@ static bool nap(struct mt_watchdog *w, double seconds)
 	return goes_on;
 }
 
+/* Runs the layered fabric's; how long to sleep then. */
+static double tick(struct mt_watchdog *w, double period)
+{
+	pthread_mutex_lock(&w->hook_lock);
+	double wanted = w->hooks.tick ? w->hooks.tick_s : period;
+	if (w->hooks.tick)
+		w->hooks.tick(w->hooks.context);
+	pthread_mutex_unlock(&w->hook_lock);
+	return wanted < period ? wanted : period;
+}
+
+void mt_watchdog_hook(struct mt_watchdog *watchdog, const struct mt_watchdog_hooks *hooks)
+{
+	if (!watchdog)
+		return;
+	pthread_mutex_lock(&watchdog->hook_lock);
+	watchdog->hooks = hooks ? *hooks : (struct mt_watchdog_hooks){0};
+	pthread_mutex_unlock(&watchdog->hook_lock);
+	pthread_mutex_lock(&watchdog->lock);
+	pthread_cond_signal(&watchdog->wake);
+	pthread_mutex_unlock(&watchdog->lock);
+}
+
 static void *watch_over(void *context)
 {
 	struct mt_watchdog *w = context;
-	struct mt_watch copy, *original = NULL;
-	double told_s = 0;
+	struct overdue o;
+	double told_s = 0, told_deadline_s = 0;
 	prctl(PR_SET_NAME, "mt-watchdog", 0, 0, 0);
 	for (;;) {
-		double period = period_of(w->deadline_s), tick = w->config.tick ? w->config.tick_s : period;
-		if (mt_clock_s() - told_s >= period) {
+		double deadline = w->deadline_s, period = period_of(deadline);
+		/* At once when the deadline has changed: the others must know the new beat. */
+		if (mt_clock_s() - told_s >= period || deadline != told_deadline_s) {
 			publish(w);
+			told_deadline_s = deadline;
 			told_s = mt_clock_s();
 		}
-		if (w->config.tick)
-			w->config.tick(w->config.context);
-		while (find_overdue(w, &copy, &original))
-			report(w, &copy, original);
-		if (!nap(w, tick < period ? tick : period))
+		while (find_overdue(w, &o))
+			report(w, &o);
+		if (!nap(w, tick(w, period)))
 			break;
 	}
 	mt_board_close(w->board);
@@ -338,6 +386,7 @@ enum mt_status mt_watchdog_create(struct mt_watchdog **watchdog, const struct mt
 	w->deadline_s = config->deadline_s == 0 ? MT_WATCHDOG_S : config->deadline_s;
 	w->list.next = w->list.before = &w->list;
 	pthread_mutex_init(&w->lock, NULL);
+	pthread_mutex_init(&w->hook_lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&w->wake, &monotonic);
@@ -367,6 +416,7 @@ void mt_watchdog_destroy(struct mt_watchdog *watchdog)
 		pthread_join(watchdog->thread, NULL);
 	pthread_cond_destroy(&watchdog->wake);
 	pthread_mutex_destroy(&watchdog->lock);
+	pthread_mutex_destroy(&watchdog->hook_lock);
 	free(watchdog);
 }
 

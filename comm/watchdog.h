@@ -44,14 +44,21 @@ struct mt_watchdog_config {
 	char addresses[4][64];
 	int port;
 	uint64_t token;
-	/* From the thread. `tick` (NULL: none) every tick_s; `expired`, NULL or, with the message, after a watch was marked;
-	 * `stuck`: after a fatal watch was. */
-	double tick_s;
-	void (*tick)(void *context);
-	void (*expired)(void *context, const struct mt_group *group, const char *message);
+	/* From the thread, with the message, after a fatal watch has expired. */
 	void (*stuck)(void *context, const char *message);
 	void *context;
 };
+
+/* A fabric layered on the one that has the watchdog: `tick` is called every tick_s, `expired` with the message after a watch was
+ * marked (of any fabric: `group` may be gone, it only tells which). Both from the watchdog's thread. NULL takes them away, and
+ * waits for a call under way. */
+struct mt_watchdog_hooks {
+	double tick_s;
+	void (*tick)(void *context);
+	void (*expired)(void *context, const struct mt_group *group, const char *message);
+	void *context;
+};
+void mt_watchdog_hook(struct mt_watchdog *watchdog, const struct mt_watchdog_hooks *hooks);
 
 enum mt_status mt_watchdog_create(struct mt_watchdog **watchdog, const struct mt_watchdog_config *config);
 void mt_watchdog_destroy(struct mt_watchdog *watchdog);

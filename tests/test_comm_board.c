@@ -1,10 +1,10 @@
 /* The board brings ranks together, keeps values and passes messages on; strangers are not let in. */
 #include "comm/board.h"
-#include "tests/analyzer.h"
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 

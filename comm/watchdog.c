@@ -32,7 +32,7 @@ struct progress {
 struct mt_watchdog {
 	struct mt_watchdog_config config;
 	pthread_t thread;
-	bool runs, stop;
+	bool runs, stop, woken;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	pthread_mutex_t hook_lock; /* held while a hook runs; taken before `lock` */
@@ -314,15 +314,15 @@ static bool nap(struct mt_watchdog *w, double seconds)
 {
 	double end_s = mt_clock_s() + seconds;
 	pthread_mutex_lock(&w->lock);
-	for (double left = seconds; !w->stop && left > 0; left = end_s - mt_clock_s()) {
+	for (double left = seconds; !w->stop && !w->woken && left > 0; left = end_s - mt_clock_s()) {
 		struct timespec until;
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		int64_t ns = until.tv_nsec + (int64_t)(left * 1e9);
 		until.tv_sec += ns / 1000000000;
 		until.tv_nsec = ns % 1000000000;
-		if (pthread_cond_timedwait(&w->wake, &w->lock, &until) == 0)
-			break; /* the deadline changed */
+		pthread_cond_timedwait(&w->wake, &w->lock, &until);
 	}
+	w->woken = false;
 	bool goes_on = !w->stop;
 	pthread_mutex_unlock(&w->lock);
 	return goes_on;
@@ -347,6 +347,7 @@ void mt_watchdog_hook(struct mt_watchdog *watchdog, const struct mt_watchdog_hoo
 	watchdog->hooks = hooks ? *hooks : (struct mt_watchdog_hooks){0};
 	pthread_mutex_unlock(&watchdog->hook_lock);
 	pthread_mutex_lock(&watchdog->lock);
+	watchdog->woken = true;
 	pthread_cond_signal(&watchdog->wake);
 	pthread_mutex_unlock(&watchdog->lock);
 }
@@ -424,6 +425,7 @@ void mt_watchdog_set_deadline(struct mt_watchdog *watchdog, double deadline_s)
 {
 	pthread_mutex_lock(&watchdog->lock);
 	watchdog->deadline_s = deadline_s == 0 ? MT_WATCHDOG_S : deadline_s;
+	watchdog->woken = true;
 	pthread_cond_signal(&watchdog->wake);
 	pthread_mutex_unlock(&watchdog->lock);
 }

@@ -38,7 +38,7 @@ static int hang(struct bench *b, bool comm_stream)
 	must(b, mt_comm_all_reduce(group, stream, x, x, 256, MT_F32, MT_SUM), "before the hang");
 	must(b, mt_stream_synchronize(stream), "before the hang");
 	/* The last one's beat is quick too, but what it waits for takes longer than the others' deadline. */
-	mt_fabric_set_deadline(b->fabric, b->rank == last ? 20 * DEADLINE_S : DEADLINE_S);
+	mt_fabric_set_deadline(b->fabric, b->rank == last ? 10 * DEADLINE_S : DEADLINE_S);
 	if (b->rank != last) {
 		enum mt_status st = mt_comm_all_reduce(group, stream, x, x, 256, MT_F32, MT_SUM);
 		if (st == MT_OK)
@@ -81,7 +81,7 @@ static int a_message_that_nobody_sends_is_named(struct bench *b)
 	if (b->size == 1)
 		return -1;
 	group = group_of_all(b, "pp");
-	mt_fabric_set_deadline(b->fabric, b->rank == 0 ? DEADLINE_S : 20 * DEADLINE_S);
+	mt_fabric_set_deadline(b->fabric, b->rank == 0 ? DEADLINE_S : 10 * DEADLINE_S);
 	if (b->rank == 0) {
 		wrong += mt_comm_recv(group, b->compute, x, 4, MT_F32, 1) != MT_FAILED;
 		wrong += names("receive of 16 B (from rank 1, number 0) on group pp");

@@ -1,0 +1,164 @@
+/* cuda: the device of NVIDIA GPUs: opening one, and the table of its operations. Built as a plugin, megatune-cuda.so. */
+#include "kernels/cuda/cuda.h"
+
+#include "base/plugin.h"
+
+#include <stdlib.h>
+
+typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op *op);
+
+/* Families that are not there yet leave an empty place. */
+#pragma weak mt_cuda_attention
+#pragma weak mt_cuda_attention_bwd
+#pragma weak mt_cuda_norm
+#pragma weak mt_cuda_norm_bwd
+#pragma weak mt_cuda_activation
+#pragma weak mt_cuda_activation_bwd
+#pragma weak mt_cuda_rope
+#pragma weak mt_cuda_embedding
+#pragma weak mt_cuda_embedding_bwd
+#pragma weak mt_cuda_add
+#pragma weak mt_cuda_bias_grad
+#pragma weak mt_cuda_loss
+#pragma weak mt_cuda_loss_stats
+#pragma weak mt_cuda_cast
+#pragma weak mt_cuda_fill
+#pragma weak mt_cuda_copy
+#pragma weak mt_cuda_sumsq
+#pragma weak mt_cuda_adamw
+#pragma weak mt_cuda_adamw_many
+#pragma weak mt_cuda_scratch_bytes
+#pragma weak mt_cuda_attention_scratch_bytes
+
+/* Products go to cuBLASLt, all else to kernels of our own. */
+static kernel *const kernels[MT_OP_KIND_COUNT] = {
+	[MT_OP_ATTENTION] = mt_cuda_attention,
+	[MT_OP_ATTENTION_BWD] = mt_cuda_attention_bwd,
+	[MT_OP_NORM] = mt_cuda_norm,
+	[MT_OP_NORM_BWD] = mt_cuda_norm_bwd,
+	[MT_OP_ACTIVATION] = mt_cuda_activation,
+	[MT_OP_ACTIVATION_BWD] = mt_cuda_activation_bwd,
+	[MT_OP_ROPE] = mt_cuda_rope,
+	[MT_OP_EMBEDDING] = mt_cuda_embedding,
+	[MT_OP_ADD] = mt_cuda_add,
+	[MT_OP_EMBEDDING_BWD] = mt_cuda_embedding_bwd,
+	[MT_OP_LOSS] = mt_cuda_loss,
+	[MT_OP_LOSS_STATS] = mt_cuda_loss_stats,
+	[MT_OP_CAST] = mt_cuda_cast,
+	[MT_OP_BIAS_GRAD] = mt_cuda_bias_grad,
+	[MT_OP_FILL] = mt_cuda_fill,
+	[MT_OP_COPY] = mt_cuda_copy,
+	[MT_OP_SUMSQ] = mt_cuda_sumsq,
+	[MT_OP_ADAMW] = mt_cuda_adamw,
+};
+
+enum mt_status cuda_fail(cudaError_t error, const char *what)
+{
+	cudaGetLastError(); /* else a later launch reports it again */
+	return mt_fail(error == cudaErrorMemoryAllocation ? MT_NOMEM : MT_FAILED, "CUDA: %s: %s", what, cudaGetErrorString(error));
+}
+
+static void close_cuda(struct mt_device *device)
+{
+	struct cuda_device *cuda = cuda_of(device);
+	if (!cuda)
+		return;
+	cudaSetDevice(cuda->index);
+	cuda_products_close(cuda);
+	cuda_clock_close(cuda);
+	cuda_staging_close(cuda);
+	cuda_memory_close(cuda);
+	free(cuda);
+	device->backend = NULL;
+}
+
+static enum mt_status open_parts(struct cuda_device *cuda)
+{
+	CUDA_TRY(cudaSetDevice(cuda->index)); /* makes the context */
+	MT_TRY(cuda_memory_open(cuda));
+	MT_TRY(cuda_staging_open(cuda));
+	MT_TRY(cuda_clock_open(cuda));
+	return cuda_products_open(cuda);
+}
+
+static enum mt_status open_cuda(struct mt_device *device, const struct mt_device_config *config)
+{
+	struct cudaDeviceProp properties;
+	int count;
+	MT_TRY(cuda_count(&count));
+	int index = config->local_rank % count;
+	MT_TRY(cuda_describe(index, &device->info, &properties));
+	struct cuda_device *cuda = calloc(1, sizeof *cuda);
+	if (!cuda)
+		return mt_fail(MT_NOMEM, "CUDA: no host memory for the device");
+	device->backend = cuda;
+	cuda->index = index;
+	cuda->launch = (struct mt_cuda_launch){.sm_count = properties.multiProcessorCount,
+					       .arch = properties.major * 10, /* 80 for sm_86 and sm_89 too, 100 for sm_103 */
+					       .max_shared_bytes = (int)properties.sharedMemPerBlockOptin};
+	enum mt_status st = open_parts(cuda);
+	if (st != MT_OK)
+		close_cuda(device);
+	return st;
+}
+
+/* The launch of operations that need `bytes` of scratch. */
+static enum mt_status prepare(struct mt_stream *stream, size_t bytes, struct mt_cuda_launch *launch)
+{
+	*launch = cuda_of(stream->device)->launch;
+	launch->stream = stream->native;
+	launch->scratch_bytes = bytes;
+	return cuda_scratch(stream, bytes, &launch->scratch);
+}
+
+static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	struct mt_cuda_launch launch;
+	if (op->kind <= MT_OP_LINEAR_WGRAD)
+		return cuda_product(device, stream, op);
+	if (!kernels[op->kind])
+		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
+	bool attends = op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD;
+	MT_TRY(prepare(stream, attends ? mt_cuda_attention_scratch_bytes(op) : mt_cuda_scratch_bytes(op), &launch));
+	return kernels[op->kind](&launch, op);
+}
+
+/* Updates of a bucket's parameters go together; the rest one by one. */
+static enum mt_status enqueue_many(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count)
+{
+	struct mt_cuda_launch launch;
+	if (ops[0].kind == MT_OP_ADAMW && kernels[MT_OP_ADAMW]) {
+		MT_TRY(prepare(stream, 0, &launch));
+		return mt_cuda_adamw_many(&launch, ops, count);
+	}
+	for (int i = 0; i < count; i++)
+		MT_TRY(enqueue(device, stream, &ops[i]));
+	return MT_OK;
+}
+
+static const struct mt_arena_backing *memory(struct mt_device *device)
+{
+	return &cuda_of(device)->memory;
+}
+
+static const struct mt_device_ops cuda_ops = {
+	.kind = "cuda",
+	.open = open_cuda,
+	.close = close_cuda,
+	.enqueue = enqueue,
+	.upload = cuda_upload,
+	.download = cuda_download,
+	.copy = cuda_copy,
+	.memory = memory,
+	.enqueue_many = enqueue_many,
+	.async = &cuda_async,
+};
+
+static const struct mt_device_plugin plugin = {.ops = &cuda_ops, .list = cuda_list};
+
+mt_plugin_entry megatune_plugin;
+
+MT_PLUGIN_EXPORT const void *megatune_plugin(int abi)
+{
+	return abi == MT_DEVICE_ABI ? &plugin : NULL;
+}

@@ -1,0 +1,277 @@
+/* product: matrix products through cuBLASLt, with a plan kept for each shape.
+ *
+ * cuBLASLt is column-major, so a row-major matrix (R,N) is its (N,R), and the three products of a linear layer are
+ *   forward  y^T(N,R)  = w(N,K) x^T(K,R)      A = w transposed, B = x, bias along N as the epilogue
+ *   dgrad    dx^T(K,R) = w^T(K,N) dy^T(N,R)   A = w, B = dy
+ *   wgrad    dw^T(K,N) += x^T(K,R) dy(R,N)    A = x, B = dy transposed, C = D = dw in f32, beta 1
+ * Sums are f32 (f64 for f64), TF32 is off. Partial sums of a split sum are kept in f32 and added in a fixed order, so a plan
+ * gives the same bits each time. The algorithm of a plan is chosen when its shape is first met (product_measure.c). */
+#include "kernels/cuda/cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUGGESTIONS = 8 };
+
+/* What decides how a product is done. All bytes are compared. */
+struct plan_key {
+	int32_t kind, dtype, biased, padding;
+	int64_t rows, in, out;
+	uint32_t a_align, b_align, c_align, bias_align;
+};
+
+struct cuda_plan {
+	struct cuda_plan *next;
+	struct plan_key key;
+	struct cuda_product product;
+	cublasLtMatmulAlgo_t algorithm;
+	size_t workspace_bytes;
+};
+
+struct operands {
+	const void *a, *b, *bias;
+	void *c;
+	int64_t m, n, k;
+	bool a_transposed, b_transposed;
+};
+
+static enum mt_status blas_fail(cublasStatus_t status, const char *what)
+{
+	enum mt_status st = status == CUBLAS_STATUS_NOT_SUPPORTED  ? MT_UNAVAILABLE
+			    : status == CUBLAS_STATUS_ALLOC_FAILED ? MT_NOMEM
+								   : MT_FAILED;
+	return mt_fail(st, "cuBLASLt: %s: %s", what, cublasLtGetStatusString(status));
+}
+
+#define BLAS_TRY(call)                                                                                                             \
+	do {                                                                                                                       \
+		cublasStatus_t blas_try_status_ = (call);                                                                          \
+		if (blas_try_status_ != CUBLAS_STATUS_SUCCESS)                                                                     \
+			return blas_fail(blas_try_status_, #call);                                                                 \
+	} while (0)
+
+static cudaDataType_t type_of(enum mt_dtype dtype)
+{
+	return dtype == MT_F64 ? CUDA_R_64F : dtype == MT_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static struct operands operands_of(const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	switch (op->kind) {
+	case MT_OP_LINEAR:
+		return (struct operands){.a = l->w,
+					 .b = l->x,
+					 .bias = l->bias,
+					 .c = l->y,
+					 .m = l->out,
+					 .n = l->rows,
+					 .k = l->in,
+					 .a_transposed = true};
+	case MT_OP_LINEAR_DGRAD:
+		return (struct operands){.a = l->w, .b = l->dy, .c = l->dx, .m = l->in, .n = l->rows, .k = l->out};
+	default:
+		return (struct operands){
+			.a = l->x, .b = l->dy, .c = l->dw, .m = l->in, .n = l->out, .k = l->rows, .b_transposed = true};
+	}
+}
+
+/* The largest power of two up to 256 that divides the address. */
+static uint32_t align_of(const void *pointer)
+{
+	uintptr_t value = (uintptr_t)pointer | 256;
+	return (uint32_t)(value & -value);
+}
+
+static void set_key(struct plan_key *key, const struct mt_op *op, const struct operands *o)
+{
+	memset(key, 0, sizeof *key);
+	key->kind = (int32_t)op->kind;
+	key->dtype = (int32_t)op->dtype;
+	key->biased = o->bias != NULL;
+	key->rows = op->linear.rows;
+	key->in = op->linear.in;
+	key->out = op->linear.out;
+	key->a_align = align_of(o->a);
+	key->b_align = align_of(o->b);
+	key->c_align = align_of(o->c);
+	key->bias_align = o->bias ? align_of(o->bias) : 0;
+}
+
+static void free_product(struct cuda_product *p)
+{
+	cublasLtMatmulDescDestroy(p->how);
+	cublasLtMatrixLayoutDestroy(p->a);
+	cublasLtMatrixLayoutDestroy(p->b);
+	cublasLtMatrixLayoutDestroy(p->c);
+}
+
+static enum mt_status set_bias(const struct cuda_product *p, const void *bias)
+{
+	BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+	return MT_OK;
+}
+
+static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, const struct operands *o)
+{
+	cublasOperation_t turned = CUBLAS_OP_T;
+	cublasLtEpilogue_t biased = CUBLASLT_EPILOGUE_BIAS;
+	int64_t a_rows = o->a_transposed ? o->k : o->m, a_cols = o->a_transposed ? o->m : o->k;
+	int64_t b_rows = o->b_transposed ? o->n : o->k, b_cols = o->b_transposed ? o->k : o->n;
+	bool wide = op->dtype == MT_F64;
+
+	p->dtype = op->dtype;
+	p->c_dtype = op->kind == MT_OP_LINEAR_WGRAD && !wide ? MT_F32 : op->dtype;
+	p->beta = op->kind == MT_OP_LINEAR_WGRAD ? 1 : 0;
+	p->a_bytes = (size_t)(a_rows * a_cols) * mt_dtype_bytes(p->dtype);
+	p->b_bytes = (size_t)(b_rows * b_cols) * mt_dtype_bytes(p->dtype);
+	p->c_bytes = (size_t)(o->m * o->n) * mt_dtype_bytes(p->c_dtype);
+	BLAS_TRY(cublasLtMatmulDescCreate(&p->how, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, wide ? CUDA_R_64F : CUDA_R_32F));
+	if (o->a_transposed)
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned));
+	if (o->b_transposed)
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_TRANSB, &turned, sizeof turned));
+	if (o->bias) {
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE, &biased, sizeof biased));
+		MT_TRY(set_bias(p, o->bias));
+	}
+	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->a, type_of(p->dtype), (uint64_t)a_rows, (uint64_t)a_cols, a_rows));
+	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->b, type_of(p->dtype), (uint64_t)b_rows, (uint64_t)b_cols, b_rows));
+	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->c, type_of(p->c_dtype), (uint64_t)o->m, (uint64_t)o->n, o->m));
+	return MT_OK;
+}
+
+static enum mt_status prefer(cublasLtMatmulPreference_t preference, const struct plan_key *key, size_t workspace_bytes)
+{
+	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+	const struct {
+		cublasLtMatmulPreferenceAttributes_t attribute;
+		const void *value;
+		size_t bytes;
+	} settings[] = {
+		{CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof workspace_bytes},
+		{CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes},
+		{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &key->a_align, sizeof key->a_align},
+		{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &key->b_align, sizeof key->b_align},
+		{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &key->c_align, sizeof key->c_align},
+		{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &key->c_align, sizeof key->c_align},
+	};
+	for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++)
+		BLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference, settings[i].attribute, settings[i].value,
+							      settings[i].bytes));
+	return MT_OK;
+}
+
+static enum mt_status choose_algorithm(struct cuda_device *cuda, struct mt_stream *stream, struct cuda_plan *plan)
+{
+	cublasLtMatmulHeuristicResult_t suggested[SUGGESTIONS];
+	cublasLtMatmulPreference_t preference;
+	const struct cuda_product *p = &plan->product;
+	int count = 0, chosen = 0;
+
+	BLAS_TRY(cublasLtMatmulPreferenceCreate(&preference));
+	enum mt_status st = prefer(preference, &plan->key, cuda->workspace_bytes);
+	cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+	if (st == MT_OK)
+		status = cublasLtMatmulAlgoGetHeuristic(cuda->blas, p->how, p->a, p->b, p->c, p->c, preference, SUGGESTIONS,
+							suggested, &count);
+	cublasLtMatmulPreferenceDestroy(preference);
+	if (st == MT_OK && (status != CUBLAS_STATUS_SUCCESS || count == 0))
+		st = blas_fail(status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status,
+			       "no algorithm for a product");
+	if (st == MT_OK && count > 1 && cuda->choice != CUDA_CHOICE_FIRST)
+		st = cuda_product_choose(cuda, stream, p, suggested, count, &chosen);
+	if (st != MT_OK)
+		return st;
+	plan->algorithm = suggested[chosen].algo;
+	plan->workspace_bytes = suggested[chosen].workspaceSize;
+	return MT_OK;
+}
+
+static enum mt_status make_plan(struct cuda_device *cuda, struct mt_stream *stream, const struct mt_op *op,
+				const struct operands *o, const struct plan_key *key, struct cuda_plan **plan)
+{
+	struct cuda_plan *made = calloc(1, sizeof *made);
+	if (!made)
+		return mt_fail(MT_NOMEM, "CUDA: no host memory for the plan of a product");
+	made->key = *key;
+	enum mt_status st = describe(&made->product, op, o);
+	if (st == MT_OK)
+		st = choose_algorithm(cuda, stream, made);
+	if (st != MT_OK) {
+		free_product(&made->product);
+		free(made);
+		return st;
+	}
+	made->next = cuda->plans;
+	cuda->plans = *plan = made;
+	return MT_OK;
+}
+
+enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p, const void *a,
+				const void *b, void *c, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes)
+{
+	const float one = 1, beta = (float)p->beta;
+	const double one_wide = 1, beta_wide = p->beta;
+	bool wide = p->dtype == MT_F64;
+	void *workspace;
+	MT_TRY(cuda_scratch(stream, workspace_bytes, &workspace));
+	BLAS_TRY(cublasLtMatmul(cuda->blas, p->how, wide ? (const void *)&one_wide : &one, a, p->a, b, p->b,
+				wide ? (const void *)&beta_wide : &beta, c, p->c, c, p->c, algorithm, workspace, workspace_bytes,
+				cuda_stream(stream)));
+	return MT_OK;
+}
+
+/* Shapes are few, and the last plan used is often the next: the list is searched from the front, where each plan found goes. */
+static struct cuda_plan *find_plan(struct cuda_device *cuda, const struct plan_key *key)
+{
+	for (struct cuda_plan **at = &cuda->plans; *at; at = &(*at)->next) {
+		struct cuda_plan *plan = *at;
+		if (memcmp(&plan->key, key, sizeof *key) != 0)
+			continue;
+		*at = plan->next;
+		plan->next = cuda->plans;
+		return cuda->plans = plan;
+	}
+	return NULL;
+}
+
+enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	struct cuda_device *cuda = cuda_of(device);
+	struct operands o = operands_of(op);
+	struct plan_key key;
+	if (op->dtype == MT_I32)
+		return mt_fail(MT_UNAVAILABLE, "%s: no CUDA product for %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
+	set_key(&key, op, &o);
+	struct cuda_plan *plan = find_plan(cuda, &key);
+	if (!plan)
+		MT_TRY(make_plan(cuda, stream, op, &o, &key, &plan));
+	if (o.bias)
+		MT_TRY(set_bias(&plan->product, o.bias));
+	return cuda_product_run(cuda, stream, &plan->product, o.a, o.b, o.c, &plan->algorithm, plan->workspace_bytes);
+}
+
+enum mt_status cuda_products_open(struct cuda_device *cuda)
+{
+	const char *choice = getenv("MEGATUNE_CUBLASLT");
+	/* NVIDIA's advice: 32 MiB where warp groups multiply (sm_90), 4 MiB before. */
+	cuda->workspace_bytes = (size_t)(cuda->launch.arch >= 90 ? 32 : 4) << 20;
+	cuda->choice = choice && !strcmp(choice, "first")     ? CUDA_CHOICE_FIRST
+		       : choice && !strcmp(choice, "fastest") ? CUDA_CHOICE_FASTEST
+							      : CUDA_CHOICE_SAME;
+	BLAS_TRY(cublasLtCreate(&cuda->blas));
+	return MT_OK;
+}
+
+void cuda_products_close(struct cuda_device *cuda)
+{
+	while (cuda->plans) {
+		struct cuda_plan *next = cuda->plans->next;
+		free_product(&cuda->plans->product);
+		free(cuda->plans);
+		cuda->plans = next;
+	}
+	if (cuda->blas)
+		cublasLtDestroy(cuda->blas);
+}

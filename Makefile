@@ -176,7 +176,8 @@ $(CUDA_HOST_OBJ): $(BUILD)/obj/%.host.o: % $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)echo "c++      $<"; $(CXX) $(CUDA_HOST_FLAGS) -x c++ -include tests/cuda_host/cuda_host.h -c $< -o $@
 
-$(BUILD)/tests/test_cuda_host_%: $(BUILD)/obj/tests/test_cuda_host_%.o $(CUDA_HOST_OBJ) $(SANITIZE_OBJ) $(LIB)
+# Named one by one, so that the pattern above never takes them.
+$(filter $(BUILD)/tests/test_cuda_host_%,$(UNIT_TESTS)): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(CUDA_HOST_OBJ) $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 

@@ -81,15 +81,25 @@ static enum mt_status find_or_load(const char *name, struct plugin **plugin)
 	return st;
 }
 
+static enum mt_status find_locked(const char *name, struct plugin **plugin)
+{
+	pthread_mutex_lock(&lock);
+	enum mt_status st = find_or_load(name, plugin);
+	pthread_mutex_unlock(&lock);
+	return st;
+}
+
+enum mt_status mt_plugin_load(const char *name)
+{
+	struct plugin *plugin;
+	return find_locked(name, &plugin);
+}
+
 enum mt_status mt_plugin_open(const char *name, int abi, const void **table)
 {
 	struct plugin *plugin;
 	*table = NULL;
-	pthread_mutex_lock(&lock);
-	enum mt_status st = find_or_load(name, &plugin);
-	pthread_mutex_unlock(&lock);
-	if (st != MT_OK)
-		return st;
+	MT_TRY(find_locked(name, &plugin));
 	*table = plugin->entry ? plugin->entry(abi) : NULL;
 	return *table ? MT_OK
 		      : mt_fail(MT_UNAVAILABLE, "megatune-%s.so was built from another version than the program: build both anew",

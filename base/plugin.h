@@ -13,6 +13,9 @@
  * MT_UNAVAILABLE: no such plugin (this build has no CUDA), a library it needs is not installed, or it is of another version. */
 enum mt_status mt_plugin_open(const char *name, int abi, const void **table);
 
+/* Loads it without asking for its table: whether it, and all libraries that it needs, are there. */
+enum mt_status mt_plugin_load(const char *name);
+
 /* The one function a plugin exports, as `megatune_plugin`: its table, or NULL when it was built for another abi. */
 typedef const void *mt_plugin_entry(int abi);
 #define MT_PLUGIN_EXPORT __attribute__((visibility("default")))

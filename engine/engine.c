@@ -214,6 +214,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_schedule_free(&e->schedule);
 	mt_param_table_free(&e->table);
 	free(e->segments);
+	free(e->updates);
 	free(e->laps);
 	free(e->bucket_order);
 	free(e->host_tokens);

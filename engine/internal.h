@@ -77,6 +77,7 @@ struct mt_engine {
 	void *master, *moment1, *moment2; /* f32, by bucket shard; master NULL when the parameters are f32 */
 	struct mt_segment *segments;      /* owned, in bucket order */
 	int segment_count;
+	struct mt_op *updates; /* owned: one a segment */
 	int64_t shard_elements; /* of the optimizer's buffers */
 
 	struct mt_flight *flights; /* owned: one a micro-batch of the step */

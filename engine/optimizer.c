@@ -64,7 +64,7 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[2])
 	return mt_device_download(e->device, e->compute, numbers, e->numbers, 2 * sizeof *numbers);
 }
 
-static enum mt_status update(struct mt_engine *e, const struct mt_segment *s, double lr, double grad_scale)
+static struct mt_op update_of(struct mt_engine *e, const struct mt_segment *s, double lr, double grad_scale)
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
@@ -84,7 +84,7 @@ static enum mt_status update(struct mt_engine *e, const struct mt_segment *s, do
 				     .m = offset_of(e->moment1, s->shard_offset, f),
 				     .v = offset_of(e->moment2, s->shard_offset, f),
 				     .param = param};
-	return mt_engine_enqueue(e, &op);
+	return op;
 }
 
 /* ZeRO-1: every rank gets the parameters that the others updated, while later buckets are still being updated. */
@@ -105,8 +105,11 @@ static enum mt_status update_all(struct mt_engine *e, double lr, double grad_sca
 	struct mt_mark start;
 
 	for (int i = 0; i < e->table.bucket_count; i++) {
+		int first = next;
+
 		for (; next < e->segment_count && e->segments[next].bucket == i; next++)
-			MT_TRY(update(e, &e->segments[next], lr, grad_scale));
+			e->updates[next] = update_of(e, &e->segments[next], lr, grad_scale);
+		MT_TRY(mt_device_enqueue_many(e->device, e->compute, &e->updates[first], next - first));
 		if (gathers)
 			MT_TRY(gather_bucket(e, &e->table.buckets[i]));
 	}

@@ -32,7 +32,7 @@ static const struct mt_option train_options[] = {
 	TRAIN(eps, FLOAT, "1e-8", 0, 1, NULL, "AdamW: added to the root of the second moment"),
 	TRAIN(weight_decay, FLOAT, "0.1", 0, 10, NULL, "AdamW: decay of matrices; biases and norms have none"),
 	TRAIN(clip, FLOAT, "1", 0, 1e9, NULL, "largest global gradient norm; 0: no clipping"),
-	TRAIN(device, STRING, "cpu", 0, 0, NULL, "cpu, or reference (plain loops)"),
+	TRAIN(device, STRING, "cpu", 0, 0, NULL, "cpu, cuda (NVIDIA GPUs), or reference (plain loops)"),
 	TRAIN(log, STRING, NULL, 0, 0, NULL, "file for one JSON line a step"),
 	TRAIN(trace, STRING, NULL, 0, 0, NULL, "file for a Chrome trace of the last step"),
 	TRAIN(peak_tflops, FLOAT, "0", 0, 1e6, NULL, "dense peak of one device in TFLOP/s, for MFU; 0: measured at start"),

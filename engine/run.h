@@ -15,7 +15,7 @@ struct mt_train_options {
 	int decay;                              /* enum mt_decay */
 	double beta1, beta2, eps, weight_decay; /* AdamW; no decay on biases, norms (1-D tensors) */
 	double clip;                            /* global gradient norm; 0: off */
-	char *device;                           /* "cpu", "reference" */
+	char *device;                           /* "cpu", "cuda", "reference" */
 	char *log;                              /* JSON lines of every step; NULL: none */
 	char *trace;                            /* Chrome trace of the last step; NULL: none */
 	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */

@@ -51,7 +51,8 @@ enum mt_status mt_segments_create(struct mt_engine *e)
 	int next = 0;
 
 	e->segments = calloc((size_t)(t->count + t->bucket_count) + 1, sizeof *e->segments);
-	if (!sorted || !e->segments) {
+	e->updates = calloc((size_t)(t->count + t->bucket_count) + 1, sizeof *e->updates);
+	if (!sorted || !e->segments || !e->updates) {
 		free(sorted);
 		return mt_fail(MT_NOMEM, "no memory for the optimizer's %d segments", t->count);
 	}

@@ -1,6 +1,7 @@
 /* doctor: a list of checks, each a function that fills one row, and the two forms of the report. */
 #include "probes/doctor.h"
 
+#include "base/plugin.h"
 #include "base/process.h"
 #include "base/units.h"
 #include "kernels/device.h"
@@ -24,7 +25,7 @@ enum state { OK, ABSENT, WARN };
 struct row {
 	const char *item;
 	enum state state;
-	char value[160];
+	char value[256];
 	const char *leaves_out, *what_to_do; /* static; NULL when ok */
 };
 
@@ -260,6 +261,30 @@ static void check_links(struct row *row, const struct mt_machine_host *host)
 	free(links);
 }
 
+/* What the CUDA plugins find. Only the plugins touch CUDA. */
+static void check_cuda(struct row *row, const struct mt_machine_host *host)
+{
+	static const char *const libraries[] = {"cudnn", "nccl", "cupti"};
+	char memory[MT_UNITS_TEXT];
+	struct mt_device_info gpus[1];
+	int count;
+	if (mt_device_plugin_list("cuda", gpus, 1, &count) != MT_OK) {
+		const char *why = mt_error_message();
+		say(row, "%s", strncmp(why, "CUDA: ", 6) ? why : why + 6);
+		blame(row, ABSENT, "training and measuring on NVIDIA GPUs", "what the line says; none on a machine without them");
+		mt_error_clear();
+		return;
+	}
+	say(row, "%d x %.40s (%.8s), %s; %.50s", count, gpus[0].name, gpus[0].isa,
+	    mt_units_bytes(memory, (double)gpus[0].memory_bytes), gpus[0].libraries);
+	for (size_t i = 0; i < sizeof libraries / sizeof libraries[0]; i++) {
+		bool there = mt_plugin_load(libraries[i]) == MT_OK;
+		size_t at = strlen(row->value);
+		mt_error_clear();
+		snprintf(row->value + at, sizeof row->value - at, "%s%s", there ? ", " : ", no ", libraries[i]);
+	}
+}
+
 static void check_network(struct row *row, const struct mt_machine_host *host)
 {
 	say(row, "%s", host->nic_text[0] ? host->nic_text : "no interface but loopback");
@@ -316,6 +341,7 @@ static const struct check {
 	{"gnuplot", check_gnuplot},
 	{"GPU", check_gpu},
 	{"GPU links", check_links},
+	{"CUDA", check_cuda},
 	{"network", check_network},
 	{"Slurm", check_slurm},
 	{"namespaces", check_namespaces},

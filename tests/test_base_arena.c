@@ -310,6 +310,65 @@ static void freeing_what_is_not_live_aborts(void **state)
 	assert_int_equal(signal_of(free_inside), SIGABRT);
 }
 
+/* A backing that commits, and has `left` bytes to give. */
+struct counted {
+	size_t left, committed;
+	int calls;
+};
+
+static enum mt_status commit_counted(void *context, void *base, size_t from_bytes, size_t to_bytes, char why[160])
+{
+	struct counted *c = context;
+	assert_int_equal(from_bytes, c->committed);
+	assert_true(to_bytes > from_bytes && to_bytes % MT_ARENA_COMMIT_BYTES == 0);
+	if (to_bytes - from_bytes > c->left) {
+		snprintf(why, 160, "%zu bytes left", c->left);
+		return MT_NOMEM;
+	}
+	c->left -= to_bytes - from_bytes;
+	c->committed = to_bytes;
+	c->calls++;
+	return MT_OK;
+}
+
+static void a_backing_that_commits_is_asked_for_what_the_peak_needs(void **state)
+{
+	struct counted counted = {.left = 3 * MT_ARENA_COMMIT_BYTES};
+	struct mt_arena_backing backing = mt_arena_dry;
+	struct mt_arena_stats stats;
+	struct mt_arena *arena;
+	void *a, *b, *c;
+	backing.context = &counted;
+	backing.commit = commit_counted;
+	assert_int_equal(mt_arena_create(&arena, "activations", &backing, (size_t)1 << 40), MT_OK);
+	assert_int_equal(counted.committed, 0);
+	assert_int_equal(mt_arena_alloc(arena, 100, &a), MT_OK);
+	assert_int_equal(mt_arena_alloc(arena, MT_ARENA_COMMIT_BYTES - 256, &b), MT_OK);
+	assert_int_equal(counted.committed, MT_ARENA_COMMIT_BYTES);
+	assert_int_equal(mt_arena_alloc(arena, 1, &c), MT_OK);
+	assert_int_equal(counted.committed, 2 * MT_ARENA_COMMIT_BYTES);
+	mt_arena_free(arena, b);
+	assert_int_equal(mt_arena_alloc(arena, MT_ARENA_COMMIT_BYTES / 2, &b), MT_OK);
+	assert_int_equal(counted.calls, 2);
+
+	void *large;
+	assert_int_equal(mt_arena_alloc(arena, 3 * MT_ARENA_COMMIT_BYTES, &large), MT_NOMEM);
+	assert_null(large);
+	assert_non_null(strstr(mt_error_message(), "activations"));
+	assert_non_null(strstr(mt_error_message(), "bytes left"));
+	mt_error_clear();
+	mt_arena_stats(arena, &stats);
+	size_t live_bytes = stats.live_bytes;
+	assert_int_equal(mt_arena_alloc(arena, MT_ARENA_COMMIT_BYTES, &large), MT_OK);
+	mt_arena_stats(arena, &stats);
+	assert_int_equal(stats.live_bytes, live_bytes + MT_ARENA_COMMIT_BYTES);
+	mt_arena_free(arena, large);
+	mt_arena_free(arena, a);
+	mt_arena_free(arena, b);
+	mt_arena_free(arena, c);
+	mt_arena_destroy(arena);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -325,6 +384,7 @@ int main(void)
 		cmocka_unit_test(live_dry_arenas_do_not_share_addresses),
 		cmocka_unit_test(touching_a_dry_address_faults),
 		cmocka_unit_test(freeing_what_is_not_live_aborts),
+		cmocka_unit_test(a_backing_that_commits_is_asked_for_what_the_peak_needs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

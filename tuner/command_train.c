@@ -54,6 +54,7 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, cons
 	mt_dataset_close(dataset);
 	config.kind = run->train.device;
 	config.threads = (int)run->layout.threads;
+	config.local_rank = mt_fabric_local_rank(fabric);
 	return mt_device_create(device, &config);
 }
 

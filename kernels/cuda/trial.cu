@@ -15,10 +15,25 @@ static __device__ float value_at(uint64_t index, uint32_t seed)
 	return (float)(int32_t)(uint32_t)h * (1.0f / 2147483648.0f);
 }
 
+static __device__ void put(float *at, float value)
+{
+	*at = value;
+}
+
+static __device__ void put(double *at, float value)
+{
+	*at = value;
+}
+
+static __device__ void put(__nv_bfloat16 *at, float value)
+{
+	*at = __float2bfloat16(value);
+}
+
 template <typename T> static __global__ void fill_kernel(T *dst, int64_t count, uint32_t seed)
 {
 	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x)
-		dst[i] = (T)value_at((uint64_t)i, seed);
+		put(dst + i, value_at((uint64_t)i, seed));
 }
 
 static __global__ void compare_kernel(const uint16_t *a, const uint16_t *b, int64_t count, int *differs)

@@ -3,6 +3,7 @@
  * A trial runs both on the operands of the operation itself: attention accumulates into nothing, so running it again changes
  * nothing. Rounds alternate, so that a change of clocks meets both, and the least time of each counts. */
 #include "kernels/cuda/attention.h"
+#include "base/log.h"
 #include "base/plugin.h"
 #include "kernels/cuda/cudnn/cudnn.h"
 
@@ -52,16 +53,33 @@ static void keep_reason(char *why, size_t bytes)
 	mt_error_clear();
 }
 
-enum mt_status mt_cuda_attention_create(struct mt_cuda_attention **attention, double margin)
+/* How many times faster cuDNN must be; 0: it is not asked. */
+static enum mt_status read_margin(double *margin)
 {
+	const char *wish = getenv("MEGATUNE_ATTENTION");
+	if (!wish || !*wish)
+		*margin = MT_CUDA_ATTENTION_MARGIN;
+	else if (strcmp(wish, "own") == 0)
+		*margin = 0;
+	else if (strcmp(wish, "fastest") == 0)
+		*margin = 1;
+	else
+		return mt_fail(MT_INPUT, "MEGATUNE_ATTENTION is '%s': own (no cuDNN), fastest, or not set", wish);
+	return MT_OK;
+}
+
+enum mt_status mt_cuda_attention_create(struct mt_cuda_attention **attention)
+{
+	double margin = 0;
 	const void *table = NULL;
 	enum mt_status st = MT_OK;
+	MT_TRY(read_margin(&margin));
 	struct mt_cuda_attention *made = calloc(1, sizeof *made);
 	if (!made)
 		return mt_fail(MT_NOMEM, "attention: no memory for its choices");
 	made->margin = margin;
 	if (margin <= 0) {
-		snprintf(made->why, sizeof made->why, "cuDNN was not asked for");
+		snprintf(made->why, sizeof made->why, "MEGATUNE_ATTENTION=own");
 	} else {
 		st = mt_plugin_open("cudnn", MT_CUDNN_ABI, &table);
 		made->ops = table;
@@ -176,6 +194,19 @@ out:
 	return st;
 }
 
+static void log_choice(const struct mt_cuda_attention *attention, const struct mt_op *op, const struct choice *c)
+{
+	struct mt_op_key key;
+	char text[96];
+	mt_op_key(op, &key);
+	mt_op_key_text(&key, text);
+	if (c->cudnn_us <= 0)
+		mt_debug("%s: own kernels: %s", text, c->why);
+	else
+		mt_debug("%s: %s: own %.1f us, cuDNN %d %.1f us", text, c->plan ? "cuDNN" : "own kernels", c->own_us,
+			 attention->ops->version(), c->cudnn_us);
+}
+
 /* A trial that fails leaves the shape to our own kernels: what is wrong with them shows when they run. */
 static void try_cudnn(struct mt_cuda_attention *attention, struct mt_cuda_launch *launch, const struct mt_op *op, struct choice *c)
 {
@@ -223,6 +254,7 @@ enum mt_status mt_cuda_attention_choose(struct mt_cuda_attention *attention, str
 			return MT_OK;
 		MT_TRY(add(attention, op, &c));
 		try_cudnn(attention, launch, op, c);
+		log_choice(attention, op, c);
 	}
 	if (c && c->workspace_bytes > *scratch_bytes)
 		*scratch_bytes = c->workspace_bytes;
@@ -233,17 +265,4 @@ enum mt_status mt_cuda_attention_run(struct mt_cuda_attention *attention, struct
 {
 	const struct mt_cudnn_plan *plan = plan_for(attention, find(attention, op), op);
 	return plan ? attention->ops->run(attention->cudnn, plan, launch->stream, op, launch->scratch) : run_own(launch, op);
-}
-
-void mt_cuda_attention_describe(const struct mt_cuda_attention *attention, const struct mt_op *op, char text[256])
-{
-	const struct choice *c = find(attention, op);
-	const int version = c && c->cudnn_us > 0 ? attention->ops->version() : 0;
-	if (!c)
-		snprintf(text, 256, "own");
-	else if (c->cudnn_us <= 0)
-		snprintf(text, 256, "own (%s)", c->why);
-	else
-		snprintf(text, 256, "%s (own %.1f us, cuDNN %d.%d.%d %.1f us)", c->plan ? "cudnn" : "own", c->own_us,
-			 version / 10000, version / 100 % 100, version % 100, c->cudnn_us);
 }

@@ -8,8 +8,6 @@
 typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op *op);
 
 /* Families that are not there yet leave an empty place. */
-#pragma weak mt_cuda_attention
-#pragma weak mt_cuda_attention_bwd
 #pragma weak mt_cuda_norm
 #pragma weak mt_cuda_norm_bwd
 #pragma weak mt_cuda_activation
@@ -28,12 +26,9 @@ typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op 
 #pragma weak mt_cuda_adamw
 #pragma weak mt_cuda_adamw_many
 #pragma weak mt_cuda_scratch_bytes
-#pragma weak mt_cuda_attention_scratch_bytes
 
-/* Products go to cuBLASLt, all else to kernels of our own. */
+/* Products go to cuBLASLt, attention to attention.c, all else to kernels of our own. */
 static kernel *const kernels[MT_OP_KIND_COUNT] = {
-	[MT_OP_ATTENTION] = mt_cuda_attention,
-	[MT_OP_ATTENTION_BWD] = mt_cuda_attention_bwd,
 	[MT_OP_NORM] = mt_cuda_norm,
 	[MT_OP_NORM_BWD] = mt_cuda_norm_bwd,
 	[MT_OP_ACTIVATION] = mt_cuda_activation,
@@ -64,6 +59,7 @@ static void close_cuda(struct mt_device *device)
 	if (!cuda)
 		return;
 	cudaSetDevice(cuda->index);
+	mt_cuda_attention_destroy(cuda->attention);
 	cuda_products_close(cuda);
 	cuda_clock_close(cuda);
 	cuda_staging_close(cuda);
@@ -78,7 +74,8 @@ static enum mt_status open_parts(struct cuda_device *cuda)
 	MT_TRY(cuda_memory_open(cuda));
 	MT_TRY(cuda_staging_open(cuda));
 	MT_TRY(cuda_clock_open(cuda));
-	return cuda_products_open(cuda);
+	MT_TRY(cuda_products_open(cuda));
+	return mt_cuda_attention_create(&cuda->attention);
 }
 
 static enum mt_status open_cuda(struct mt_device *device, const struct mt_device_config *config)
@@ -111,15 +108,27 @@ static enum mt_status prepare(struct mt_stream *stream, size_t bytes, struct mt_
 	return cuda_scratch(stream, bytes, &launch->scratch);
 }
 
+static enum mt_status attend(struct mt_stream *stream, const struct mt_op *op)
+{
+	struct mt_cuda_attention *attention = cuda_of(stream->device)->attention;
+	struct mt_cuda_launch launch;
+	size_t bytes;
+	MT_TRY(prepare(stream, 0, &launch));
+	MT_TRY(mt_cuda_attention_choose(attention, &launch, op, &bytes));
+	MT_TRY(prepare(stream, bytes, &launch));
+	return mt_cuda_attention_run(attention, &launch, op);
+}
+
 static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
 	struct mt_cuda_launch launch;
 	if (op->kind <= MT_OP_LINEAR_WGRAD)
 		return cuda_product(device, stream, op);
+	if (op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD)
+		return attend(stream, op);
 	if (!kernels[op->kind])
 		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
-	bool attends = op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD;
-	MT_TRY(prepare(stream, attends ? mt_cuda_attention_scratch_bytes(op) : mt_cuda_scratch_bytes(op), &launch));
+	MT_TRY(prepare(stream, mt_cuda_scratch_bytes(op), &launch));
 	return kernels[op->kind](&launch, op);
 }
 

@@ -3,6 +3,7 @@
 #ifndef MT_KERNELS_CUDA_CUDA_H
 #define MT_KERNELS_CUDA_CUDA_H
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/device.h"
 
@@ -34,6 +35,7 @@ struct cuda_device {
 	struct cuda_anchor *anchor, *idle_anchors;
 	cublasLtHandle_t blas;
 	struct cuda_plan *plans;
+	struct mt_cuda_attention *attention; /* owned */
 	enum cuda_choice choice;
 	size_t workspace_bytes; /* what a product may ask for */
 };

@@ -45,7 +45,8 @@ static enum mt_status run_step(struct mt_session *s, const char *name, const str
 	mt_info("%s ...", name);
 	st = mt_launch(&result, &s->options, s->world, threads, a->argv, timeout_s);
 	if (st == MT_OK && result.exit_code > 128 && !result.timed_out) {
-		/* A rank died of a signal: its launcher or MPI, rarely, when many more ranks than cores start. Measuring again is safe. */
+		/* A rank died of a signal: its launcher or MPI, rarely, when many more ranks than cores start. Measuring again is
+		 * safe. */
 		mt_launch_reason(&result, reason);
 		mt_warn("%s on %d ranks: %s; once more", name, s->world, reason);
 		mt_process_result_free(&result);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char *const recomputes[] = {"none", "full", NULL};
-static const char *const schedules[] = {"1f1b", NULL};
+static const char *const schedules[] = {[MT_SCHEDULE_1F1B] = "1f1b", [MT_SCHEDULE_ZB_H1] = "zb-h1", [MT_SCHEDULE_ZB_V] = "zb-v", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
 
 #define INT(field, value, least, most, help)                                                                                       \
@@ -23,7 +23,10 @@ static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F
 static const struct mt_option options[] = {
 	INT(tp, "1", 1, 1 << 20, "tensor-parallel ranks: heads, MLP columns and words are split over them"),
 	INT(pp, "1", 1, 1 << 20, "pipeline stages: layers are split over them"),
-	INT(vp, "1", 1, 1 << 20, "model chunks a stage (interleaving); 1 in this release"),
+	INT(vp, "1", 1, 1 << 20, "model chunks a stage: above 1 the schedule is interleaved"),
+	INT(vp_group, "0", 0, 1 << 20, "interleaved: micro-batches that a chunk takes before the next; 0: pp"),
+	INT(first_layers, "0", 0, 1 << 20, "layers of the first model chunk, beside the embedding; 0: an even share"),
+	INT(last_layers, "0", 0, 1 << 20, "layers of the last model chunk, beside the head; 0: an even share"),
 	INT(cp, "1", 1, 1 << 20, "context-parallel ranks; 1 in this release"),
 	INT(ep, "1", 1, 1 << 20, "expert-parallel ranks; 1 in this release"),
 	INT(dp, "1", 1, 1 << 20, "data-parallel ranks: sequences are split over them"),
@@ -35,7 +38,7 @@ static const struct mt_option options[] = {
 	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
 	CHOICE(recompute, "none", recomputes,
 	       "full: keep only a layer's input and run its forward pass again before its backward pass"),
-	CHOICE(schedule, "1f1b", schedules, "order of the micro-batches' passes on a stage"),
+	CHOICE(schedule, "1f1b", schedules, "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
 	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),
 	INT(bucket_bytes, "40Mi", 0, 1e15, "gradient bucket in bytes of f32, reduced at once; 0: one bucket"),
@@ -120,6 +123,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "cp", layout->cp);
 	if (layout->ep != 1)
 		append(buf, "ep", layout->ep);
+	if (layout->schedule != MT_SCHEDULE_1F1B)
+		append(buf, schedules[layout->schedule], -1);
 	append(buf, "mbs", layout->mbs);
 	if (layout->sp)
 		append(buf, "sp", -1);
@@ -133,15 +138,51 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "t", layout->threads);
 }
 
-void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first, int64_t *count)
+struct mt_schedule_shape mt_layout_schedule(const struct mt_layout *layout)
 {
-	int64_t each = model->layers / layout->pp, rest = model->layers % layout->pp;
-	/* stages with one layer more: a run in the middle; one to the left where it cannot be centred, as the head costs most */
-	int64_t start = (layout->pp - rest) / 2;
-	int64_t before = stage <= start ? 0 : stage - start < rest ? stage - start : rest;
+	return (struct mt_schedule_shape){.kind = (enum mt_schedule)layout->schedule,
+					  .stages = (int)layout->pp,
+					  .chunks = (int)layout->vp,
+					  .microbatches = mt_layout_microbatches(layout),
+					  .group = layout->vp_group};
+}
 
-	*first = stage * each + before;
-	*count = each + (stage >= start && stage < start + rest ? 1 : 0);
+int mt_layout_head_stage(const struct mt_layout *layout)
+{
+	int stage, chunk;
+
+	mt_schedule_place((enum mt_schedule)layout->schedule, (int)layout->pp, (int)(layout->pp * layout->vp) - 1, &stage, &chunk);
+	return stage;
+}
+
+/* `layers` from `first` on over `parts`, even but for a remainder in the middle. */
+static void spread(int64_t layers, int64_t parts, int64_t part, int64_t *first, int64_t *count)
+{
+	int64_t each = layers / parts, rest = layers % parts;
+	/* parts with one layer more: a run in the middle; one to the left where it cannot be centred, as the head costs most */
+	int64_t start = (parts - rest) / 2;
+	int64_t before = part <= start ? 0 : part - start < rest ? part - start : rest;
+
+	*first += part * each + before;
+	*count = each + (part >= start && part < start + rest ? 1 : 0);
+}
+
+void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,
+			    int64_t *count)
+{
+	int64_t parts = layout->pp * layout->vp, part = virtual_stage, layers = model->layers;
+	int64_t head = layout->first_layers, tail = layout->last_layers;
+
+	*first = 0;
+	if (head && part == 0) {
+		*count = head;
+	} else if (tail && part == parts - 1) {
+		*first = layers - tail;
+		*count = tail;
+	} else {
+		*first = head;
+		spread(layers - head - tail, parts - (head > 0) - (tail > 0), part - (head > 0), first, count);
+	}
 }
 
 int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout)

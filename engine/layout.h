@@ -7,16 +7,18 @@
 #include "base/options.h"
 #include "base/status.h"
 #include "engine/model.h"
+#include "engine/schedule.h"
 #include "kernels/dtype.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_FULL };
-enum mt_schedule { MT_SCHEDULE_1F1B };
 
 struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
+	int64_t vp_group;                  /* interleaved: micro-batches that a chunk takes before the next; 0: pp */
+	int64_t first_layers, last_layers; /* layers of the first and of the last virtual stage; 0: an even share */
 	int64_t mbs;          /* sequences in a micro-batch */
 	int64_t gbs;          /* sequences in a step, all data-parallel ranks together */
 	int64_t seq;          /* tokens in a sequence */
@@ -63,9 +65,13 @@ enum mt_status mt_layout_check(const struct mt_model *model, const struct mt_lay
 /* Short text, the same everywhere: "tp2 pp1 dp1 mbs4 sp zero1 full t1" (only what differs from the plain case). */
 void mt_layout_text(const struct mt_layout *layout, char buf[96]);
 
-/* Layers of a pipeline stage: first and count. Layers are spread evenly; a remainder goes one each to the middle stages first (the
- * ends hold embedding and head). */
-void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int stage, int64_t *first,
+/* The schedule's shape on this layout. */
+struct mt_schedule_shape mt_layout_schedule(const struct mt_layout *layout);
+/* The pipeline stage that has the head: the last, in a V the first. */
+int mt_layout_head_stage(const struct mt_layout *layout);
+/* Layers of a virtual stage (0 .. pp*vp-1): first and count. Those that first_layers and last_layers leave are spread evenly; a
+ * remainder goes one each to the middle first (the ends hold embedding and head). */
+void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,
 			    int64_t *count);
 /* Vocabulary padded to a multiple of 128 * tp, as Megatron does. */
 int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout);

@@ -1,71 +1,111 @@
-/* schedule: see schedule.h. */
-#include "engine/schedule.h"
+/* schedule: places of the virtual stages, and the messages between the passes of a stage; see schedule.h. */
+#include "engine/schedule_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* The passes of one stage in order: warm-up forwards, then one forward and one backward in turn, then the backwards left. */
-static int64_t list_passes(struct mt_action *passes, int stage, int stages, int64_t microbatches)
+int mt_schedule_virtual(enum mt_schedule kind, int stages, int stage, int chunk)
 {
-	int64_t warmup = stages - 1 - stage < microbatches ? stages - 1 - stage : microbatches;
-	int64_t count = 0;
-
-	for (int64_t k = 0; k < warmup; k++)
-		passes[count++] = (struct mt_action){MT_FORWARD, k};
-	for (int64_t k = warmup; k < microbatches; k++) {
-		passes[count++] = (struct mt_action){MT_FORWARD, k};
-		passes[count++] = (struct mt_action){MT_BACKWARD, k - warmup};
-	}
-	for (int64_t k = microbatches - warmup; k < microbatches; k++)
-		passes[count++] = (struct mt_action){MT_BACKWARD, k};
-	return count;
+	return kind == MT_SCHEDULE_ZB_V && chunk == 1 ? 2 * stages - 1 - stage : chunk * stages + stage;
 }
 
-static void push(struct mt_action_list *s, enum mt_action_kind kind, int64_t microbatch)
+void mt_schedule_place(enum mt_schedule kind, int stages, int virtual_stage, int *stage, int *chunk)
 {
-	s->actions[s->count++] = (struct mt_action){kind, microbatch};
+	*chunk = virtual_stage / stages;
+	*stage = virtual_stage % stages;
+	if (kind == MT_SCHEDULE_ZB_V && *chunk == 1)
+		*stage = stages - 1 - *stage;
+}
+
+int mt_schedule_lane(enum mt_schedule kind, const struct mt_action *action)
+{
+	bool backward = action->kind == MT_RECV_BACKWARD || action->kind == MT_BACKWARD || action->kind == MT_SEND_BACKWARD;
+
+	return (backward ? 2 : 0) + (kind == MT_SCHEDULE_ZB_V && action->chunk == 1 ? 1 : 0);
+}
+
+static void push(struct mt_action_list *s, enum mt_action_kind kind, struct mt_action pass)
+{
+	s->actions[s->count++] = (struct mt_action){kind, pass.chunk, pass.microbatch};
+}
+
+/* Whether the virtual stage `step` after that of a pass is on another rank. */
+static bool crosses(const struct mt_schedule_shape *shape, int stage, struct mt_action pass, int step)
+{
+	int next = mt_schedule_virtual(shape->kind, shape->stages, stage, pass.chunk) + step, to, chunk;
+
+	if (next < 0 || next >= shape->stages * shape->chunks)
+		return false;
+	mt_schedule_place(shape->kind, shape->stages, next, &to, &chunk);
+	return to != stage;
 }
 
 /* The receive that a pass needs, if any. */
-static void push_receive(struct mt_action_list *s, struct mt_action pass, int stage, int stages)
+static void push_receive(struct mt_action_list *s, const struct mt_schedule_shape *shape, int stage, struct mt_action pass)
 {
-	if (pass.kind == MT_FORWARD && stage > 0)
-		push(s, MT_RECV_FORWARD, pass.microbatch);
-	if (pass.kind == MT_BACKWARD && stage < stages - 1)
-		push(s, MT_RECV_BACKWARD, pass.microbatch);
+	if (pass.kind == MT_FORWARD && crosses(shape, stage, pass, -1))
+		push(s, MT_RECV_FORWARD, pass);
+	if (pass.kind == MT_BACKWARD && crosses(shape, stage, pass, 1))
+		push(s, MT_RECV_BACKWARD, pass);
 }
 
-enum mt_status mt_schedule_1f1b(struct mt_action_list *schedule, int stage, int stages, int64_t microbatches)
+static void add_messages(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage,
+			 const struct mt_action *passes, int64_t count)
 {
-	int64_t live = 0, count;
-	struct mt_action *passes = calloc((size_t)microbatches * 2 + 1, sizeof *passes);
+	enum mt_action_kind end = mt_schedule_splits(shape->kind) ? MT_WGRAD : MT_BACKWARD;
+	int64_t live = 0;
 
-	memset(schedule, 0, sizeof *schedule);
-	schedule->actions = calloc((size_t)microbatches * 6 + 1, sizeof *schedule->actions);
-	if (!passes || !schedule->actions) {
-		free(passes);
-		mt_schedule_free(schedule);
-		return mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)microbatches);
-	}
-	count = list_passes(passes, stage, stages, microbatches);
-	push_receive(schedule, passes[0], stage, stages);
+	push_receive(schedule, shape, stage, passes[0]);
 	for (int64_t i = 0; i < count; i++) {
-		bool forward = passes[i].kind == MT_FORWARD;
+		struct mt_action pass = passes[i];
 
 		/* The next pass's receive is posted before this pass, so that the message moves under the compute. */
 		if (i + 1 < count)
-			push_receive(schedule, passes[i + 1], stage, stages);
-		push(schedule, passes[i].kind, passes[i].microbatch);
-		if (forward && stage < stages - 1)
-			push(schedule, MT_SEND_FORWARD, passes[i].microbatch);
-		if (!forward && stage > 0)
-			push(schedule, MT_SEND_BACKWARD, passes[i].microbatch);
-		live += forward ? 1 : -1;
+			push_receive(schedule, shape, stage, passes[i + 1]);
+		push(schedule, pass.kind, pass);
+		if (pass.kind == MT_FORWARD && crosses(shape, stage, pass, 1))
+			push(schedule, MT_SEND_FORWARD, pass);
+		if (pass.kind == MT_BACKWARD && crosses(shape, stage, pass, -1))
+			push(schedule, MT_SEND_BACKWARD, pass);
+		live += (pass.kind == MT_FORWARD) - (pass.kind == end);
 		if (live > schedule->in_flight)
 			schedule->in_flight = live;
 	}
+}
+
+/* A group of more micro-batches than stages: the outputs of a chunk arrive before the next chunk asks for them. The order of a V
+ * comes from messages that never wait for their receives. */
+static int64_t sends_ahead(const struct mt_schedule_shape *shape)
+{
+	if (shape->kind == MT_SCHEDULE_ZB_V)
+		return 2;
+	return shape->chunks > 1 && shape->group > shape->stages ? shape->group - shape->stages + 1 : 1;
+}
+
+enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage)
+{
+	size_t parts = (size_t)shape->microbatches * (size_t)shape->chunks;
+	struct mt_action *passes = calloc(parts * 3 + 1, sizeof *passes);
+	int64_t count = 0;
+	enum mt_status st = MT_OK;
+
+	memset(schedule, 0, sizeof *schedule);
+	schedule->sends = sends_ahead(shape);
+	schedule->actions = calloc(parts * 7 + 1, sizeof *schedule->actions);
+	if (!passes || !schedule->actions)
+		st = mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)shape->microbatches);
+	else if (shape->kind == MT_SCHEDULE_ZB_V)
+		st = mt_passes_zb_v(passes, &count, shape, stage);
+	else if (shape->kind == MT_SCHEDULE_ZB_H1)
+		count = mt_passes_zb_h1(passes, shape, stage);
+	else
+		count = mt_passes_1f1b(passes, shape, stage);
+	if (st == MT_OK)
+		add_messages(schedule, shape, stage, passes, count);
+	else
+		mt_schedule_free(schedule);
 	free(passes);
-	return MT_OK;
+	return st;
 }
 
 void mt_schedule_free(struct mt_action_list *schedule)

@@ -1,5 +1,7 @@
-/* 1F1B for every number of stages up to 8 and of micro-batches up to 16: held against its definition, and run by an executor
- * whose receives block at the pass that needs them and whose sends never do. */
+/* Pipeline schedules for all kinds, up to 8 stages, 4 chunks and 17 micro-batches: held against their definitions, and run by an
+ * executor with the engine's rules for messages: a receive is under way when those posted before it in its direction are over, a
+ * message passes when its send has begun and its receive is under way, a send waits for the oldest when too many are on
+ * their way. */
 #include "engine/schedule.h"
 
 #include <setjmp.h>
@@ -12,115 +14,156 @@
 
 #include <cmocka.h>
 
-enum { MOST_STAGES = 8, MOST_MICROBATCHES = 16 };
+enum { MOST_STAGES = 8, MOST_CHUNKS = 4, MOST_MICROBATCHES = 64, MOST_MESSAGES = MOST_CHUNKS * MOST_MICROBATCHES };
 
 struct job {
-	int stages;
-	int64_t microbatches;
+	struct mt_schedule_shape shape;
 	struct mt_action_list lists[MOST_STAGES];
 };
 
-static void for_all_jobs(void (*check)(const struct job *job))
+static char *text(const struct job *job)
 {
-	for (int p = 1; p <= MOST_STAGES; p++) {
-		for (int64_t m = 1; m <= MOST_MICROBATCHES; m++) {
-			struct job job = {.stages = p, .microbatches = m};
+	static char buf[128];
 
-			for (int s = 0; s < p; s++)
-				assert_int_equal(mt_schedule_1f1b(&job.lists[s], s, p, m), MT_OK);
-			check(&job);
-			for (int s = 0; s < p; s++)
-				mt_schedule_free(&job.lists[s]);
+	snprintf(buf, sizeof buf, "kind %d, %d stages, %d chunks, %lld micro-batches in groups of %lld", (int)job->shape.kind,
+		 job->shape.stages, job->shape.chunks, (long long)job->shape.microbatches, (long long)job->shape.group);
+	return buf;
+}
+
+static void with_job(const struct mt_schedule_shape *shape, void (*check)(const struct job *job))
+{
+	struct job job = {.shape = *shape};
+
+	for (int s = 0; s < shape->stages; s++)
+		assert_int_equal(mt_schedule_create(&job.lists[s], shape, s), MT_OK);
+	check(&job);
+	for (int s = 0; s < shape->stages; s++)
+		mt_schedule_free(&job.lists[s]);
+}
+
+static void for_kind(enum mt_schedule kind, int chunks, int64_t group, void (*check)(const struct job *job))
+{
+	static const int64_t microbatches[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17};
+
+	for (int p = chunks > 1 ? 2 : 1; p <= MOST_STAGES; p++) {
+		for (size_t i = 0; i < sizeof microbatches / sizeof *microbatches; i++) {
+			struct mt_schedule_shape shape = {kind, p, chunks, microbatches[i], group};
+
+			if (kind == MT_SCHEDULE_1F1B && chunks > 1 &&
+			    (group ? microbatches[i] % group || group < p : microbatches[i] % p))
+				continue; /* a rule of layouts */
+			with_job(&shape, check);
 		}
 	}
 }
 
-/* Place of an action in a stage's list, -1: not there. Fails when it is there twice. */
-static int64_t place_of(const struct mt_action_list *list, enum mt_action_kind kind, int64_t microbatch)
+static void for_all_jobs(void (*check)(const struct job *job))
 {
+	for_kind(MT_SCHEDULE_1F1B, 1, 0, check);
+	for (int chunks = 2; chunks <= MOST_CHUNKS; chunks++)
+		for_kind(MT_SCHEDULE_1F1B, chunks, 0, check);
+	for (int64_t group = 2; group <= 16; group *= 2)
+		for_kind(MT_SCHEDULE_1F1B, 2, group, check);
+	for_kind(MT_SCHEDULE_1F1B, 3, 8, check);
+	for_kind(MT_SCHEDULE_ZB_H1, 1, 0, check);
+	for_kind(MT_SCHEDULE_ZB_V, 2, 0, check);
+}
+
+/* Index of an action, -1 when it is not there; fails when it is there twice. */
+static int64_t place_of(const struct job *job, int stage, enum mt_action_kind kind, int chunk, int64_t microbatch)
+{
+	const struct mt_action_list *list = &job->lists[stage];
 	int64_t found = -1;
 
 	for (int64_t i = 0; i < list->count; i++) {
-		if (list->actions[i].kind != kind || list->actions[i].microbatch != microbatch)
+		const struct mt_action *a = &list->actions[i];
+
+		if (a->kind != kind || a->chunk != chunk || a->microbatch != microbatch)
 			continue;
 		if (found >= 0)
-			fail_msg("action %d of micro-batch %lld stands at %lld and at %lld", kind, (long long)microbatch,
-				 (long long)found, (long long)i);
+			fail_msg("%s: stage %d has action %d of micro-batch %lld twice", text(job), stage, kind,
+				 (long long)microbatch);
 		found = i;
 	}
 	return found;
 }
 
-static int64_t must_have(const struct job *job, int stage, enum mt_action_kind kind, int64_t microbatch)
+static int64_t must_have(const struct job *job, int stage, enum mt_action_kind kind, int chunk, int64_t microbatch)
 {
-	int64_t place = place_of(&job->lists[stage], kind, microbatch);
+	int64_t place = place_of(job, stage, kind, chunk, microbatch);
 
 	if (place < 0)
-		fail_msg("stage %d of %d, %lld micro-batches: no action %d of micro-batch %lld", stage, job->stages,
-			 (long long)job->microbatches, kind, (long long)microbatch);
+		fail_msg("%s: stage %d has no action %d of micro-batch %lld, chunk %d", text(job), stage, kind,
+			 (long long)microbatch, chunk);
 	return place;
 }
 
-static void check_passes(const struct job *job)
+static void places_and_virtual_stages_are_inverse(void **state)
 {
-	for (int s = 0; s < job->stages; s++) {
-		for (int64_t k = 0; k < job->microbatches; k++) {
-			int64_t forward = must_have(job, s, MT_FORWARD, k), backward = must_have(job, s, MT_BACKWARD, k);
+	static const enum mt_schedule kinds[] = {MT_SCHEDULE_1F1B, MT_SCHEDULE_ZB_H1, MT_SCHEDULE_ZB_V};
 
-			if (backward < forward)
-				fail_msg("stage %d of %d, micro-batch %lld: backward pass at %lld, forward pass at %lld", s,
-					 job->stages, (long long)k, (long long)backward, (long long)forward);
-		}
-		for (int64_t i = 0; i < job->lists[s].count; i++) {
-			int64_t k = job->lists[s].actions[i].microbatch;
+	for (int i = 0; i < 3; i++) {
+		for (int p = 1; p <= MOST_STAGES; p++) {
+			for (int v = 0; v < 2 * p; v++) {
+				int stage, chunk;
 
-			if (k < 0 || k >= job->microbatches)
-				fail_msg("stage %d of %d: micro-batch %lld of %lld", s, job->stages, (long long)k,
-					 (long long)job->microbatches);
+				mt_schedule_place(kinds[i], p, v, &stage, &chunk);
+				assert_in_range(stage, 0, p - 1);
+				assert_int_equal(mt_schedule_virtual(kinds[i], p, stage, chunk), v);
+			}
 		}
 	}
 }
 
-static void every_pass_runs_once_and_backward_follows_forward(void **state)
+/* Every pass once, in order; messages around them, and no others. */
+static void check_stage(const struct job *job, int s)
 {
-	for_all_jobs(check_passes);
-}
+	const struct mt_schedule_shape *shape = &job->shape;
+	int64_t messages = 0, passes = mt_schedule_splits(shape->kind) ? 3 : 2;
 
-/* Messages stand where the passes need them; the ends have none outwards. */
-static void check_messages(const struct job *job)
-{
-	for (int s = 0; s < job->stages; s++) {
-		const struct mt_action_list *list = &job->lists[s];
-		bool first = s == 0, last = s == job->stages - 1;
-		int64_t messages = 0;
+	for (int c = 0; c < shape->chunks; c++) {
+		int v = mt_schedule_virtual(shape->kind, shape->stages, s, c), before = -1, after = -1, other;
 
-		for (int64_t k = 0; k < job->microbatches; k++) {
-			int64_t forward = must_have(job, s, MT_FORWARD, k), backward = must_have(job, s, MT_BACKWARD, k);
+		if (v > 0)
+			mt_schedule_place(shape->kind, shape->stages, v - 1, &before, &other);
+		if (v < shape->stages * shape->chunks - 1)
+			mt_schedule_place(shape->kind, shape->stages, v + 1, &after, &other);
+		for (int64_t k = 0; k < shape->microbatches; k++) {
+			int64_t forward = must_have(job, s, MT_FORWARD, c, k), backward = must_have(job, s, MT_BACKWARD, c, k);
 
-			if (!first) {
-				assert_true(must_have(job, s, MT_RECV_FORWARD, k) < forward);
-				assert_true(must_have(job, s, MT_SEND_BACKWARD, k) > backward);
+			assert_true(forward < backward);
+			if (passes == 3)
+				assert_true(backward < must_have(job, s, MT_WGRAD, c, k));
+			if (before >= 0 && before != s) {
+				assert_true(must_have(job, s, MT_RECV_FORWARD, c, k) < forward);
+				assert_true(must_have(job, s, MT_SEND_BACKWARD, c, k) > backward);
+				messages += 2;
 			}
-			if (!last) {
-				assert_true(must_have(job, s, MT_RECV_BACKWARD, k) < backward);
-				assert_true(must_have(job, s, MT_SEND_FORWARD, k) > forward);
+			if (after >= 0 && after != s) {
+				assert_true(must_have(job, s, MT_RECV_BACKWARD, c, k) < backward);
+				assert_true(must_have(job, s, MT_SEND_FORWARD, c, k) > forward);
+				messages += 2;
 			}
-			messages += (first ? 0 : 2) + (last ? 0 : 2);
 		}
-		assert_int_equal(list->count, 2 * job->microbatches + messages);
 	}
+	assert_int_equal(job->lists[s].count, passes * shape->microbatches * shape->chunks + messages);
 }
 
-static void receives_are_posted_before_the_pass_that_needs_them(void **state)
+static void check_stages(const struct job *job)
 {
-	for_all_jobs(check_messages);
+	for (int s = 0; s < job->shape.stages; s++)
+		check_stage(job, s);
 }
 
-/* A receive is posted before the pass in front of the one that needs it, so that the message moves under that pass. Only the
- * very first pass has none in front. */
+static void every_pass_runs_once_with_its_messages(void **state)
+{
+	for_all_jobs(check_stages);
+}
+
+/* A receive is posted before the pass in front of the one that needs it. Only the very first pass has none in front. */
 static void check_ahead(const struct job *job)
 {
-	for (int s = 0; s < job->stages; s++) {
+	for (int s = 0; s < job->shape.stages; s++) {
 		const struct mt_action_list *list = &job->lists[s];
 
 		for (int64_t i = 2; i < list->count; i++) {
@@ -128,9 +171,8 @@ static void check_ahead(const struct job *job)
 			bool own = (a->kind == MT_RECV_FORWARD && b->kind == MT_FORWARD) ||
 				   (a->kind == MT_RECV_BACKWARD && b->kind == MT_BACKWARD);
 
-			if (own && a->microbatch == b->microbatch)
-				fail_msg("stage %d of %d: the receive at %lld is waited for at once", s, job->stages,
-					 (long long)i - 1);
+			if (own && a->microbatch == b->microbatch && a->chunk == b->chunk)
+				fail_msg("%s: stage %d waits at once for the receive at %lld", text(job), s, (long long)i - 1);
 		}
 	}
 }
@@ -140,99 +182,163 @@ static void messages_move_under_the_pass_before(void **state)
 	for_all_jobs(check_ahead);
 }
 
-static void check_in_flight(const struct job *job)
+/* Gradients are reduced when the last micro-batch's pass has finished a chunk: no other may come after it, and chunks must finish
+ * from the last to the first. */
+static void check_completion(const struct job *job)
 {
-	for (int s = 0; s < job->stages; s++) {
-		int64_t live = 0, most = 0, want = job->stages - s < job->microbatches ? job->stages - s : job->microbatches;
+	enum mt_action_kind kind = mt_schedule_splits(job->shape.kind) ? MT_WGRAD : MT_BACKWARD;
+	int64_t last = job->shape.microbatches - 1;
 
-		for (int64_t i = 0; i < job->lists[s].count; i++) {
-			enum mt_action_kind kind = job->lists[s].actions[i].kind;
+	for (int s = 0; s < job->shape.stages; s++) {
+		for (int c = 0; c < job->shape.chunks; c++) {
+			int64_t place = must_have(job, s, kind, c, last);
 
-			live += (kind == MT_FORWARD) - (kind == MT_BACKWARD);
-			most = live > most ? live : most;
+			for (int64_t k = 0; k < last; k++)
+				assert_true(must_have(job, s, kind, c, k) < place);
+			if (c > 0)
+				assert_true(place < must_have(job, s, kind, c - 1, last));
 		}
-		if (live != 0 || most != want || job->lists[s].in_flight != want)
-			fail_msg("stage %d of %d, %lld micro-batches: %lld in flight, said %lld, expected %lld", s, job->stages,
-				 (long long)job->microbatches, (long long)most, (long long)job->lists[s].in_flight,
-				 (long long)want);
 	}
 }
 
-static void in_flight_is_the_distance_from_the_end(void **state)
+static void the_last_microbatch_completes_chunks_from_the_end(void **state)
 {
-	for_all_jobs(check_in_flight);
+	for_all_jobs(check_completion);
 }
 
-/* The executor: messages of one direction between two stages are a queue; a posted receive takes the next one of it. */
-struct queue {
-	int64_t sent[MOST_MICROBATCHES];
-	int64_t count;
-};
+static void check_1f1b_in_flight(const struct job *job)
+{
+	for (int s = 0; s < job->shape.stages; s++) {
+		int64_t want = job->shape.stages - s;
 
+		want = want < job->shape.microbatches ? want : job->shape.microbatches;
+		assert_int_equal(job->lists[s].in_flight, want);
+	}
+}
+
+static void in_flight_of_1f1b_is_the_distance_from_the_end(void **state)
+{
+	for_kind(MT_SCHEDULE_1F1B, 1, 0, check_1f1b_in_flight);
+}
+
+static void check_zero_bubble_in_flight(const struct job *job)
+{
+	for (int s = 0; s < job->shape.stages; s++)
+		assert_in_range(job->lists[s].in_flight, 1, job->shape.stages * job->shape.chunks);
+}
+
+static void zero_bubble_holds_no_more_than_the_first_stage_of_1f1b(void **state)
+{
+	for_kind(MT_SCHEDULE_ZB_H1, 1, 0, check_zero_bubble_in_flight);
+	for_kind(MT_SCHEDULE_ZB_V, 2, 0, check_zero_bubble_in_flight);
+}
+
+/* The executor. By lane, which is a direction and, in a V, a side. A message is named by the virtual stage that takes it. */
 struct runner {
-	int64_t next;                        /* action */
-	int64_t posted[2];                   /* receives of each direction */
-	int64_t order[2][MOST_MICROBATCHES]; /* micro-batches of the receives posted */
+	int64_t next;
+	int64_t posted[MT_SCHEDULE_LANES], arrived[MT_SCHEDULE_LANES]; /* receives: in order */
+	int receive_virtual[MT_SCHEDULE_LANES][MOST_MESSAGES];
+	int64_t receive_microbatch[MT_SCHEDULE_LANES][MOST_MESSAGES];
+	int64_t began[MT_SCHEDULE_LANES], over[MT_SCHEDULE_LANES]; /* sends: in order */
+	int send_virtual[MT_SCHEDULE_LANES][MOST_MESSAGES];
+	int64_t send_microbatch[MT_SCHEDULE_LANES][MOST_MESSAGES];
 };
 
-static bool pass_can_run(const struct runner *r, const struct queue *from, int direction, int64_t microbatch)
+/* Messages that can pass do. A channel is a pair of ranks and a direction: the next sent on it must be the next received. */
+static bool deliver(const struct job *job, struct runner *runners)
 {
-	int64_t place = -1;
+	bool moved = false;
 
-	for (int64_t i = 0; i < r->posted[direction]; i++) {
-		if (r->order[direction][i] == microbatch)
-			place = i;
+	for (int s = 0; s < job->shape.stages; s++) {
+		for (int d = 0; d < MT_SCHEDULE_LANES; d++) {
+			struct runner *to = &runners[s];
+			int from_stage, chunk, wanted;
+			struct runner *from;
+
+			if (to->arrived[d] == to->posted[d])
+				continue;
+			wanted = to->receive_virtual[d][to->arrived[d]];
+			mt_schedule_place(job->shape.kind, job->shape.stages, wanted + (d >= 2 ? 1 : -1), &from_stage, &chunk);
+			from = &runners[from_stage];
+			if (from->over[d] == from->began[d])
+				continue;
+			mt_schedule_place(job->shape.kind, job->shape.stages, from->send_virtual[d][from->over[d]], &from_stage,
+					  &chunk);
+			if (from_stage != s)
+				continue;
+			if (from->send_virtual[d][from->over[d]] != wanted ||
+			    from->send_microbatch[d][from->over[d]] != to->receive_microbatch[d][to->arrived[d]])
+				fail_msg("%s: stage %d takes a message for another", text(job), s);
+			from->over[d]++;
+			to->arrived[d]++;
+			moved = true;
+		}
 	}
-	if (place < 0)
-		fail_msg("micro-batch %lld runs in direction %d without a receive", (long long)microbatch, direction);
-	if (place >= from->count)
-		return false;
-	/* the i-th message sent is the i-th received */
-	if (from->sent[place] != microbatch)
-		fail_msg("direction %d: message %lld is of micro-batch %lld, the receive is for %lld", direction, (long long)place,
-			 (long long)from->sent[place], (long long)microbatch);
-	return true;
+	return moved;
 }
 
-/* Runs a stage until it blocks; returns whether it moved. */
-static bool advance(const struct job *job, int s, struct runner *r, struct queue (*queues)[MOST_STAGES])
+static bool has_arrived(const struct runner *r, int d, int virtual_stage, int64_t microbatch)
 {
-	int64_t began = r->next;
-
-	for (; r->next < job->lists[s].count; r->next++) {
-		const struct mt_action *a = &job->lists[s].actions[r->next];
-		int backward = a->kind >= MT_RECV_BACKWARD;
-		bool outer = backward ? s == job->stages - 1 : s == 0;
-
-		if (a->kind == MT_RECV_FORWARD || a->kind == MT_RECV_BACKWARD)
-			r->order[backward][r->posted[backward]++] = a->microbatch;
-		else if (a->kind == MT_SEND_FORWARD || a->kind == MT_SEND_BACKWARD)
-			queues[backward][s].sent[queues[backward][s].count++] = a->microbatch;
-		else if (!outer && !pass_can_run(r, &queues[backward][backward ? s + 1 : s - 1], backward, a->microbatch))
-			break;
+	for (int64_t i = 0; i < r->posted[d]; i++) {
+		if (r->receive_virtual[d][i] == virtual_stage && r->receive_microbatch[d][i] == microbatch)
+			return i < r->arrived[d];
 	}
-	return r->next > began;
+	return true; /* needs none */
+}
+
+/* One action, when it can run. */
+static bool step(const struct job *job, int s, struct runner *r)
+{
+	const struct mt_action *a = &job->lists[s].actions[r->next];
+	int v = mt_schedule_virtual(job->shape.kind, job->shape.stages, s, a->chunk);
+	int d = mt_schedule_lane(job->shape.kind, a);
+
+	switch (a->kind) {
+	case MT_RECV_FORWARD:
+	case MT_RECV_BACKWARD:
+		r->receive_virtual[d][r->posted[d]] = v;
+		r->receive_microbatch[d][r->posted[d]++] = a->microbatch;
+		break;
+	case MT_SEND_FORWARD:
+	case MT_SEND_BACKWARD:
+		if (r->began[d] - r->over[d] >= job->lists[s].sends)
+			return false;
+		r->send_virtual[d][r->began[d]] = v + (d >= 2 ? -1 : 1);
+		r->send_microbatch[d][r->began[d]++] = a->microbatch;
+		break;
+	case MT_FORWARD:
+	case MT_BACKWARD:
+		if (!has_arrived(r, d, v, a->microbatch))
+			return false;
+		break;
+	case MT_WGRAD:
+		break;
+	}
+	r->next++;
+	return true;
 }
 
 static void check_progress(const struct job *job)
 {
-	struct runner runners[MOST_STAGES];
-	struct queue queues[2][MOST_STAGES]; /* by direction and sender */
+	static struct runner runners[MOST_STAGES];
 	bool moved = true;
 
 	memset(runners, 0, sizeof runners);
-	memset(queues, 0, sizeof queues);
 	while (moved) {
-		moved = false;
-		for (int s = 0; s < job->stages; s++)
-			moved |= advance(job, s, &runners[s], queues);
+		moved = deliver(job, runners);
+		for (int s = 0; s < job->shape.stages; s++) {
+			while (runners[s].next < job->lists[s].count && step(job, s, &runners[s]))
+				moved = true;
+		}
 	}
-	for (int s = 0; s < job->stages; s++) {
+	for (int s = 0; s < job->shape.stages; s++) {
 		if (runners[s].next != job->lists[s].count)
-			fail_msg("%d stages, %lld micro-batches: stage %d is stuck at action %lld of %lld", job->stages,
-				 (long long)job->microbatches, s, (long long)runners[s].next, (long long)job->lists[s].count);
-		assert_int_equal(queues[0][s].count, s < job->stages - 1 ? job->microbatches : 0);
-		assert_int_equal(queues[1][s].count, s > 0 ? job->microbatches : 0);
+			fail_msg("%s: stage %d is stuck at action %lld of %lld", text(job), s, (long long)runners[s].next,
+				 (long long)job->lists[s].count);
+		for (int d = 0; d < MT_SCHEDULE_LANES; d++) {
+			assert_int_equal(runners[s].arrived[d], runners[s].posted[d]);
+			assert_int_equal(runners[s].over[d], runners[s].began[d]);
+		}
 	}
 }
 
@@ -241,14 +347,89 @@ static void messages_match_and_nobody_is_stuck(void **state)
 	for_all_jobs(check_progress);
 }
 
+/* Ticks of a step when forward, input-gradient and weight-gradient passes of a chunk take one each and messages none. */
+static int64_t ticks(const struct job *job)
+{
+	static int64_t over[2][MOST_STAGES * MOST_CHUNKS][MOST_MICROBATCHES];
+	int64_t now[MOST_STAGES] = {0}, next[MOST_STAGES] = {0}, most = 0;
+	bool whole = !mt_schedule_splits(job->shape.kind), moved = true;
+	int parts = job->shape.stages * job->shape.chunks;
+
+	memset(over, -1, sizeof over);
+	while (moved) {
+		moved = false;
+		for (int s = 0; s < job->shape.stages; s++) {
+			for (; next[s] < job->lists[s].count; next[s]++) {
+				const struct mt_action *a = &job->lists[s].actions[next[s]];
+				int v = mt_schedule_virtual(job->shape.kind, job->shape.stages, s, a->chunk), d, source;
+				int64_t ready = 0;
+
+				if (a->kind != MT_FORWARD && a->kind != MT_BACKWARD) {
+					now[s] += a->kind == MT_WGRAD;
+					moved = true;
+					continue;
+				}
+				d = a->kind == MT_BACKWARD;
+				source = v + (d ? 1 : -1);
+				if (source >= 0 && source < parts)
+					ready = over[d][source][a->microbatch];
+				if (ready < 0)
+					break;
+				now[s] = (ready > now[s] ? ready : now[s]) + (d && whole ? 2 : 1);
+				over[d][v][a->microbatch] = now[s];
+				moved = true;
+			}
+		}
+	}
+	for (int s = 0; s < job->shape.stages; s++)
+		most = now[s] > most ? now[s] : most;
+	return most;
+}
+
+/* Idle ticks of the busiest possible step, for p = 8 and m = 32. */
+static int64_t bubble_ticks;
+
+static void take_bubble(const struct job *job)
+{
+	bubble_ticks = ticks(job) - 3 * job->shape.microbatches * job->shape.chunks;
+}
+
+static void bubbles_are_those_of_the_papers(void **state)
+{
+	enum { P = 8, M = 32 };
+	const struct {
+		struct mt_schedule_shape shape;
+		int64_t most;
+	} cases[] = {
+		/* (p-1)(F+B+W) whatever the chunks, whose passes are a v-th as long */
+		{{MT_SCHEDULE_1F1B, P, 1, M, 0}, 3 * (P - 1)},
+		{{MT_SCHEDULE_1F1B, P, 2, M, 0}, 3 * (P - 1)},
+		{{MT_SCHEDULE_1F1B, P, 4, M, 0}, 3 * (P - 1)},
+		/* (p-1)(F+B-W) */
+		{{MT_SCHEDULE_ZB_H1, P, 1, M, 0}, P - 1},
+		/* the way of the first micro-batch to the last rank, in passes of half a stage */
+		{{MT_SCHEDULE_ZB_V, P, 2, M, 0}, P - 1},
+	};
+
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		with_job(&cases[i].shape, take_bubble);
+		if (bubble_ticks != cases[i].most)
+			fail_msg("kind %d, %d chunks: %lld idle ticks, the paper has %lld", (int)cases[i].shape.kind,
+				 cases[i].shape.chunks, (long long)bubble_ticks, (long long)cases[i].most);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_pass_runs_once_and_backward_follows_forward),
-		cmocka_unit_test(receives_are_posted_before_the_pass_that_needs_them),
+		cmocka_unit_test(places_and_virtual_stages_are_inverse),
+		cmocka_unit_test(every_pass_runs_once_with_its_messages),
 		cmocka_unit_test(messages_move_under_the_pass_before),
-		cmocka_unit_test(in_flight_is_the_distance_from_the_end),
+		cmocka_unit_test(the_last_microbatch_completes_chunks_from_the_end),
+		cmocka_unit_test(in_flight_of_1f1b_is_the_distance_from_the_end),
+		cmocka_unit_test(zero_bubble_holds_no_more_than_the_first_stage_of_1f1b),
 		cmocka_unit_test(messages_match_and_nobody_is_stuck),
+		cmocka_unit_test(bubbles_are_those_of_the_papers),
 	};
 	return cmocka_run_group_tests_name("engine schedule", tests, NULL, NULL);
 }

@@ -1,0 +1,12 @@
+/* schedule_private: the passes of a stage, before messages are put between them. */
+#ifndef MT_ENGINE_SCHEDULE_PRIVATE_H
+#define MT_ENGINE_SCHEDULE_PRIVATE_H
+
+#include "engine/schedule.h"
+
+/* Room for 3 passes a micro-batch and chunk. Each fills `passes` (FORWARD, BACKWARD, WGRAD) and returns how many. */
+int64_t mt_passes_1f1b(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage);
+int64_t mt_passes_zb_h1(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage);
+enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const struct mt_schedule_shape *shape, int stage);
+
+#endif

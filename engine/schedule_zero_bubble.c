@@ -1,0 +1,215 @@
+/* schedule_zero_bubble: ZB-H1 in closed form, ZB-V found by running all stages on one clock with passes of one unit each.
+ *
+ * H1: stage s runs 1F1B's order, and the weight gradients of a micro-batch s backward passes later than its own. So it holds
+ * (stages - 1 - s) + 1 + s micro-batches, and the late ones fill the waits at the end: (stages - 1)(F + B - W) are left of the
+ * bubble, a third of 1F1B's.
+ *
+ * V: at each tick a stage that has nothing under way takes the first of these that is ready: a backward pass (others wait for
+ * its gradient), the oldest weight gradients if more than a threshold are due, a forward pass as long as it may hold one
+ * more, weight gradients. A stage may hold 2 * stages micro-batch chunks whose weight gradients are due; a forward pass of
+ * the first chunk leaves room for one of the second, else they would wait for each other. Of two backward passes that of the
+ * earlier micro-batch, then of the later chunk, goes first; of two forward passes that of the later chunk. The threshold is
+ * the one whose step is shortest; stages - 1 idle ticks are the least, the way of the first micro-batch to the last rank. */
+#include "engine/schedule_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNKS = 2 };
+
+/* One stage at work: how many passes of each chunk are done, and those of which weight gradients are due, in order. */
+struct worker {
+	int64_t forwards[CHUNKS], backwards[CHUNKS];
+	int64_t live;          /* forwards done whose weight gradients are due */
+	struct mt_action *due; /* owned */
+	int64_t due_first, due_count, done;
+};
+
+struct simulation {
+	const struct mt_schedule_shape *shape;
+	int64_t threshold;      /* weight gradients due before a forward pass may go first */
+	struct worker *workers; /* owned */
+	/* owned: passes that each virtual stage had over before this tick */
+	int64_t *forwards, *backwards;
+};
+
+static bool forward_ready(const struct simulation *s, int stage, int chunk)
+{
+	const struct worker *w = &s->workers[stage];
+	int v = mt_schedule_virtual(s->shape->kind, s->shape->stages, stage, chunk);
+	int64_t limit = (int64_t)s->shape->stages * s->shape->chunks - (s->shape->chunks - 1 - chunk);
+
+	return w->forwards[chunk] < s->shape->microbatches && w->live < limit &&
+	       (v == 0 || s->forwards[v - 1] > w->forwards[chunk]);
+}
+
+static bool backward_ready(const struct simulation *s, int stage, int chunk)
+{
+	const struct worker *w = &s->workers[stage];
+	int v = mt_schedule_virtual(s->shape->kind, s->shape->stages, stage, chunk);
+	bool last = v == s->shape->stages * s->shape->chunks - 1;
+
+	return w->backwards[chunk] < w->forwards[chunk] && (last || s->backwards[v + 1] > w->backwards[chunk]);
+}
+
+/* The pass that a stage takes at this tick; false: it waits. */
+static bool choose(const struct simulation *s, int stage, struct mt_action *pass)
+{
+	const struct worker *w = &s->workers[stage];
+	int best = -1;
+
+	for (int chunk = s->shape->chunks - 1; chunk >= 0; chunk--) {
+		if (backward_ready(s, stage, chunk) && (best < 0 || w->backwards[chunk] < w->backwards[best]))
+			best = chunk;
+	}
+	if (best >= 0) {
+		*pass = (struct mt_action){MT_BACKWARD, best, w->backwards[best]};
+		return true;
+	}
+	for (int chunk = s->shape->chunks - 1; chunk >= 0 && w->due_count - w->due_first <= s->threshold; chunk--) {
+		if (forward_ready(s, stage, chunk)) {
+			*pass = (struct mt_action){MT_FORWARD, chunk, w->forwards[chunk]};
+			return true;
+		}
+	}
+	if (w->due_first == w->due_count)
+		return false;
+	*pass = w->due[w->due_first];
+	return true;
+}
+
+static void take(struct worker *w, struct mt_action pass)
+{
+	if (pass.kind == MT_FORWARD) {
+		w->forwards[pass.chunk]++;
+		w->live++;
+	} else if (pass.kind == MT_BACKWARD) {
+		w->backwards[pass.chunk]++;
+		w->due[w->due_count++] = (struct mt_action){MT_WGRAD, pass.chunk, pass.microbatch};
+	} else {
+		w->due_first++;
+		w->live--;
+	}
+	w->done++;
+}
+
+static void publish(struct simulation *s)
+{
+	for (int v = 0; v < s->shape->stages * s->shape->chunks; v++) {
+		int stage, chunk;
+
+		mt_schedule_place(s->shape->kind, s->shape->stages, v, &stage, &chunk);
+		s->forwards[v] = s->workers[stage].forwards[chunk];
+		s->backwards[v] = s->workers[stage].backwards[chunk];
+	}
+}
+
+static void restart(struct simulation *s, int64_t threshold)
+{
+	s->threshold = threshold;
+	for (int i = 0; i < s->shape->stages; i++) {
+		struct mt_action *due = s->workers[i].due;
+
+		s->workers[i] = (struct worker){.due = due};
+	}
+}
+
+/* Runs until every stage is through; returns the ticks, -1 when they wait for each other. Keeps the passes of one stage. */
+static int64_t simulate(struct simulation *s, int64_t threshold, int stage, struct mt_action *passes, int64_t *count)
+{
+	int64_t total = 3 * s->shape->microbatches * s->shape->chunks, ticks = 0;
+	int finished = 0;
+	bool moved = true;
+
+	restart(s, threshold);
+	*count = 0;
+	for (; finished < s->shape->stages && moved; ticks++) {
+		moved = false;
+		publish(s);
+		for (int i = 0; i < s->shape->stages; i++) {
+			struct worker *w = &s->workers[i];
+			struct mt_action pass;
+
+			if (!choose(s, i, &pass))
+				continue;
+			take(w, pass);
+			moved = true;
+			finished += w->done == total;
+			if (i == stage)
+				passes[(*count)++] = pass;
+		}
+	}
+	return finished == s->shape->stages ? ticks : -1;
+}
+
+/* The passes of a stage under the best threshold. */
+static enum mt_status search(struct simulation *s, int stage, struct mt_action *passes, int64_t *count)
+{
+	int64_t bound = 3 * s->shape->microbatches * s->shape->chunks + s->shape->stages - 1, least = INT64_MAX, best = 0;
+
+	for (int64_t threshold = 0; threshold <= 2 * s->shape->stages && least > bound; threshold++) {
+		int64_t ticks = simulate(s, threshold, stage, passes, count);
+
+		if (ticks >= 0 && ticks < least) {
+			least = ticks;
+			best = threshold;
+		}
+	}
+	if (simulate(s, best, stage, passes, count) < 0)
+		return mt_fail(MT_FAILED, "schedule: %d stages wait for each other at %lld micro-batches", s->shape->stages,
+			       (long long)s->shape->microbatches);
+	return MT_OK;
+}
+
+static enum mt_status reserve(struct simulation *s)
+{
+	size_t stages = (size_t)s->shape->stages, parts = stages * (size_t)s->shape->chunks;
+
+	s->workers = calloc(stages, sizeof *s->workers);
+	s->forwards = calloc(parts, sizeof *s->forwards);
+	s->backwards = calloc(parts, sizeof *s->backwards);
+	if (!s->workers || !s->forwards || !s->backwards)
+		return mt_fail(MT_NOMEM, "no memory for a schedule of %d stages", s->shape->stages);
+	for (size_t i = 0; i < stages; i++) {
+		s->workers[i].due = calloc((size_t)s->shape->microbatches * (size_t)s->shape->chunks, sizeof(struct mt_action));
+		if (!s->workers[i].due)
+			return mt_fail(MT_NOMEM, "no memory for a schedule of %d stages", s->shape->stages);
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const struct mt_schedule_shape *shape, int stage)
+{
+	struct simulation s = {.shape = shape};
+	enum mt_status st;
+
+	if (shape->chunks != CHUNKS)
+		return mt_fail(MT_INPUT, "schedule: zb-v has %d chunks a stage, not %d", CHUNKS, shape->chunks);
+	st = reserve(&s);
+	if (st == MT_OK)
+		st = search(&s, stage, passes, count);
+	for (int i = 0; s.workers && i < shape->stages; i++)
+		free(s.workers[i].due);
+	free(s.workers);
+	free(s.forwards);
+	free(s.backwards);
+	return st;
+}
+
+int64_t mt_passes_zb_h1(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage)
+{
+	int64_t m = shape->microbatches, behind = shape->stages - 1 - stage, warmup = behind < m ? behind : m, count = 0, done = 0;
+
+	for (int64_t k = 0; k < warmup; k++)
+		passes[count++] = (struct mt_action){MT_FORWARD, 0, k};
+	for (int64_t k = 0; k < m; k++) {
+		if (k + warmup < m)
+			passes[count++] = (struct mt_action){MT_FORWARD, 0, k + warmup};
+		passes[count++] = (struct mt_action){MT_BACKWARD, 0, k};
+		if (k >= stage)
+			passes[count++] = (struct mt_action){MT_WGRAD, 0, done++};
+	}
+	while (done < m)
+		passes[count++] = (struct mt_action){MT_WGRAD, 0, done++};
+	return count;
+}

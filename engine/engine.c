@@ -14,7 +14,7 @@ static void set_shape(struct mt_engine *e)
 
 	e->dtype = (enum mt_dtype)l->dtype;
 	e->first = e->at.pp == 0;
-	e->last = e->at.pp == l->pp - 1;
+	e->last = e->at.pp == mt_layout_head_stage(l);
 	e->sp = l->sp && l->tp > 1;
 	e->rows = l->mbs * l->seq;
 	e->shard_rows = e->sp ? e->rows / l->tp : e->rows;
@@ -36,14 +36,15 @@ static enum mt_status make_arenas(struct mt_engine *e)
 
 static enum mt_status make_streams(struct mt_engine *e)
 {
-	static const char *const names[2][2] = {{"send", "send back"}, {"receive", "receive back"}};
+	static const char *const sends[MT_SCHEDULE_LANES] = {"send", "send up", "send back", "send back up"};
+	static const char *const receives[MT_SCHEDULE_LANES] = {"receive", "receive up", "receive back", "receive down"};
+	int step = e->layout->schedule == MT_SCHEDULE_ZB_V ? 1 : 2; /* only a V has lanes of its second side */
 
 	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMPUTE, "compute", &e->compute));
 	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, "dp", &e->dp_stream));
-	for (int i = 0; i < 2; i++) {
-		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, names[0][i], &e->send_stream[i]));
-		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, names[1][i], &e->recv_stream[i]));
-		MT_TRY(mt_event_create(e->device, &e->sent[i].event));
+	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane += step) {
+		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, sends[lane], &e->send_stream[lane]));
+		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, receives[lane], &e->recv_stream[lane]));
 	}
 	return mt_event_create(e->device, &e->event);
 }
@@ -77,8 +78,11 @@ static enum mt_status make_groups(struct mt_engine *e)
 	MT_GOTO(out, make_axis_group(e, 't', "tp", &e->tp));
 	MT_GOTO(out, make_axis_group(e, 'd', "dp", &e->dp));
 	MT_GOTO(out, make_axis_group(e, 'p', "pp", &e->pp));
-	if (e->model->tied && e->layout->pp > 1 && (e->first || e->last)) {
-		int pair[2] = {mt_group_world_rank(e->pp, 0), mt_group_world_rank(e->pp, (int)e->layout->pp - 1)};
+	e->pp_back = e->pp;
+	if (e->layout->vp > 1)
+		MT_GOTO(out, make_axis_group(e, 'p', "pp back", &e->pp_back));
+	if (e->model->tied && e->first != e->last) {
+		int pair[2] = {mt_group_world_rank(e->pp, 0), mt_group_world_rank(e->pp, mt_layout_head_stage(e->layout))};
 
 		MT_GOTO(out, mt_group_create(e->config.fabric, "ends", pair, 2, &e->ends));
 	}
@@ -120,22 +124,45 @@ static enum mt_status make_buffers(struct mt_engine *e)
 	return MT_OK;
 }
 
+static enum mt_status make_flight(struct mt_engine *e, struct mt_flight *flight, int64_t layers)
+{
+	flight->layers = calloc((size_t)layers + 1, sizeof *flight->layers);
+	if (!flight->layers)
+		return mt_fail(MT_NOMEM, "no memory for %lld layers", (long long)layers);
+	flight->layer_count = layers;
+	for (int i = 0; i < 2; i++)
+		MT_TRY(mt_event_create(e->device, &flight->arrived[i]));
+	return mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? mt_wgrads_create(&flight->wgrads, layers) : MT_OK;
+}
+
 static enum mt_status make_flights(struct mt_engine *e)
 {
-	e->flights = calloc((size_t)e->microbatches, sizeof *e->flights);
+	e->flight_count = e->microbatches * e->table.chunk_count;
+	e->flights = calloc((size_t)e->flight_count, sizeof *e->flights);
 	e->host_tokens = calloc((size_t)e->rows * 2, sizeof *e->host_tokens);
 	e->host_losses = calloc((size_t)(e->microbatches * e->rows), sizeof(double));
 	if (!e->flights || !e->host_tokens || !e->host_losses)
 		return mt_fail(MT_NOMEM, "no memory for %lld micro-batches of %lld rows", (long long)e->microbatches,
 			       (long long)e->rows);
-	for (int64_t k = 0; k < e->microbatches; k++) {
-		e->flights[k].layers = calloc((size_t)e->table.layer_count + 1, sizeof *e->flights[k].layers);
-		if (!e->flights[k].layers)
-			return mt_fail(MT_NOMEM, "no memory for %lld layers", (long long)e->table.layer_count);
-		for (int i = 0; i < 2; i++)
-			MT_TRY(mt_event_create(e->device, &e->flights[k].arrived[i]));
+	for (int64_t i = 0; i < e->flight_count; i++)
+		MT_TRY(make_flight(e, &e->flights[i], e->table.chunks[i / e->microbatches].layers));
+	return MT_OK;
+}
+
+/* The stage's actions, and room for the messages that they keep on their way. */
+static enum mt_status make_schedule(struct mt_engine *e)
+{
+	struct mt_schedule_shape shape = mt_layout_schedule(e->layout);
+
+	MT_TRY(mt_schedule_create(&e->schedule, &shape, e->at.pp));
+	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
+		e->sent[lane] = calloc((size_t)e->schedule.sends, sizeof *e->sent[lane]);
+		if (!e->sent[lane])
+			return mt_fail(MT_NOMEM, "no memory for %lld messages", (long long)e->schedule.sends);
+		for (int64_t i = 0; i < e->schedule.sends; i++)
+			MT_TRY(mt_event_create(e->device, &e->sent[lane][i].event));
 	}
-	return mt_schedule_1f1b(&e->schedule, e->at.pp, (int)e->layout->pp, e->microbatches);
+	return MT_OK;
 }
 
 enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engine_config *config)
@@ -168,6 +195,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, mt_segments_create(e));
 	MT_GOTO(fail, make_buffers(e));
 	MT_GOTO(fail, make_flights(e));
+	MT_GOTO(fail, make_schedule(e));
 	MT_GOTO(fail, mt_initialize(e));
 	*engine = e;
 	return MT_OK;
@@ -178,12 +206,15 @@ fail:
 
 static void free_flights(struct mt_engine *e)
 {
-	for (int64_t k = 0; e->flights && k < e->microbatches; k++) {
-		if (e->flights[k].layers && e->arenas[ARENA_ACTIVATIONS])
-			mt_flight_free(e, &e->flights[k]);
-		free(e->flights[k].layers);
-		for (int i = 0; i < 2; i++)
-			mt_event_destroy(e->flights[k].arrived[i]);
+	for (int64_t i = 0; e->flights && i < e->flight_count; i++) {
+		struct mt_flight *flight = &e->flights[i];
+
+		if (flight->layers && e->arenas[ARENA_ACTIVATIONS])
+			mt_flight_free(e, flight);
+		free(flight->layers);
+		mt_wgrads_destroy(&flight->wgrads);
+		for (int k = 0; k < 2; k++)
+			mt_event_destroy(flight->arrived[k]);
 	}
 	free(e->flights);
 }
@@ -196,15 +227,19 @@ void mt_engine_destroy(struct mt_engine *engine)
 		return;
 	/* Streams first: what is on its way must have arrived before its memory goes. */
 	mt_stream_destroy(e->dp_stream);
-	for (int i = 0; i < 2; i++) {
-		mt_stream_destroy(e->send_stream[i]);
-		mt_stream_destroy(e->recv_stream[i]);
-		mt_event_destroy(e->sent[i].event);
+	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
+		mt_stream_destroy(e->send_stream[lane]);
+		mt_stream_destroy(e->recv_stream[lane]);
+		for (int64_t i = 0; e->sent[lane] && i < e->schedule.sends; i++)
+			mt_event_destroy(e->sent[lane][i].event);
+		free(e->sent[lane]);
 	}
 	free_flights(e);
 	mt_event_destroy(e->event);
 	mt_stream_destroy(e->compute);
 	mt_group_destroy(e->ends);
+	if (e->pp_back != e->pp)
+		mt_group_destroy(e->pp_back);
 	mt_group_destroy(e->pp);
 	mt_group_destroy(e->dp);
 	mt_group_destroy(e->tp);

@@ -23,20 +23,33 @@ struct mt_layer_saved {
 	void *activation;      /* (R, F) after it */
 };
 
-/* One micro-batch in flight on this stage. */
+/* A gradient of weights put off: its operation, and the chunk's layer it belongs to. It owns what the operation reads. */
+struct mt_wgrad {
+	struct mt_op op;
+	int layer;
+};
+struct mt_wgrads {
+	struct mt_wgrad *notes; /* owned */
+	int count, next, room;
+};
+
+/* One micro-batch in flight on one chunk of this stage. */
 struct mt_flight {
 	bool live;
 	void *tokens, *targets;        /* (R) i32, first and last stage */
-	struct mt_layer_saved *layers; /* owned: one a local layer */
-	void *input;                   /* (S,C) what the stage began with */
-	void *output;                  /* (S,C) of the last local layer; last stage: input of the final norm */
-	void *final, *final_stats;     /* (S,C) and (2,S), last stage */
-	void *logits;                  /* (R,V/tp), after the loss: their gradient; from logits_arena */
-	void *gradient;                /* (S,C) gradient that came from the next stage, or goes to the previous one */
-	struct mt_event *arrived[2];   /* of the input and of the gradient received: both can be on their way at once */
+	struct mt_layer_saved *layers; /* owned: one a layer of the chunk */
+	int64_t layer_count;
+	void *input;                 /* (S,C) what the stage began with */
+	void *output;                /* (S,C) of the last local layer; last stage: input of the final norm */
+	void *final, *final_stats;   /* (S,C) and (2,S), last stage */
+	void *logits;                /* (R,V/tp), after the loss: their gradient; from logits_arena */
+	void *gradient;              /* (S,C) gradient that came from the next stage, or goes to the previous one */
+	struct mt_event *arrived[2]; /* of the input and of the gradient received: both can be on their way at once */
+	bool awaited[2];             /* a receive was posted and not waited for yet */
+	struct mt_wgrads wgrads;     /* of the backward pass, until their own pass */
 };
 
-/* A buffer on its way to another stage: freed when the next one is sent. */
+/* A buffer on its way to another stage: freed when it has arrived and a later one is sent. */
 struct mt_sent {
 	void *buffer;
 	struct mt_event *event;
@@ -67,9 +80,10 @@ struct mt_engine {
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
 	struct mt_stream *compute, *dp_stream;
-	struct mt_stream *send_stream[2], *recv_stream[2]; /* 0: activations forward, 1: gradients backward */
-	struct mt_event *event;                            /* scratch: recorded and waited for at once */
-	struct mt_group *world, *tp, *dp, *pp, *ends;      /* ends: first and last stage, tied embedding; NULL where not needed */
+	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
+	struct mt_event *event; /* scratch: recorded and waited for at once */
+	struct mt_group *world, *tp, *dp, *pp, *pp_back,
+		*ends; /* ends: first and last stage, tied embedding; NULL where not needed */
 
 	struct mt_param_table table;
 	void *param_flat;                 /* dtype (elements) */
@@ -80,9 +94,13 @@ struct mt_engine {
 	struct mt_op *updates; /* owned: one a segment */
 	int64_t shard_elements; /* of the optimizer's buffers */
 
-	struct mt_flight *flights; /* owned: one a micro-batch of the step */
+	struct mt_flight *flights; /* owned: one a chunk and micro-batch of the step: [chunk][micro-batch] */
+	int64_t flight_count;
 	struct mt_action_list schedule;
-	struct mt_sent sent[2];
+	struct mt_sent *sent[MT_SCHEDULE_LANES]; /* owned: rings of schedule.sends, those in use from sent_first on */
+	int64_t sent_first[MT_SCHEDULE_LANES], sent_count[MT_SCHEDULE_LANES];
+	struct mt_wgrads *collecting; /* the backward pass that runs puts weight gradients off; else NULL */
+	int collecting_layer;
 	void *losses;         /* f32 (microbatches * R), last stage */
 	void *numbers;        /* f64 (4): square sum of gradients, sum of losses */
 	int32_t *host_tokens; /* owned: staging of one micro-batch */
@@ -133,10 +151,19 @@ enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, in
 enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight);
 void mt_logits_free(struct mt_engine *e, struct mt_flight *flight); /* NULL is fine */
 
-/* stage.c: a stage's forward and backward pass over one micro-batch */
-enum mt_status mt_stage_forward(struct mt_engine *e, int64_t microbatch);
-enum mt_status mt_stage_backward(struct mt_engine *e, int64_t microbatch);
+/* stage.c: the passes of one chunk over one micro-batch */
+enum mt_status mt_stage_forward(struct mt_engine *e, int chunk, int64_t microbatch, struct mt_flight *flight);
+enum mt_status mt_stage_backward(struct mt_engine *e, int chunk, struct mt_flight *flight);
+enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk, struct mt_flight *flight);
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight);
+
+/* wgrad.c: weight gradients put off. `hold`: a note reads this tensor, so it is not to be freed or overwritten. */
+enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers);
+void mt_wgrads_destroy(struct mt_wgrads *list);
+enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op);
+bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor);
+enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer);
+void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list); /* after a failure */
 
 /* pipeline.c: runs the schedule's actions */
 enum mt_status mt_pipeline_run(struct mt_engine *e);

@@ -56,11 +56,16 @@ static enum mt_status norm_forward(struct mt_engine *e, const int *at, int gain,
 	return mt_engine_enqueue(e, &op);
 }
 
-/* *gradient(S,C) = gradient through the norm of s + dresidual; dy is freed. */
+/* *gradient(S,C) becomes the gradient through the norm of s, added to itself; dy is freed. In place, unless a weight gradient
+ * that was put off still reads it. */
 static enum mt_status norm_backward(struct mt_engine *e, const int *at, int gain, int bias, void *sum, void *stats, void **dy,
-				    void *dresidual)
+				    void **gradient)
 {
 	struct mt_op op = {.kind = MT_OP_NORM_BWD, .dtype = e->dtype};
+	void *dresidual = *gradient, *dx = dresidual;
+
+	if (mt_wgrads_hold(e, dresidual))
+		MT_TRY(alloc(e, e->shard_rows * e->model->hidden, &dx));
 
 	op.norm = (struct mt_norm){.kind = norm_kind(e),
 				   .rows = e->shard_rows,
@@ -72,11 +77,12 @@ static enum mt_status norm_backward(struct mt_engine *e, const int *at, int gain
 				   .rstd = second_half(e, stats),
 				   .dy = *dy,
 				   .dresidual = dresidual,
-				   .dx = dresidual,
+				   .dx = dx,
 				   .dgain = mt_engine_grad(e, at[gain]),
 				   .dbias = mt_engine_grad(e, at[bias])};
 	MT_TRY(mt_engine_enqueue(e, &op));
 	mt_engine_release(e, dy);
+	*gradient = dx;
 	return MT_OK;
 }
 
@@ -231,13 +237,13 @@ enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_
 	return MT_OK;
 }
 
-/* dy(S,C) -> gradient of x2 in place of dy's buffer. Frees up, activation, norm2. */
-static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void *dy)
+/* *gradient (S,C) of y -> of x2. Frees up, activation, norm2. */
+static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
 	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
 	int up = at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP];
 	struct mt_op op = {.kind = MT_OP_ACTIVATION_BWD, .dtype = e->dtype};
-	void *whole, *dg, *dh;
+	void *dy = *gradient, *whole, *dg, *dh;
 
 	MT_TRY(mt_bias_grad(e, dy, at[MT_MLP_DOWN_BIAS], e->shard_rows, C));
 	MT_TRY(gather_rows(e, dy, &whole));
@@ -263,15 +269,15 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 	drop_rows(e, s->norm2, whole);
 	mt_engine_release(e, &s->up);
 	mt_engine_release(e, &s->norm2);
-	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, dy);
+	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, gradient);
 }
 
-/* Gradient of x2 -> gradient of x, in place. Frees the rest. */
-static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void *dy)
+/* *gradient of x2 -> of x. Frees the rest. */
+static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
 	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols, heads = e->q_cols / e->model->head_dim;
 	struct mt_op op = {.kind = MT_OP_ATTENTION_BWD, .dtype = e->dtype};
-	void *whole, *d_o, *dqkv, *delta, *dh;
+	void *dy = *gradient, *whole, *d_o, *dqkv, *delta, *dh;
 
 	MT_TRY(mt_bias_grad(e, dy, at[MT_ATTN_OUT_BIAS], e->shard_rows, C));
 	MT_TRY(gather_rows(e, dy, &whole));
@@ -299,10 +305,10 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
 	drop_rows(e, s->norm1, whole);
 	mt_engine_release(e, &dqkv);
-	return norm_backward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, s->x, s->stats1, &dh, dy);
+	return norm_backward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, s->x, s->stats1, &dh, gradient);
 }
 
-/* *gradient (S,C) is of the layer's output and becomes that of its input, in place; everything saved is freed. */
+/* *gradient (S,C) is of the layer's output and becomes that of its input; everything saved is freed. */
 enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient)
 {
 	const int *at = e->table.layers[layer];
@@ -313,8 +319,8 @@ enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer
 		MT_TRY(attention_forward(e, at, saved, &a));
 		MT_TRY(mlp_forward(e, at, saved, &a));
 	}
-	MT_TRY(mlp_backward(e, at, saved, *gradient));
-	MT_TRY(attention_backward(e, at, saved, *gradient));
+	MT_TRY(mlp_backward(e, at, saved, gradient));
+	MT_TRY(attention_backward(e, at, saved, gradient));
 	mt_layer_free(e, saved);
 	return MT_OK;
 }

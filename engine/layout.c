@@ -7,7 +7,8 @@
 #include <string.h>
 
 static const char *const recomputes[] = {"none", "full", NULL};
-static const char *const schedules[] = {[MT_SCHEDULE_1F1B] = "1f1b", [MT_SCHEDULE_ZB_H1] = "zb-h1", [MT_SCHEDULE_ZB_V] = "zb-v", NULL};
+static const char *const schedules[] = {
+	[MT_SCHEDULE_1F1B] = "1f1b", [MT_SCHEDULE_ZB_H1] = "zb-h1", [MT_SCHEDULE_ZB_V] = "zb-v", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
 
 #define INT(field, value, least, most, help)                                                                                       \
@@ -38,7 +39,8 @@ static const struct mt_option options[] = {
 	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
 	CHOICE(recompute, "none", recomputes,
 	       "full: keep only a layer's input and run its forward pass again before its backward pass"),
-	CHOICE(schedule, "1f1b", schedules, "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
+	CHOICE(schedule, "1f1b", schedules,
+	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
 	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),
 	INT(bucket_bytes, "40Mi", 0, 1e15, "gradient bucket in bytes of f32, reduced at once; 0: one bucket"),

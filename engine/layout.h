@@ -19,16 +19,16 @@ struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
 	int64_t vp_group;                  /* interleaved: micro-batches that a chunk takes before the next; 0: pp */
 	int64_t first_layers, last_layers; /* layers of the first and of the last virtual stage; 0: an even share */
-	int64_t mbs;          /* sequences in a micro-batch */
-	int64_t gbs;          /* sequences in a step, all data-parallel ranks together */
-	int64_t seq;          /* tokens in a sequence */
-	bool sp;              /* sequence parallelism beside tensor parallelism */
-	int64_t zero;         /* 0 or 1: optimizer state sharded over dp */
-	int recompute;        /* enum mt_recompute */
-	int schedule;         /* enum mt_schedule */
-	int dtype;            /* enum mt_dtype of parameters and activations: f32 or bf16 */
-	int64_t threads;      /* host threads a rank; 0: all that the rank may use */
-	int64_t bucket_bytes; /* gradient bucket size (f32 bytes); 0: one bucket */
+	int64_t mbs;                       /* sequences in a micro-batch */
+	int64_t gbs;                       /* sequences in a step, all data-parallel ranks together */
+	int64_t seq;                       /* tokens in a sequence */
+	bool sp;                           /* sequence parallelism beside tensor parallelism */
+	int64_t zero;                      /* 0 or 1: optimizer state sharded over dp */
+	int recompute;                     /* enum mt_recompute */
+	int schedule;                      /* enum mt_schedule */
+	int dtype;                         /* enum mt_dtype of parameters and activations: f32 or bf16 */
+	int64_t threads;                   /* host threads a rank; 0: all that the rank may use */
+	int64_t bucket_bytes;              /* gradient bucket size (f32 bytes); 0: one bucket */
 };
 
 extern const struct mt_option_table mt_layout_options;

@@ -33,9 +33,28 @@ RULE(world_fits)
 	return mt_layout_world(l) > MOST_RANKS;
 }
 
-RULE(vp_is_one)
+RULE(vp_needs_pp)
 {
-	return l->vp > 1;
+	return l->vp > 1 && l->pp == 1;
+}
+
+/* Megatron-LM's rule: with fewer the stages would wait for each other. */
+RULE(vp_groups_divide_microbatches)
+{
+	int64_t group = l->vp_group > 0 ? l->vp_group : l->pp;
+
+	return l->dp > 0 && l->mbs > 0 && l->vp > 1 && l->schedule == MT_SCHEDULE_1F1B &&
+	       indivisible(mt_layout_microbatches(l), group);
+}
+
+RULE(vp_group_at_least_pp)
+{
+	return l->vp_group < 0 || (l->vp_group > 0 && l->vp_group < l->pp);
+}
+
+RULE(vp_group_is_of_interleaved)
+{
+	return l->vp_group > 0 && (l->vp == 1 || l->schedule != MT_SCHEDULE_1F1B);
 }
 
 RULE(cp_is_one)
@@ -50,7 +69,18 @@ RULE(ep_is_one)
 
 RULE(layers_at_least_pp)
 {
-	return m->layers < l->pp;
+	return m->layers < product(l->pp, l->vp);
+}
+
+/* What first_layers and last_layers leave must give every other virtual stage a layer, and nothing may be left without one. */
+RULE(end_layers_fit)
+{
+	int64_t parts = product(l->pp, l->vp), others = parts - (l->first_layers > 0) - (l->last_layers > 0);
+	int64_t left = m->layers - l->first_layers - l->last_layers;
+
+	if (l->first_layers < 0 || l->last_layers < 0)
+		return true;
+	return (l->first_layers > 0 || l->last_layers > 0) && (parts == 1 || left < others || (others == 0 && left > 0));
 }
 
 RULE(hidden_divisible_by_heads)
@@ -121,7 +151,22 @@ RULE(recompute_is_known)
 
 RULE(schedule_is_known)
 {
-	return l->schedule != MT_SCHEDULE_1F1B;
+	return l->schedule < MT_SCHEDULE_1F1B || l->schedule > MT_SCHEDULE_ZB_V;
+}
+
+RULE(zero_bubble_needs_pp)
+{
+	return mt_schedule_splits((enum mt_schedule)l->schedule) && l->pp == 1;
+}
+
+RULE(zb_h1_has_one_chunk)
+{
+	return l->schedule == MT_SCHEDULE_ZB_H1 && l->vp > 1;
+}
+
+RULE(zb_v_has_two_chunks)
+{
+	return l->schedule == MT_SCHEDULE_ZB_V && l->vp != 2;
 }
 
 RULE(dtype_is_real)
@@ -147,10 +192,16 @@ RULE(bucket_bytes_not_negative)
 const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(sizes_at_least_one, "tp pp vp cp ep dp mbs gbs seq", "every size must be at least 1"),
 	ROW(world_fits, "tp cp dp pp", "tp * cp * dp * pp must be at most 1,048,576 ranks"),
-	ROW(vp_is_one, "vp", "vp must be 1: this release has no interleaved schedule"),
+	ROW(vp_needs_pp, "vp pp", "several model chunks a stage need a pipeline: vp above 1 needs pp above 1"),
+	ROW(vp_groups_divide_microbatches, "gbs dp mbs vp_group pp",
+	    "interleaved, the micro-batches gbs / (dp * mbs) must be a multiple of vp_group (0: pp)"),
+	ROW(vp_group_at_least_pp, "vp_group pp", "vp_group must be 0 or at least pp"),
+	ROW(vp_group_is_of_interleaved, "vp_group vp schedule", "vp_group is of the interleaved schedule: 1f1b with vp above 1"),
 	ROW(cp_is_one, "cp", "cp must be 1: this release has no context parallelism"),
 	ROW(ep_is_one, "ep", "ep must be 1: this release has no expert parallelism"),
-	ROW(layers_at_least_pp, "layers pp", "every pipeline stage must have a layer: layers must be at least pp"),
+	ROW(layers_at_least_pp, "layers pp vp", "every model chunk must have a layer: layers must be at least pp * vp"),
+	ROW(end_layers_fit, "layers pp vp first_layers last_layers",
+	    "first_layers and last_layers must leave at least a layer for each other model chunk"),
 	ROW(hidden_divisible_by_heads, "hidden heads", "hidden must be a multiple of heads unless head_dim is given"),
 	ROW(heads_divisible_by_tp, "heads tp", "attention heads must be a multiple of tp"),
 	ROW(kv_heads_divisible_by_tp, "kv_heads tp", "key and value heads must be a multiple of tp"),
@@ -164,7 +215,10 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(zero_is_0_or_1, "zero", "zero must be 0 or 1"),
 	ROW(zero_needs_dp, "zero dp", "zero shards over data-parallel ranks: it needs dp above 1"),
 	ROW(recompute_is_known, "recompute", "recompute must be none or full"),
-	ROW(schedule_is_known, "schedule", "schedule must be 1f1b"),
+	ROW(schedule_is_known, "schedule", "schedule must be 1f1b, zb-h1 or zb-v"),
+	ROW(zero_bubble_needs_pp, "schedule pp", "a zero-bubble schedule needs a pipeline: pp above 1"),
+	ROW(zb_h1_has_one_chunk, "schedule vp", "schedule zb-h1 has one model chunk a stage: vp must be 1"),
+	ROW(zb_v_has_two_chunks, "schedule vp", "schedule zb-v has two model chunks a stage: vp must be 2"),
 	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16 or f64"),
 	ROW(threads_not_negative, "threads", "threads must be at least 0"),
 	ROW(bucket_bytes_not_negative, "bucket_bytes", "bucket_bytes must be at least 0"),

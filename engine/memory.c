@@ -8,7 +8,8 @@ enum mt_status mt_engine_alloc(struct mt_engine *e, int arena, int64_t elements,
 
 void mt_engine_release(struct mt_engine *e, void **pointer)
 {
-	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], *pointer);
+	if (!mt_wgrads_hold(e, *pointer))
+		mt_arena_free(e->arenas[ARENA_ACTIVATIONS], *pointer);
 	*pointer = NULL;
 }
 

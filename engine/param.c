@@ -16,6 +16,11 @@ struct builder {
 	int capacity;
 };
 
+static int virtual_stage(const struct builder *b, int chunk)
+{
+	return mt_schedule_virtual((enum mt_schedule)b->layout->schedule, (int)b->layout->pp, b->at.pp, chunk);
+}
+
 enum shard { WHOLE = -1, BY_ROWS = 0, BY_COLS = 1 };
 
 /* Adds one parameter; returns its index. Space was reserved by the caller. */
@@ -52,13 +57,25 @@ static int add_layer_param(struct builder *b, int64_t layer, const char *what, i
 	return add(b, name, rows, cols, shard, init, unit);
 }
 
+/* The model's layer that is this stage's `index`-th. */
+static int64_t global_layer(const struct builder *b, int64_t index)
+{
+	int64_t first, count;
+	int chunk = 0;
+
+	while (index >= b->table->chunks[chunk].first_layer + b->table->chunks[chunk].layers)
+		chunk++;
+	mt_layout_stage_layers(b->model, b->layout, virtual_stage(b, chunk), &first, &count);
+	return first + index - b->table->chunks[chunk].first_layer;
+}
+
 /* The parameters of one layer, products in the order their gradients are finished. */
 static void add_layer(struct builder *b, int64_t index)
 {
 	const struct mt_model *m = b->model;
 	struct mt_param_table *t = b->table;
 	int *at = t->layers[index];
-	int64_t layer = t->first_layer + index, C = m->hidden, F = m->ffn;
+	int64_t layer = global_layer(b, index), C = m->hidden, F = m->ffn;
 	int64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
 	int unit = 1 + (int)(t->layer_count - 1 - index);
 	bool layernorm = m->norm == MT_MODEL_LAYERNORM;
@@ -103,7 +120,7 @@ static void add_all(struct builder *b)
 {
 	struct mt_param_table *t = b->table;
 	const struct mt_model *m = b->model;
-	bool first = b->at.pp == 0, last = b->at.pp == b->layout->pp - 1;
+	bool first = b->at.pp == 0, last = b->at.pp == mt_layout_head_stage(b->layout);
 	int embedding_unit = t->units - 1;
 
 	t->word = t->position = t->final_gain = t->final_bias = t->head = -1;
@@ -200,13 +217,34 @@ static void place(struct builder *b)
 	}
 }
 
+static enum mt_status cut_chunks(struct builder *b)
+{
+	struct mt_param_table *t = b->table;
+
+	t->chunk_count = (int)b->layout->vp;
+	t->chunks = calloc((size_t)t->chunk_count, sizeof *t->chunks);
+	if (!t->chunks)
+		return mt_fail(MT_NOMEM, "no memory for %d model chunks", t->chunk_count);
+	for (int c = 0; c < t->chunk_count; c++) {
+		int v = virtual_stage(b, c);
+		int64_t first;
+
+		t->chunks[c].first_layer = t->layer_count;
+		t->chunks[c].first = v == 0;
+		t->chunks[c].last = v == b->layout->pp * b->layout->vp - 1;
+		mt_layout_stage_layers(b->model, b->layout, v, &first, &t->chunks[c].layers);
+		t->layer_count += t->chunks[c].layers;
+	}
+	return MT_OK;
+}
+
 enum mt_status mt_param_table_create(struct mt_param_table *table, const struct mt_model *model, const struct mt_layout *layout,
 				     struct mt_coordinates at)
 {
 	struct builder b = {.table = table, .model = model, .layout = layout, .at = at};
 
 	memset(table, 0, sizeof *table);
-	mt_layout_stage_layers(model, layout, at.pp, &table->first_layer, &table->layer_count);
+	MT_TRY(cut_chunks(&b));
 	b.capacity = (int)table->layer_count * MT_LAYER_ROLES + 8;
 	table->units = (int)table->layer_count + 2;
 	table->params = calloc((size_t)b.capacity, sizeof *table->params);
@@ -226,6 +264,7 @@ void mt_param_table_free(struct mt_param_table *table)
 	free(table->params);
 	free(table->buckets);
 	free(table->layers);
+	free(table->chunks);
 	memset(table, 0, sizeof *table);
 }
 

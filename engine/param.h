@@ -65,6 +65,12 @@ struct mt_bucket {
 
 #define MT_PARAM_ALIGN 64 /* elements: a shard starts at 128 bytes at least */
 
+/* A model chunk of this stage: its local layers, and whether embedding or head are with it. */
+struct mt_chunk {
+	int64_t first_layer, layers; /* local indices */
+	bool first, last;
+};
+
 struct mt_param_table {
 	struct mt_param *params; /* owned */
 	int count;
@@ -74,8 +80,11 @@ struct mt_param_table {
 	int units;        /* backward units of this stage */
 	/* where things are: index into params, -1: not on this stage or not in this model */
 	int (*layers)[MT_LAYER_ROLES]; /* owned: one row a local layer */
-	int64_t first_layer, layer_count;
-	int word, position, final_gain, final_bias, head; /* head: the matrix of the logits; equals word when tied and pp == 1 */
+	int64_t layer_count;
+	struct mt_chunk *chunks; /* owned: in order of the model; their layers follow each other in the local count */
+	int chunk_count;
+	int word, position, final_gain, final_bias,
+		head; /* head: the matrix of the logits; equals word when tied and this stage has both ends */
 };
 
 /* Builds the table of the rank at `at`. */

@@ -1,93 +1,158 @@
 /* pipeline: the executor of a stage's actions (schedule.h).
  *
- * Four comm streams carry activations and gradients, one a direction and end, so that messages between two stages keep
- * their order and no send can hold up a receive. */
+ * Each lane of the schedule has a comm stream for its sends and one for its receives, so that messages of a lane keep their order
+ * and no send can hold up a receive. Activations and gradients go through groups of their own: with several chunks both
+ * pass between the same two ranks in the same direction. */
 #include "engine/internal.h"
 
 enum { FORWARD, BACKWARD };
+
+static struct mt_flight *flight_of(struct mt_engine *e, const struct mt_action *action)
+{
+	return &e->flights[action->chunk * e->microbatches + action->microbatch];
+}
 
 static int64_t message_elements(const struct mt_engine *e)
 {
 	return e->shard_rows * e->model->hidden;
 }
 
-static enum mt_status receive(struct mt_engine *e, int direction, int64_t microbatch)
+/* The flight of the same micro-batch on the virtual stage `step` after an action's; NULL when that is another rank's or none. */
+static struct mt_flight *neighbour(struct mt_engine *e, const struct mt_action *action, int step)
 {
-	struct mt_flight *flight = &e->flights[microbatch];
+	const struct mt_layout *l = e->layout;
+	int next = mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, e->at.pp, action->chunk) + step;
+	struct mt_action there = *action;
+	int stage;
+
+	if (next < 0 || next >= l->pp * l->vp)
+		return NULL;
+	mt_schedule_place((enum mt_schedule)l->schedule, (int)l->pp, next, &stage, &there.chunk);
+	return stage == e->at.pp ? flight_of(e, &there) : NULL;
+}
+
+/* Rank in the pipeline group of the virtual stage `step` after an action's. */
+static int rank_after(const struct mt_engine *e, const struct mt_action *action, int step)
+{
+	const struct mt_layout *l = e->layout;
+	int v = mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, e->at.pp, action->chunk), stage, chunk;
+
+	mt_schedule_place((enum mt_schedule)l->schedule, (int)l->pp, v + step, &stage, &chunk);
+	return stage;
+}
+
+static enum mt_status receive(struct mt_engine *e, int direction, const struct mt_action *action)
+{
+	struct mt_flight *flight = flight_of(e, action);
+	struct mt_stream *stream = e->recv_stream[mt_schedule_lane((enum mt_schedule)e->layout->schedule, action)];
 	void **buffer = direction == FORWARD ? &flight->input : &flight->gradient;
-	int from = e->at.pp + (direction == FORWARD ? -1 : 1);
+	int from = rank_after(e, action, direction == FORWARD ? -1 : 1);
 
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, message_elements(e), e->dtype, buffer));
 	/* The buffer may have been in use by kernels until now. */
 	MT_TRY(mt_event_record(e->event, e->compute));
-	MT_TRY(mt_stream_wait(e->recv_stream[direction], e->event));
-	MT_TRY(mt_comm_recv(e->pp, e->recv_stream[direction], *buffer, message_elements(e), e->dtype, from));
-	return mt_event_record(flight->arrived[direction], e->recv_stream[direction]);
+	MT_TRY(mt_stream_wait(stream, e->event));
+	MT_TRY(mt_comm_recv(direction == FORWARD ? e->pp : e->pp_back, stream, *buffer, message_elements(e), e->dtype, from));
+	flight->awaited[direction] = true;
+	return mt_event_record(flight->arrived[direction], stream);
 }
 
-/* Waits until the previous send in this direction is over and frees its buffer. */
-static enum mt_status retire(struct mt_engine *e, int direction)
+/* Waits until the oldest send of a lane is over and frees its buffer. */
+static enum mt_status retire(struct mt_engine *e, int lane)
 {
-	struct mt_sent *sent = &e->sent[direction];
+	struct mt_sent *oldest = &e->sent[lane][e->sent_first[lane]];
 	struct mt_mark start;
 
-	if (!sent->buffer)
-		return MT_OK;
 	MT_TRY(mt_lap_begin(e, &start));
-	MT_TRY(mt_stream_wait(e->compute, sent->event));
+	MT_TRY(mt_stream_wait(e->compute, oldest->event));
 	MT_TRY(mt_lap_end(e, &start, &e->pp_s));
-	mt_engine_release(e, &sent->buffer);
+	mt_engine_release(e, &oldest->buffer);
+	e->sent_first[lane] = (e->sent_first[lane] + 1) % e->schedule.sends;
+	e->sent_count[lane]--;
 	return MT_OK;
 }
 
-static enum mt_status send(struct mt_engine *e, int direction, int64_t microbatch)
+static enum mt_status send(struct mt_engine *e, int direction, const struct mt_action *action)
 {
-	struct mt_flight *flight = &e->flights[microbatch];
+	struct mt_flight *flight = flight_of(e, action);
+	int lane = mt_schedule_lane((enum mt_schedule)e->layout->schedule, action);
+	struct mt_stream *stream = e->send_stream[lane];
 	void **buffer = direction == FORWARD ? &flight->output : &flight->gradient;
-	int to = e->at.pp + (direction == FORWARD ? 1 : -1);
+	struct mt_sent *sent;
 
-	MT_TRY(retire(e, direction));
+	if (e->sent_count[lane] == e->schedule.sends)
+		MT_TRY(retire(e, lane));
+	sent = &e->sent[lane][(e->sent_first[lane] + e->sent_count[lane]) % e->schedule.sends];
 	MT_TRY(mt_event_record(e->event, e->compute));
-	MT_TRY(mt_stream_wait(e->send_stream[direction], e->event));
-	MT_TRY(mt_comm_send(e->pp, e->send_stream[direction], *buffer, message_elements(e), e->dtype, to));
-	MT_TRY(mt_event_record(e->sent[direction].event, e->send_stream[direction]));
-	e->sent[direction].buffer = *buffer;
+	MT_TRY(mt_stream_wait(stream, e->event));
+	MT_TRY(mt_comm_send(direction == FORWARD ? e->pp : e->pp_back, stream, *buffer, message_elements(e), e->dtype,
+			    rank_after(e, action, direction == FORWARD ? 1 : -1)));
+	MT_TRY(mt_event_record(sent->event, stream));
+	sent->buffer = *buffer;
+	e->sent_count[lane]++;
 	*buffer = NULL;
 	return MT_OK;
 }
 
 /* The compute waits for the message that this pass needs, if it needs one. */
-static enum mt_status await(struct mt_engine *e, int direction, int64_t microbatch, bool needed)
+static enum mt_status await(struct mt_engine *e, int direction, const struct mt_action *action)
 {
+	struct mt_flight *flight = flight_of(e, action);
 	struct mt_mark start;
 
-	if (!needed)
+	if (!flight->awaited[direction])
 		return MT_OK;
+	flight->awaited[direction] = false;
 	MT_TRY(mt_lap_begin(e, &start));
-	MT_TRY(mt_stream_wait(e->compute, e->flights[microbatch].arrived[direction]));
+	MT_TRY(mt_stream_wait(e->compute, flight->arrived[direction]));
 	return mt_lap_end(e, &start, &e->pp_s);
+}
+
+static enum mt_status forward(struct mt_engine *e, const struct mt_action *action)
+{
+	struct mt_flight *flight = flight_of(e, action), *next = neighbour(e, action, 1);
+
+	MT_TRY(await(e, FORWARD, action));
+	MT_TRY(mt_stage_forward(e, action->chunk, action->microbatch, flight));
+	if (next) { /* the tip of a V: the next virtual stage is here */
+		next->input = flight->output;
+		flight->output = NULL;
+	}
+	return MT_OK;
+}
+
+static enum mt_status backward(struct mt_engine *e, const struct mt_action *action)
+{
+	struct mt_flight *flight = flight_of(e, action), *before = neighbour(e, action, -1);
+
+	MT_TRY(await(e, BACKWARD, action));
+	e->last_microbatch = action->microbatch == e->microbatches - 1;
+	MT_TRY(mt_stage_backward(e, action->chunk, flight));
+	if (before) {
+		before->gradient = flight->gradient;
+		flight->gradient = NULL;
+	}
+	return MT_OK;
 }
 
 static enum mt_status run_action(struct mt_engine *e, const struct mt_action *action)
 {
-	int64_t k = action->microbatch;
-
 	switch (action->kind) {
 	case MT_RECV_FORWARD:
-		return receive(e, FORWARD, k);
+		return receive(e, FORWARD, action);
 	case MT_RECV_BACKWARD:
-		return receive(e, BACKWARD, k);
+		return receive(e, BACKWARD, action);
 	case MT_SEND_FORWARD:
-		return send(e, FORWARD, k);
+		return send(e, FORWARD, action);
 	case MT_SEND_BACKWARD:
-		return send(e, BACKWARD, k);
+		return send(e, BACKWARD, action);
 	case MT_FORWARD:
-		MT_TRY(await(e, FORWARD, k, !e->first));
-		return mt_stage_forward(e, k);
+		return forward(e, action);
 	case MT_BACKWARD:
-		MT_TRY(await(e, BACKWARD, k, !e->last));
-		e->last_microbatch = k == e->microbatches - 1;
-		return mt_stage_backward(e, k);
+		return backward(e, action);
+	case MT_WGRAD:
+		e->last_microbatch = action->microbatch == e->microbatches - 1;
+		return mt_stage_wgrad(e, action->chunk, flight_of(e, action));
 	}
 	return mt_fail(MT_FAILED, "schedule: unknown action %d", (int)action->kind);
 }
@@ -96,6 +161,9 @@ enum mt_status mt_pipeline_run(struct mt_engine *e)
 {
 	for (int64_t i = 0; i < e->schedule.count; i++)
 		MT_TRY(run_action(e, &e->schedule.actions[i]));
-	MT_TRY(retire(e, FORWARD));
-	return retire(e, BACKWARD);
+	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
+		while (e->sent_count[lane] > 0)
+			MT_TRY(retire(e, lane));
+	}
+	return MT_OK;
 }

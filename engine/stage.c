@@ -1,11 +1,11 @@
-/* stage: one pipeline stage's forward and backward pass over one micro-batch. */
+/* stage: the passes of one model chunk of a pipeline stage over one micro-batch. */
 #include "engine/internal.h"
 
 #include <string.h>
 
 /* Global samples of micro-batch k on this data-parallel rank: consecutive, interleaved over dp, so that the step's set
  * of samples does not depend on the layout. */
-static enum mt_status load(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch)
+static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, struct mt_flight *flight, int64_t microbatch)
 {
 	const struct mt_layout *l = e->layout;
 	int64_t seq = l->seq;
@@ -15,58 +15,94 @@ static enum mt_status load(struct mt_engine *e, struct mt_flight *flight, int64_
 
 	for (int64_t b = 0; b < l->mbs && e->config.dataset; b++)
 		MT_TRY(mt_dataset_sample(e->config.dataset, first + (uint64_t)b, tokens + b * seq, targets + b * seq));
-	if (e->first) {
+	if (chunk->first) {
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
 		MT_TRY(mt_device_upload(e->device, e->compute, flight->tokens, tokens, bytes));
 	}
-	if (e->last) {
+	if (chunk->last) {
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
 		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, targets, bytes));
 	}
 	return MT_OK;
 }
 
-enum mt_status mt_stage_forward(struct mt_engine *e, int64_t microbatch)
+enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
 {
-	struct mt_flight *flight = &e->flights[microbatch];
+	const struct mt_chunk *chunk = &e->table.chunks[chunk_index];
 	void *x;
 
 	flight->live = true;
-	if (e->first || e->last)
-		MT_TRY(load(e, flight, microbatch));
-	if (e->first)
+	if (chunk->first || chunk->last)
+		MT_TRY(load(e, chunk, flight, microbatch));
+	if (chunk->first)
 		MT_TRY(mt_embedding_forward(e, flight));
 	x = flight->input; /* from here on owned by the first layer */
 	flight->input = NULL;
-	for (int64_t layer = 0; layer < e->table.layer_count; layer++) {
-		flight->layers[layer].x = x;
-		MT_TRY(mt_layer_forward(e, (int)layer, &flight->layers[layer], &x));
+	for (int64_t i = 0; i < chunk->layers; i++) {
+		flight->layers[i].x = x;
+		MT_TRY(mt_layer_forward(e, (int)(chunk->first_layer + i), &flight->layers[i], &x));
 	}
 	flight->output = x;
-	return e->last ? mt_head_forward(e, flight, microbatch) : MT_OK;
+	return chunk->last ? mt_head_forward(e, flight, microbatch) : MT_OK;
 }
 
-enum mt_status mt_stage_backward(struct mt_engine *e, int64_t microbatch)
+/* The gradients of a unit are whole after its backward pass, or, when those of weights are put off, after their pass. */
+static enum mt_status finished(struct mt_engine *e, int unit)
 {
-	struct mt_flight *flight = &e->flights[microbatch];
-	int unit = 0;
+	return e->collecting ? MT_OK : mt_reduce_unit(e, unit);
+}
 
-	if (e->last) {
+static int unit_of(const struct mt_engine *e, int64_t layer)
+{
+	return 1 + (int)(e->table.layer_count - 1 - layer);
+}
+
+static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk, struct mt_flight *flight)
+{
+	if (chunk->last) {
+		struct mt_wgrads *collecting = e->collecting;
+
+		/* At once: to put the head's off would keep the logits. */
+		e->collecting = NULL;
 		MT_TRY(mt_head_backward(e, flight));
+		e->collecting = collecting;
 		mt_engine_release(e, &flight->targets);
+		MT_TRY(finished(e, 0));
 	}
-	MT_TRY(mt_reduce_unit(e, unit++));
-	for (int64_t layer = e->table.layer_count - 1; layer >= 0; layer--) {
-		MT_TRY(mt_layer_backward(e, (int)layer, &flight->layers[layer], &flight->gradient));
-		MT_TRY(mt_reduce_unit(e, unit++));
+	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
+		e->collecting_layer = (int)i;
+		MT_TRY(mt_layer_backward(e, (int)(chunk->first_layer + i), &flight->layers[i], &flight->gradient));
+		MT_TRY(finished(e, unit_of(e, chunk->first_layer + i)));
 	}
-	if (e->first) {
+	if (chunk->first) {
 		MT_TRY(mt_embedding_backward(e, flight));
 		mt_engine_release(e, &flight->tokens);
 	}
-	MT_TRY(mt_reduce_unit(e, unit));
+	return chunk->first_layer == 0 ? finished(e, e->table.units - 1) : MT_OK;
+}
+
+enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
+{
+	enum mt_status st;
+
+	e->collecting = mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? &flight->wgrads : NULL;
+	st = backward(e, &e->table.chunks[chunk_index], flight);
+	e->collecting = NULL;
 	flight->live = false;
-	return MT_OK;
+	return st;
+}
+
+enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
+{
+	const struct mt_chunk *chunk = &e->table.chunks[chunk_index];
+
+	if (chunk->last)
+		MT_TRY(mt_reduce_unit(e, 0));
+	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
+		MT_TRY(mt_wgrads_run(e, &flight->wgrads, (int)i));
+		MT_TRY(mt_reduce_unit(e, unit_of(e, chunk->first_layer + i)));
+	}
+	return chunk->first_layer == 0 ? mt_reduce_unit(e, e->table.units - 1) : MT_OK;
 }
 
 /* After a failure: gives back whatever the micro-batch still holds. */
@@ -80,7 +116,8 @@ void mt_flight_free(struct mt_engine *e, struct mt_flight *flight)
 			mt_engine_release(e, all[i]);
 	}
 	mt_logits_free(e, flight);
-	for (int64_t layer = 0; layer < e->table.layer_count; layer++)
+	mt_wgrads_drop(e, &flight->wgrads);
+	for (int64_t layer = 0; layer < flight->layer_count; layer++)
 		mt_layer_free(e, &flight->layers[layer]);
 	flight->live = false;
 }

@@ -64,7 +64,7 @@ enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *
 	struct mt_op op = {.kind = MT_OP_LINEAR_WGRAD, .dtype = e->dtype};
 
 	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .x = x, .dw = mt_engine_grad(e, weight)};
-	return mt_engine_enqueue(e, &op);
+	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
 }
 
 enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64_t rows, int64_t cols)

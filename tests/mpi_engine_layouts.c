@@ -3,8 +3,8 @@
  *
  * One job of 8 ranks runs all layouts of tp, pp, dp in {1,2,4,8} up to 8 ranks in turn, each on blocks of tp*pp*dp
  * ranks: sequence parallelism on and off, ZeRO-1 on and off, a small GPT and a small LLaMA, f32 and bf16, recompute on a part
- * of them. The reference is one rank on the plain device in the same run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at
- * the last; bf16 2e-2. The same layout twice gives the same bits. */
+ * of them; then interleaved and zero-bubble schedules and uneven stages. The reference is one rank on the plain device in the same
+ * run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at the last; bf16 2e-2. The same layout twice gives the same bits. */
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -174,6 +174,54 @@ out:
 	return st;
 }
 
+/* Schedules other than plain 1F1B, each with other axes beside it. */
+static const struct {
+	enum mt_schedule schedule;
+	int tp, pp, vp, dp, group, first_layers, last_layers;
+	bool sp, zero, full;
+} schedules[] = {
+	{MT_SCHEDULE_1F1B, 1, 2, 2, 1, 0, 0, 0, false, false, false},
+	{MT_SCHEDULE_1F1B, 1, 2, 4, 2, 0, 0, 0, false, true, false},
+	{MT_SCHEDULE_1F1B, 2, 2, 2, 2, 0, 0, 0, true, false, true},
+	{MT_SCHEDULE_1F1B, 1, 4, 2, 1, 8, 0, 0, false, false, false},
+	{MT_SCHEDULE_1F1B, 1, 2, 2, 1, 4, 1, 0, false, false, false},
+	{MT_SCHEDULE_1F1B, 2, 4, 1, 1, 0, 1, 1, false, false, false},
+	{MT_SCHEDULE_ZB_H1, 1, 2, 1, 1, 0, 0, 0, false, false, false},
+	{MT_SCHEDULE_ZB_H1, 1, 4, 1, 2, 0, 0, 0, false, true, false},
+	{MT_SCHEDULE_ZB_H1, 2, 4, 1, 1, 0, 0, 0, true, false, true},
+	{MT_SCHEDULE_ZB_H1, 4, 2, 1, 1, 0, 5, 0, false, false, false},
+	{MT_SCHEDULE_ZB_V, 1, 2, 2, 2, 0, 0, 0, false, false, false},
+	{MT_SCHEDULE_ZB_V, 1, 4, 2, 1, 0, 0, 0, false, false, true},
+	{MT_SCHEDULE_ZB_V, 2, 4, 2, 1, 0, 0, 0, true, false, false},
+	{MT_SCHEDULE_ZB_V, 2, 2, 2, 2, 0, 0, 3, true, true, false},
+};
+
+static void run_schedules(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, const double *expected)
+{
+	const struct mt_layout plain = run->layout;
+
+	for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
+		struct mt_layout *l = &run->layout;
+
+		if (schedules[i].tp * schedules[i].pp * schedules[i].dp > mt_fabric_size(fabric))
+			continue;
+		l->schedule = schedules[i].schedule;
+		l->tp = schedules[i].tp;
+		l->pp = schedules[i].pp;
+		l->vp = schedules[i].vp;
+		l->dp = schedules[i].dp;
+		l->vp_group = schedules[i].group;
+		l->first_layers = schedules[i].first_layers;
+		l->last_layers = schedules[i].last_layers;
+		l->sp = schedules[i].sp;
+		l->zero = schedules[i].zero;
+		l->recompute = schedules[i].full ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+		l->mbs = 1;
+		run_layout(counts, run, fabric, expected, i % 4 == 0);
+		*l = plain;
+	}
+}
+
 static void run_case(struct counts *counts, struct mt_fabric *fabric, int which, const double *expected)
 {
 	struct mt_run run;
@@ -192,6 +240,10 @@ static void run_case(struct counts *counts, struct mt_fabric *fabric, int which,
 			}
 		}
 	}
+	run.layout.tp = run.layout.pp = run.layout.dp = run.layout.mbs = 1;
+	run.layout.sp = false;
+	run.layout.zero = 0;
+	run_schedules(counts, &run, fabric, expected);
 	mt_run_free(&run);
 }
 

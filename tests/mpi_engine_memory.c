@@ -86,6 +86,37 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 	}
 }
 
+/* Interleaved and zero-bubble schedules, on half the tensor-parallel switches. */
+static void run_schedules(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, struct mt_group *world,
+			  struct made_up *made)
+{
+	static const struct {
+		enum mt_schedule schedule;
+		int vp, group;
+	} kinds[] = {{MT_SCHEDULE_1F1B, 2, 0}, {MT_SCHEDULE_1F1B, 2, 4}, {MT_SCHEDULE_ZB_H1, 1, 0}, {MT_SCHEDULE_ZB_V, 2, 0}};
+	const struct mt_layout plain = run->layout;
+	struct mt_layout *l = &run->layout;
+	int size = mt_fabric_size(fabric), turn = 0;
+
+	for (l->pp = 2; l->pp <= size && l->pp <= 4; l->pp *= 2) {
+		for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+			l->tp = size / l->pp >= 2 ? 2 : 1;
+			l->dp = 1;
+			l->schedule = kinds[i].schedule;
+			l->vp = kinds[i].vp;
+			l->vp_group = kinds[i].group;
+			l->sp = l->tp > 1 && turn % 2 == 0;
+			l->zero = 0;
+			l->mbs = 1;
+			l->dtype = turn % 3 == 1 ? MT_BF16 : MT_F32;
+			l->recompute = turn % 4 == 3 ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+			turn++;
+			run_layout(counts, run, fabric, world, made);
+		}
+	}
+	*l = plain;
+}
+
 static void run_model(struct counts *counts, const struct tiny_model *model, struct mt_fabric *fabric, struct mt_group *world,
 		      struct made_up *made)
 {
@@ -106,6 +137,9 @@ static void run_model(struct counts *counts, const struct tiny_model *model, str
 			}
 		}
 	}
+	run.model.layers = 9;
+	run.layout.tp = run.layout.pp = run.layout.dp = 1;
+	run_schedules(counts, &run, fabric, world, made);
 	mt_run_free(&run);
 }
 

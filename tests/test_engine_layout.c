@@ -142,6 +142,37 @@ static void the_last_stage_has_no_layer_more_than_another(void **state)
 	assert_int_equal(count, 3);
 }
 
+static void chunks_and_given_ends_partition_the_layers(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+
+	m.layers = 24;
+	for (l.pp = 1; l.pp <= 4; l.pp++) {
+		for (l.vp = 1; l.vp <= 3; l.vp++) {
+			for (int ends = 0; ends < 4; ends++) {
+				int64_t next = 0, first, count, parts = l.pp * l.vp;
+
+				l.first_layers = ends & 1 ? 2 : 0;
+				l.last_layers = ends & 2 ? 1 : 0;
+				if (parts < 3 && ends)
+					continue;
+				for (int v = 0; v < parts; v++) {
+					mt_layout_stage_layers(&m, &l, v, &first, &count);
+					assert_int_equal(first, next);
+					assert_true(count >= 1);
+					next += count;
+				}
+				assert_int_equal(next, m.layers);
+				mt_layout_stage_layers(&m, &l, 0, &first, &count);
+				assert_true(!l.first_layers || count == l.first_layers);
+				mt_layout_stage_layers(&m, &l, (int)parts - 1, &first, &count);
+				assert_true(!l.last_layers || count == l.last_layers);
+			}
+		}
+	}
+}
+
 static void padded_vocabulary_splits_into_128s(void **state)
 {
 	struct mt_model m = plain_model();
@@ -189,6 +220,13 @@ struct breaker {
 EDIT(no_tp, l->tp = 0)
 EDIT(huge_world, l->tp = l->dp = l->gbs = 1 << 20, m->heads = m->kv_heads = m->ffn = 1 << 20)
 EDIT(vp_2, l->vp = 2)
+EDIT(vp_odd, l->vp = l->pp = 2, l->gbs = 3)
+EDIT(group_1, l->vp = 2, l->pp = 2, l->vp_group = 1)
+EDIT(group_plain, l->vp_group = 2, l->pp = 2)
+EDIT(ends_too_many, l->pp = 4, l->first_layers = 4, l->last_layers = 3)
+EDIT(h1_alone, l->schedule = MT_SCHEDULE_ZB_H1)
+EDIT(h1_chunks, l->schedule = MT_SCHEDULE_ZB_H1, l->pp = l->vp = 2)
+EDIT(v_one, l->schedule = MT_SCHEDULE_ZB_V, l->pp = 2)
 EDIT(cp_2, l->cp = 2)
 EDIT(ep_2, l->ep = 2)
 EDIT(pp_9, l->pp = 9)
@@ -213,7 +251,14 @@ EDIT(bucket_less, l->bucket_bytes = -1)
 static const struct breaker breakers[] = {
 	{"sizes_at_least_one", no_tp},
 	{"world_fits", huge_world},
-	{"vp_is_one", vp_2},
+	{"vp_needs_pp", vp_2},
+	{"vp_groups_divide_microbatches", vp_odd},
+	{"vp_group_at_least_pp", group_1},
+	{"vp_group_is_of_interleaved", group_plain},
+	{"end_layers_fit", ends_too_many},
+	{"zero_bubble_needs_pp", h1_alone},
+	{"zb_h1_has_one_chunk", h1_chunks},
+	{"zb_v_has_two_chunks", v_one},
 	{"cp_is_one", cp_2},
 	{"ep_is_one", ep_2},
 	{"layers_at_least_pp", pp_9},
@@ -329,6 +374,7 @@ int main(void)
 		cmocka_unit_test(groups_of_two_axes_meet_in_one_rank),
 		cmocka_unit_test(stages_partition_the_layers_evenly),
 		cmocka_unit_test(the_last_stage_has_no_layer_more_than_another),
+		cmocka_unit_test(chunks_and_given_ends_partition_the_layers),
 		cmocka_unit_test(padded_vocabulary_splits_into_128s),
 		cmocka_unit_test(the_text_says_only_what_differs),
 		cmocka_unit_test(every_rule_is_broken_by_its_own_mistake_alone),

@@ -46,7 +46,9 @@ static enum mt_status make_clocks(struct clocks *clocks, const struct mt_pipelin
 	for (int s = 0; s < count; s++) {
 		struct clocks *c = &clocks[s];
 
-		MT_TRY(mt_schedule_1f1b(&c->schedule, s, count, microbatches));
+		struct mt_schedule_shape shape = {MT_SCHEDULE_1F1B, count, 1, microbatches, 0};
+
+		MT_TRY(mt_schedule_create(&c->schedule, &shape, s));
 		c->now_s = stages[s].start_s;
 		for (int d = 0; d < 2; d++) {
 			c->posted_s[d] = calloc((size_t)microbatches, sizeof(double));
@@ -113,6 +115,8 @@ static bool advance(struct clocks *all, const struct mt_pipeline_stage *stages, 
 				return c->next > began;
 			c->now_s += stages[s].backward_s + (k == microbatches - 1 ? stages[s].last_extra_s : 0);
 			c->last_pass_s = c->now_s;
+			break;
+		case MT_WGRAD: /* not in 1F1B */
 			break;
 		}
 	}

@@ -1,0 +1,72 @@
+/* wgrad: gradients of weights put off, for schedules that make a pass of them (zero bubble).
+ *
+ * While a flight collects, mt_linear_wgrad notes its operation here in place of running it, and what the operation reads is kept:
+ * a release of such a tensor only hands it over. Running the notes frees them. */
+#include "engine/internal.h"
+
+#include <stdlib.h>
+
+enum { PRODUCTS_A_LAYER = 4 };
+
+enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers)
+{
+	list->notes = calloc((size_t)layers * PRODUCTS_A_LAYER + 1, sizeof *list->notes);
+	list->room = (int)layers * PRODUCTS_A_LAYER;
+	return list->notes ? MT_OK : mt_fail(MT_NOMEM, "no memory for the weight gradients of %lld layers", (long long)layers);
+}
+
+void mt_wgrads_destroy(struct mt_wgrads *list)
+{
+	free(list->notes);
+	list->notes = NULL;
+}
+
+enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op)
+{
+	struct mt_wgrads *list = e->collecting;
+
+	if (list->count == list->room)
+		return mt_fail(MT_FAILED, "more than %d weight gradients in a pass", list->room);
+	list->notes[list->count++] = (struct mt_wgrad){.op = *op, .layer = e->collecting_layer};
+	return MT_OK;
+}
+
+bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor)
+{
+	const struct mt_wgrads *list = e->collecting;
+
+	for (int i = list ? list->count - 1 : -1; i >= 0; i--) {
+		if (list->notes[i].op.linear.x == tensor || list->notes[i].op.linear.dy == tensor)
+			return true;
+	}
+	return false;
+}
+
+static void release(struct mt_engine *e, const void *tensor)
+{
+	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], (void *)(uintptr_t)tensor);
+}
+
+enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer)
+{
+	while (list->next < list->count && list->notes[list->next].layer == layer) {
+		struct mt_wgrad *note = &list->notes[list->next];
+
+		MT_TRY(mt_engine_enqueue(e, &note->op));
+		release(e, note->op.linear.x);
+		release(e, note->op.linear.dy);
+		list->next++;
+	}
+	if (list->next == list->count)
+		list->next = list->count = 0;
+	return MT_OK;
+}
+
+void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list)
+{
+	for (; list->next < list->count; list->next++) {
+		release(e, list->notes[list->next].op.linear.x);
+		release(e, list->notes[list->next].op.linear.dy);
+	}
+	list->next = list->count = 0;
+}

@@ -170,7 +170,7 @@ static void a_wrong_run_is_refused_with_line_and_cause(void **state)
 	refused("model: gpt-tiny\ntrain: {beta2: 1}\n", "beta2", NULL);
 	refused("model: gpt-tiny\nlayout: {dtype: f64}\n", "reference", NULL);
 	refused("model: gpt-tiny\nlayout: {tp: 3}\n", "(heads 8, tp 3)", NULL);
-	refused("model: gpt-tiny\nlayout: {vp: 2}\n", "vp must be 1", NULL);
+	refused("model: gpt-tiny\nlayout: {vp: 2}\n", "vp above 1 needs pp above 1", NULL);
 	refused("model: gpt-tinny\n", "gpt-tiny", "did you mean");
 	refused("model: [1]\n", "mapping", "run.yaml:1");
 	refused("model:\n", "model", NULL);

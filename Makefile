@@ -2,6 +2,7 @@
 #   make            the program, build/megatune          make test      build and pass the tests
 #   make tune       tune GPT-2 124M on this machine      make bench     the speed figures of the README
 #   make deps       install what is missing              make lint      static checks    make layers   the include rules
+#   make bundle     a folder that runs elsewhere
 #   make install PREFIX=/usr/local DESTDIR=              make clean
 # Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  V=1
 #          MPI=no HWLOC=no PCRE2=no UTF8PROC=no CUDA=no (leave out what was found)  CUDA_HOME=/usr/local/cuda
@@ -122,7 +123,7 @@ $(call plugin,cupti,cupti.h,$(wildcard profiles/cupti*.c),-lcupti)
 
 # Objects of tests are kept, not removed as intermediate files.
 .SECONDARY:
-.PHONY: all deps tune test check bench lint layers install uninstall clean found
+.PHONY: all deps tune test check bench bundle lint layers install uninstall clean found
 all: found $(PROGRAM) $(PLUGINS)
 
 found:
@@ -216,6 +217,10 @@ check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS)
 
 bench: $(PROGRAM) $(BUILD)/tests/bench_kernels
 	BUILD=$(BUILD) tests/bench.sh
+
+# A folder that runs on another machine: the program, its plugins and the libraries they need.
+bundle: $(PROGRAM) $(PLUGINS)
+	tools/bundle.sh $(BUILD)
 
 lint: export LINT_CFLAGS = $(ALL_CFLAGS)
 lint:

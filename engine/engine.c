@@ -196,6 +196,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, make_buffers(e));
 	MT_GOTO(fail, make_flights(e));
 	MT_GOTO(fail, make_schedule(e));
+	MT_GOTO(fail, mt_engine_open_loader(e, config->dataset, &e->loader));
 	MT_GOTO(fail, mt_initialize(e));
 	*engine = e;
 	return MT_OK;
@@ -225,6 +226,8 @@ void mt_engine_destroy(struct mt_engine *engine)
 
 	if (!e)
 		return;
+	mt_loader_destroy(e->loader);
+	mt_loader_destroy(e->eval_loader);
 	/* Streams first: what is on its way must have arrived before its memory goes. */
 	mt_stream_destroy(e->dp_stream);
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
@@ -272,11 +275,13 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 
 	memset(stats, 0, sizeof *stats);
 	stats->step = e->step;
-	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = 0;
+	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = e->data_s = 0;
 	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
 	MT_TRY(mt_lap_begin(e, &start));
+	if (e->loader)
+		MT_TRY(mt_loader_begin(e->loader, (uint64_t)(e->step * e->layout->gbs)));
 	MT_TRY(zero_gradients(e));
 	MT_TRY(mt_pipeline_run(e));
 	MT_TRY(mt_reduce_finish(e));
@@ -287,6 +292,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	stats->dp_s = e->dp_s + e->gather_s;
 	stats->pp_s = e->pp_s;
 	stats->optimizer_s = e->optimizer_s - e->gather_s;
+	stats->data_s = e->data_s;
 	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->optimizer_s;
 	e->step++;
 	return MT_OK;

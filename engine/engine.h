@@ -29,11 +29,15 @@ struct mt_step_stats {
 	int skipped;    /* 1: gradient not finite, parameters left as they were */
 	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis, pipeline wait, optimizer */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
+	double data_s; /* the host waited for samples that were not there yet */
 };
 
 enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engine_config *config);
 void mt_engine_destroy(struct mt_engine *engine);
 enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *stats);
+/* The mean loss over `batches` times gbs samples of a data set, from its first on: forward passes only, the same on every rank.
+ * Collective. The data set must live as long as the engine, and be the same in every call. */
+enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *dataset, int64_t batches, double *loss);
 
 /* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */
 #define MT_ENGINE_ARENAS 5

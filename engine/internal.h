@@ -5,6 +5,7 @@
 #define MT_ENGINE_INTERNAL_H
 
 #include "engine/engine.h"
+#include "engine/loader.h"
 #include "engine/param.h"
 #include "engine/schedule.h"
 
@@ -91,7 +92,7 @@ struct mt_engine {
 	void *master, *moment1, *moment2; /* f32, by bucket shard; master NULL when the parameters are f32 */
 	struct mt_segment *segments;      /* owned, in bucket order */
 	int segment_count;
-	struct mt_op *updates; /* owned: one a segment */
+	struct mt_op *updates;  /* owned: one a segment */
 	int64_t shard_elements; /* of the optimizer's buffers */
 
 	struct mt_flight *flights; /* owned: one a chunk and micro-batch of the step: [chunk][micro-batch] */
@@ -101,13 +102,15 @@ struct mt_engine {
 	int64_t sent_first[MT_SCHEDULE_LANES], sent_count[MT_SCHEDULE_LANES];
 	struct mt_wgrads *collecting; /* the backward pass that runs puts weight gradients off; else NULL */
 	int collecting_layer;
-	void *losses;         /* f32 (microbatches * R), last stage */
-	void *numbers;        /* f64 (4): square sum of gradients, sum of losses */
-	int32_t *host_tokens; /* owned: staging of one micro-batch */
-	void *host_losses;    /* owned: of the gradients' type */
+	void *losses;                           /* f32 (microbatches * R), last stage */
+	void *numbers;                          /* f64 (4): square sum of gradients, sum of losses */
+	int32_t *host_tokens;                   /* owned: what a micro-batch is without a data set */
+	struct mt_loader *loader, *eval_loader; /* NULL: no data set, or a stage that needs no tokens; none evaluated yet */
+	bool evaluating;                        /* only losses are wanted */
+	void *host_losses;                      /* owned: of the gradients' type */
 
 	/* seconds of the running step, by cause; gather_s: of the parameters, a part of optimizer_s */
-	double tp_s, dp_s, pp_s, optimizer_s, gather_s;
+	double tp_s, dp_s, pp_s, optimizer_s, gather_s, data_s;
 	struct mt_lap *laps; /* owned: those whose times are not known yet */
 	int lap_count, lap_room;
 	bool last_microbatch; /* the backward pass of the last micro-batch runs: finished units are reduced */
@@ -165,8 +168,9 @@ bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor);
 enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer);
 void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list); /* after a failure */
 
-/* pipeline.c: runs the schedule's actions */
+/* pipeline.c: runs the schedule's actions; or the forward passes alone, nothing kept */
 enum mt_status mt_pipeline_run(struct mt_engine *e);
+enum mt_status mt_pipeline_forward(struct mt_engine *e);
 
 /* reduce.c: gradient buckets over dp, under the backward pass */
 enum mt_status mt_reduce_unit(struct mt_engine *e, int unit);
@@ -175,11 +179,16 @@ enum mt_status mt_reduce_finish(struct mt_engine *e);
 /* values.c: initial values */
 enum mt_status mt_initialize(struct mt_engine *e);
 
+/* evaluate.c: a loader of this rank's share of a data set */
+enum mt_status mt_engine_open_loader(struct mt_engine *e, struct mt_dataset *dataset, struct mt_loader **loader);
+
 /* segments.c: cuts this rank's shards into runs */
 enum mt_status mt_segments_create(struct mt_engine *e);
 
 /* optimizer.c */
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats);
+/* Of the micro-batches of this rank, on the last stage. */
+enum mt_status mt_losses_sum(struct mt_engine *e, double *sum);
 double mt_learning_rate(const struct mt_train_options *train, int64_t step);
 
 #endif

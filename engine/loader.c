@@ -14,25 +14,26 @@
 
 struct mt_loader {
 	struct mt_loader_config config;
-	int64_t microbatches; /* M */
+	int64_t microbatches; /* M, of a step */
+	uint64_t origin;      /* global sample of number 0 */
 	struct mt_batch *slots;
 	int32_t *memory; /* owned: of all slots */
 	pthread_t thread;
 	bool started, stops;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	int64_t first, filled; /* numbers [first, filled) are there; first = step * M */
+	int64_t first, filled; /* numbers [first, filled) are there; first: micro-batch 0 of the running step */
 	int64_t round;
 	enum mt_status status; /* of number `filled`, when it failed */
 	char message[1024];
 };
 
 /* Global samples of a micro-batch: consecutive, interleaved over dp, so that a step's set does not depend on the layout. */
-static enum mt_status fill(const struct mt_loader *l, int64_t number, struct mt_batch *batch)
+static enum mt_status fill(const struct mt_loader *l, uint64_t origin, int64_t number, struct mt_batch *batch)
 {
 	const struct mt_loader_config *c = &l->config;
 	int64_t step = number / l->microbatches, k = number % l->microbatches;
-	uint64_t first = (uint64_t)(step * c->gbs + (k * c->dp + c->rank) * c->mbs);
+	uint64_t first = origin + (uint64_t)(step * c->gbs + (k * c->dp + c->rank) * c->mbs);
 
 	for (int64_t b = 0; b < c->mbs; b++) {
 		int64_t at = b * c->seq;
@@ -52,11 +53,12 @@ static enum mt_status fill(const struct mt_loader *l, int64_t number, struct mt_
 static void read_next(struct mt_loader *l)
 {
 	int64_t number = l->filled, round = l->round;
+	uint64_t origin = l->origin;
 	enum mt_status st;
 
 	pthread_mutex_unlock(&l->lock);
 	mt_error_clear();
-	st = fill(l, number, &l->slots[number % (2 * l->microbatches)]);
+	st = fill(l, origin, number, &l->slots[number % (2 * l->microbatches)]);
 	pthread_mutex_lock(&l->lock);
 	if (round != l->round)
 		return;
@@ -152,18 +154,20 @@ static enum mt_status start(struct mt_loader *l)
 	return l->started ? MT_OK : mt_fail(MT_FAILED, "cannot start the thread that reads data: too many threads?");
 }
 
-enum mt_status mt_loader_begin(struct mt_loader *loader, int64_t step)
+enum mt_status mt_loader_begin(struct mt_loader *loader, uint64_t first)
 {
 	struct mt_loader *l = loader;
-	int64_t first = step * l->microbatches;
+	uint64_t running = l->origin + (uint64_t)(l->first / l->microbatches * l->config.gbs);
 
 	pthread_mutex_lock(&l->lock);
-	if (first < l->first || first > l->filled || !l->started) {
-		l->filled = first;
+	if (l->started && first == running + (uint64_t)l->config.gbs && l->filled >= l->first + l->microbatches) {
+		l->first += l->microbatches;
+	} else if (!l->started || first != running) {
+		l->origin = first;
+		l->first = l->filled = 0;
 		l->round++;
 		l->status = MT_OK;
 	}
-	l->first = first;
 	pthread_cond_broadcast(&l->changed);
 	pthread_mutex_unlock(&l->lock);
 	return l->started ? MT_OK : start(l);

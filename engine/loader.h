@@ -20,8 +20,9 @@ struct mt_loader;
 
 enum mt_status mt_loader_create(struct mt_loader **loader, const struct mt_loader_config *config);
 void mt_loader_destroy(struct mt_loader *loader);
-/* Begins step `step` (any: steps may be repeated or left out): batches of other steps are free from now on. */
-enum mt_status mt_loader_begin(struct mt_loader *loader, int64_t step);
+/* Begins the step of global samples first .. first + gbs - 1 (any: steps may be repeated or left out): batches of other steps are
+ * free from now on. What is read ahead are the gbs samples after these. */
+enum mt_status mt_loader_begin(struct mt_loader *loader, uint64_t first);
 /* Micro-batch k of the step, in any order, any number of times; it stays until the next begin. Adds the seconds waited, if any. */
 enum mt_status mt_loader_get(struct mt_loader *loader, int64_t microbatch, struct mt_batch *batch, double *waited_s);
 /* Micro-batches that are there, counted from micro-batch 0 of the step. For tests. */

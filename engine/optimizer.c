@@ -27,13 +27,16 @@ static void *offset_of(void *base, int64_t elements, enum mt_dtype dtype)
 	return base ? (void *)((uintptr_t)base + (uintptr_t)elements * mt_dtype_bytes(dtype)) : NULL;
 }
 
-static double sum_losses(const struct mt_engine *e, const void *losses)
+enum mt_status mt_losses_sum(struct mt_engine *e, double *sum)
 {
-	double sum = 0;
+	int64_t count = e->microbatches * e->rows;
 
-	for (int64_t i = 0; i < e->microbatches * e->rows; i++)
-		sum += e->dtype == MT_F64 ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
-	return sum;
+	MT_TRY(mt_device_download(e->device, e->compute, e->host_losses, e->losses,
+				  (size_t)count * mt_dtype_bytes(mt_grad_dtype(e->dtype))));
+	*sum = 0;
+	for (int64_t i = 0; i < count; i++)
+		*sum += e->dtype == MT_F64 ? ((const double *)e->host_losses)[i] : (double)((const float *)e->host_losses)[i];
+	return MT_OK;
 }
 
 /* numbers[0] = square sum of the gradients, numbers[1] = sum of the losses, over all ranks; the host learns both. */
@@ -54,9 +57,7 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[2])
 		MT_TRY(mt_engine_enqueue(e, &op));
 	}
 	if (reports_loss) {
-		MT_TRY(mt_device_download(e->device, e->compute, e->host_losses, e->losses,
-					  (size_t)(e->microbatches * e->rows) * mt_dtype_bytes(f)));
-		numbers[1] = sum_losses(e, e->host_losses);
+		MT_TRY(mt_losses_sum(e, &numbers[1]));
 		MT_TRY(mt_device_upload(e->device, e->compute, offset_of(e->numbers, 1, MT_F64), &numbers[1], sizeof numbers[1]));
 	}
 	if (mt_group_size(e->world) > 1)

@@ -157,13 +157,60 @@ static enum mt_status run_action(struct mt_engine *e, const struct mt_action *ac
 	return mt_fail(MT_FAILED, "schedule: unknown action %d", (int)action->kind);
 }
 
-enum mt_status mt_pipeline_run(struct mt_engine *e)
+/* Waits until every send is over. */
+static enum mt_status retire_all(struct mt_engine *e)
 {
-	for (int64_t i = 0; i < e->schedule.count; i++)
-		MT_TRY(run_action(e, &e->schedule.actions[i]));
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
 		while (e->sent_count[lane] > 0)
 			MT_TRY(retire(e, lane));
 	}
 	return MT_OK;
+}
+
+enum mt_status mt_pipeline_run(struct mt_engine *e)
+{
+	for (int64_t i = 0; i < e->schedule.count; i++)
+		MT_TRY(run_action(e, &e->schedule.actions[i]));
+	return retire_all(e);
+}
+
+/* Forward pass i of this stage: groups of pp micro-batches, each through a chunk and then the next chunk. What a pass needs comes
+ * before it in this order on every stage, so that nobody waits in a circle. */
+static struct mt_action forward_pass(const struct mt_engine *e, int64_t i)
+{
+	int64_t size = e->layout->pp, chunks = e->table.chunk_count, group = i / (size * chunks), first = group * size;
+	int64_t count = e->microbatches - first < size ? e->microbatches - first : size, rest = i - group * size * chunks;
+
+	return (struct mt_action){.kind = MT_FORWARD, .microbatch = first + rest % count, .chunk = (int)(rest / count)};
+}
+
+/* The message that a pass needs, if it comes from another stage. */
+static enum mt_status expect(struct mt_engine *e, const struct mt_action *pass)
+{
+	const struct mt_layout *l = e->layout;
+	int v = mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, e->at.pp, pass->chunk);
+
+	return v > 0 && !neighbour(e, pass, -1) ? receive(e, FORWARD, pass) : MT_OK;
+}
+
+enum mt_status mt_pipeline_forward(struct mt_engine *e)
+{
+	const struct mt_layout *l = e->layout;
+	struct mt_action pass = forward_pass(e, 0), next;
+
+	MT_TRY(expect(e, &pass));
+	for (int64_t i = 0; i < e->flight_count; i++, pass = next) {
+		int v = mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, e->at.pp, pass.chunk);
+
+		next = pass;
+		if (i + 1 < e->flight_count) { /* its message moves under this one's compute */
+			next = forward_pass(e, i + 1);
+			MT_TRY(expect(e, &next));
+		}
+		MT_TRY(forward(e, &pass));
+		if (v + 1 < l->pp * l->vp && !neighbour(e, &pass, 1))
+			MT_TRY(send(e, FORWARD, &pass));
+		mt_flight_free(e, flight_of(e, &pass));
+	}
+	return retire_all(e);
 }

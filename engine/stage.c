@@ -3,25 +3,22 @@
 
 #include <string.h>
 
-/* Global samples of micro-batch k on this data-parallel rank: consecutive, interleaved over dp, so that the step's set
- * of samples does not depend on the layout. */
+/* A micro-batch of the running step, from the loader (loader.h says which samples it has). */
 static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, struct mt_flight *flight, int64_t microbatch)
 {
-	const struct mt_layout *l = e->layout;
-	int64_t seq = l->seq;
-	uint64_t first = (uint64_t)(e->step * l->gbs + microbatch * l->mbs * l->dp + e->at.dp * l->mbs);
-	int32_t *tokens = e->host_tokens, *targets = e->host_tokens + e->rows;
-	size_t bytes = (size_t)e->rows * sizeof *tokens;
+	struct mt_batch batch = {.tokens = e->host_tokens, .targets = e->host_tokens + e->rows};
+	struct mt_loader *loader = e->evaluating ? e->eval_loader : e->loader;
+	size_t bytes = (size_t)e->rows * sizeof *batch.tokens;
 
-	for (int64_t b = 0; b < l->mbs && e->config.dataset; b++)
-		MT_TRY(mt_dataset_sample(e->config.dataset, first + (uint64_t)b, tokens + b * seq, targets + b * seq));
+	if (loader)
+		MT_TRY(mt_loader_get(loader, microbatch, &batch, &e->data_s));
 	if (chunk->first) {
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
-		MT_TRY(mt_device_upload(e->device, e->compute, flight->tokens, tokens, bytes));
+		MT_TRY(mt_device_upload(e->device, e->compute, flight->tokens, batch.tokens, bytes));
 	}
 	if (chunk->last) {
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
-		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, targets, bytes));
+		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, batch.targets, bytes));
 	}
 	return MT_OK;
 }

@@ -7,6 +7,7 @@
 #include "engine/trace.h"
 #include "kernels/rate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@ struct trainer {
 	const struct mt_trainer_config *config;
 	const struct mt_run *run;
 	struct mt_train_summary *summary;
-	struct mt_dataset *dataset;
+	struct mt_dataset *dataset, *validation; /* validation: NULL when none is evaluated */
 	struct mt_engine *engine;
 	struct mt_group *world;
 	struct mt_trace *trace;
@@ -55,6 +56,9 @@ static enum mt_status open_all(struct trainer *t)
 		ranks[i] = i;
 	MT_GOTO(out, mt_group_create(t->config->fabric, "trainer", ranks, size, &t->world));
 	MT_GOTO(out, mt_dataset_open(&t->dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	if (run->train.eval_every > 0)
+		MT_GOTO(out, mt_dataset_open_part(&t->validation, &run->data, MT_DATA_VALID, run->model.vocab, run->layout.seq,
+						  (uint64_t)run->train.seed));
 	MT_GOTO(out, find_peak(t));
 	engine.dataset = t->dataset;
 	MT_GOTO(out, mt_engine_create(&t->engine, &engine));
@@ -102,6 +106,7 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	json_object_set_new(line, "dp_s", mt_json_number(r->stats.dp_s));
 	json_object_set_new(line, "pp_s", mt_json_number(r->stats.pp_s));
 	json_object_set_new(line, "optimizer_s", mt_json_number(r->stats.optimizer_s));
+	json_object_set_new(line, "data_s", mt_json_number(r->stats.data_s));
 	json_object_set_new(line, "skipped", json_boolean(r->stats.skipped));
 	log_line(t, line);
 }
@@ -152,6 +157,27 @@ static enum mt_status run_step(struct trainer *t, bool *stop)
 	log_step(t, &report);
 	if (t->config->report)
 		t->config->report(t->config->context, &report);
+	return MT_OK;
+}
+
+/* The loss of the validation part, when one is due. */
+static enum mt_status evaluate(struct trainer *t)
+{
+	int64_t every = t->run->train.eval_every, steps = t->summary->steps;
+	double start_s = mt_clock_s();
+	json_t *line;
+
+	if (!t->validation || steps % every != 0)
+		return MT_OK;
+	MT_TRY(mt_engine_evaluate(t->engine, t->validation, t->run->train.eval_steps, &t->summary->eval_loss));
+	line = json_object();
+	json_object_set_new(line, "event", json_string("eval"));
+	json_object_set_new(line, "steps", json_integer(steps));
+	json_object_set_new(line, "loss", mt_json_number(t->summary->eval_loss));
+	json_object_set_new(line, "seconds", mt_json_number(mt_clock_s() - start_s));
+	log_line(t, line);
+	if (t->config->evaluated)
+		t->config->evaluated(t->config->context, steps, t->summary->eval_loss);
 	return MT_OK;
 }
 
@@ -223,12 +249,15 @@ enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_traine
 	enum mt_status st;
 
 	memset(summary, 0, sizeof *summary);
+	summary->eval_loss = NAN;
 	t.start_s = mt_clock_s();
 	t.tokens = (double)(l->gbs * l->seq);
 	t.model_flops = mt_model_step_flops(&config->run->model, t.tokens, l->seq, false);
 	MT_GOTO(out, open_all(&t));
-	while (summary->steps < config->run->train.steps && !stop)
+	while (summary->steps < config->run->train.steps && !stop) {
 		MT_GOTO(out, run_step(&t, &stop));
+		MT_GOTO(out, evaluate(&t));
+	}
 	summary->interrupted = stop && summary->steps < config->run->train.steps;
 	MT_GOTO(out, summarize(&t));
 out:
@@ -239,6 +268,7 @@ out:
 	mt_trace_destroy(t.trace);
 	mt_engine_destroy(t.engine);
 	mt_dataset_close(t.dataset);
+	mt_dataset_close(t.validation);
 	mt_group_destroy(t.world);
 	return st;
 }
@@ -283,6 +313,7 @@ json_t *mt_train_summary_json(const struct mt_train_summary *s)
 	json_object_set_new(o, "peak_tflops", mt_json_number(s->peak_tflops));
 	json_object_set_new(o, "first_loss", mt_json_number(s->first_loss));
 	json_object_set_new(o, "last_loss", mt_json_number(s->last_loss));
+	json_object_set_new(o, "eval_loss", mt_json_number(s->eval_loss));
 	json_object_set_new(o, "compute_s", mt_json_number(s->compute_s));
 	json_object_set_new(o, "tp_s", mt_json_number(s->tp_s));
 	json_object_set_new(o, "dp_s", mt_json_number(s->dp_s));

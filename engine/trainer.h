@@ -22,7 +22,7 @@ struct mt_train_summary {
 	double median_step_s;       /* of the slowest rank, step by step */
 	struct mt_interval step_s;  /* 90% of the median */
 	double tokens_per_s, tflops_per_device, mfu_frac, peak_tflops;
-	double first_loss, last_loss;
+	double first_loss, last_loss, eval_loss;         /* eval_loss: the last one of the validation part; NaN: none */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s; /* medians, rank 0 */
 	int stages;
 	struct mt_stage_memory *stage; /* owned */
@@ -36,6 +36,8 @@ struct mt_trainer_config {
 	int warmup; /* steps not timed */
 	/* Called on every rank after each step; may be NULL. */
 	void (*report)(void *context, const struct mt_step_report *report);
+	/* Called on every rank after each loss of the validation part, `step` steps done; may be NULL. */
+	void (*evaluated)(void *context, int64_t step, double loss);
 	void *context;
 };
 

@@ -106,6 +106,30 @@ same_losses() {
 	same_losses "$GIVEN/one" "$GIVEN/three"
 }
 
+@test "the validation loss is told when it is due, and does not depend on the layout" {
+	ranks 2
+	local options=(--eval-every 2 --eval-steps 3 --split 8,1,1) layout
+	run_file one.yaml
+	attempt megatune train "$GIVEN/one.yaml" "${options[@]}"
+	finished
+	sed -n 's/^after \(.*\) steps  validation loss/\1/p' "$OUT" >"$GIVEN/one"
+	[ "$(cut -d' ' -f1 "$GIVEN/one" | xargs)" = "2 4" ]
+	losses_of "$OUT" >"$GIVEN/steps"
+	for layout in "pp: 2" "tp: 2, sp: true, mbs: 2" "dp: 2, zero: 1" "pp: 2, vp: 2" "pp: 2, vp: 2, schedule: zb-v"; do
+		run_file two.yaml "$layout"
+		attempt "${MPIRUN[@]}" megatune train "$GIVEN/two.yaml" "${options[@]}" --log log.jsonl
+		finished
+		sed -n 's/^after \(.*\) steps  validation loss/\1/p' "$OUT" >"$GIVEN/two"
+		paste "$GIVEN/one" "$GIVEN/two" | awk '$1 != $3 || ($2 - $4) ^ 2 > (1e-4 * $2) ^ 2 { bad = 1 } END { exit bad || NR != 2 }'
+		losses_of "$OUT" >"$GIVEN/two"
+		same_losses "$GIVEN/steps" "$GIVEN/two"
+		grep '"event":"eval"' log.jsonl | tail -n 1 >"$GIVEN/line"
+		check '$d->{steps} == 4 && is_number($d->{loss}) && $d->{seconds} > 0' "$GIVEN/line"
+	done
+	attempt megatune train "$GIVEN/one.yaml" --eval-every 2
+	[ "$status" -eq 2 ] && grep -q "split" "$ERR"
+}
+
 @test "several ranks print one JSON document" {
 	ranks 2
 	run_file run.yaml "tp: 2"

@@ -259,7 +259,7 @@ static void same_samples_for_every_layout(void **state)
 		for (int64_t rank = 0; rank < dp; rank++) {
 			struct mt_loader *l = open_loader(d, mbs, dp, rank);
 			for (size_t s = 0; s < sizeof steps / sizeof steps[0]; s++) {
-				assert_int_equal(mt_loader_begin(l, steps[s]), MT_OK);
+				assert_int_equal(mt_loader_begin(l, (uint64_t)steps[s] * 8), MT_OK);
 				for (int64_t k = microbatches - 1; k >= 0; k--) {
 					int32_t tokens[SEQ], targets[SEQ];
 					struct mt_batch batch;
@@ -289,7 +289,7 @@ static void the_next_step_is_read_ahead(void **state)
 	struct mt_loader *l = open_loader(d, 2, 1, 0);
 
 	for (int64_t step = 0; step < 3; step++) {
-		assert_int_equal(mt_loader_begin(l, step), MT_OK);
+		assert_int_equal(mt_loader_begin(l, (uint64_t)step * 8), MT_OK);
 		for (int tries = 0; tries < 60000 && mt_loader_ready(l) < 8; tries++)
 			usleep(1000);
 		assert_int_equal(mt_loader_ready(l), 8); /* two steps of four micro-batches */
@@ -320,7 +320,7 @@ static void shrunken_file_is_one_message(void **state)
 	assert_int_equal(truncate(bin, 2000 * 4), 0);
 	mt_error_clear();
 	while (st == MT_OK && step < 100) {
-		assert_int_equal(mt_loader_begin(l, step), MT_OK);
+		assert_int_equal(mt_loader_begin(l, (uint64_t)step * 8), MT_OK);
 		st = mt_loader_get(l, 0, &batch, &waited_s);
 		step += st == MT_OK;
 	}

@@ -33,6 +33,14 @@ static void print_step(void *context, const struct mt_step_report *r)
 	fflush(stdout);
 }
 
+static void print_evaluation(void *context, int64_t step, double loss)
+{
+	if (!*(const bool *)context)
+		return;
+	printf("after %lld steps  validation loss %.6f\n", (long long)step, loss);
+	fflush(stdout);
+}
+
 /* What can be found wrong without the other ranks; nothing is written before. The data set is opened again by the trainer. */
 static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, const struct mt_fabric *fabric,
 			      struct mt_device **device)
@@ -52,6 +60,11 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, cons
 			cli->words[0], (long long)mt_layout_world(&run->layout), ranks, (long long)mt_layout_world(&run->layout));
 	MT_TRY(mt_dataset_open(&dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
 	mt_dataset_close(dataset);
+	if (run->train.eval_every > 0) {
+		MT_TRY(mt_dataset_open_part(&dataset, &run->data, MT_DATA_VALID, run->model.vocab, run->layout.seq,
+					    (uint64_t)run->train.seed));
+		mt_dataset_close(dataset);
+	}
 	config.kind = run->train.device;
 	config.threads = (int)run->layout.threads;
 	config.local_rank = mt_fabric_local_rank(fabric);
@@ -74,8 +87,13 @@ static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, 
 {
 	bool leader = mt_fabric_rank(fabric) == 0, prints = leader && !cli->common.json;
 	struct mt_train_summary summary = {0};
-	struct mt_trainer_config config = {
-		.run = run, .warmup = warmup, .report = print_step, .context = &prints, .device = device, .fabric = fabric};
+	struct mt_trainer_config config = {.run = run,
+					   .warmup = warmup,
+					   .report = print_step,
+					   .evaluated = print_evaluation,
+					   .context = &prints,
+					   .device = device,
+					   .fabric = fabric};
 	struct mt_nvml_watch *watch = leader ? mt_health_start(device) : NULL;
 	struct mt_nvml_watched *gpus = NULL;
 	int gpu_count = 0;

@@ -275,6 +275,11 @@ static enum mt_status mpi_run(struct mt_group *group, struct mt_stream *stream, 
 	struct flight *f = mpi_flight_make(group, stream, call);
 	if (!f)
 		return MT_NOMEM;
+	enum mt_status st = stream->device->ops->async ? mpi_staged_make(f) : MT_OK;
+	if (st != MT_OK) {
+		mpi_flight_retire(f, st);
+		return st;
+	}
 	return stream->kind == MT_STREAM_COMM ? mpi_queue_push(f) : mpi_flight_fly(f);
 }
 

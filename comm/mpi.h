@@ -60,8 +60,17 @@ struct algorithm {
 	enum mt_status (*finish)(struct flight *f, int64_t round); /* NULL: nothing */
 };
 
+/* mpi_staged.c: the buffers of a flight whose memory is a device's. */
+struct mpi_stage {
+	const void *send;
+	void *recv;                  /* of the device */
+	void *host_send, *host_recv; /* owned */
+	struct mt_event *ready;      /* owned: behind the work that comes before */
+};
+
 struct flight {
 	struct flight *next;
+	struct mpi_stage *stage; /* owned; NULL: the buffers are the host's */
 	struct mt_group *group;
 	struct mt_stream *stream; /* NULL: host-side */
 	struct mt_comm_call call;
@@ -109,6 +118,12 @@ enum mt_status mpi_flight_send(struct flight *f, const void *buffer, int64_t byt
 enum mt_status mpi_flight_recv(struct flight *f, void *buffer, int64_t bytes, int from);
 /* Records an MPI error of a call as MT_FAILED. */
 enum mt_status mpi_flight_fail(const struct flight *f, const char *where, int code);
+
+/* mpi_staged.c. make: on the device's thread, before the flight is polled. fetch: when *fetched the operands are there. */
+enum mt_status mpi_staged_make(struct flight *f);
+enum mt_status mpi_staged_fetch(struct flight *f, bool *fetched);
+enum mt_status mpi_staged_store(struct flight *f);
+void mpi_staged_free(struct flight *f);
 
 /* mpi_queue.c: the lanes and the progress thread. */
 enum mt_status mpi_queue_open(struct mpi_fabric *mpi);

@@ -221,7 +221,12 @@ enum mt_status mpi_flight_poll(struct flight *f, bool *moved, bool *over)
 	int done = 1;
 	*over = false;
 	if (!f->started) {
+		bool ready = true;
 		if (!may_start(f))
+			return MT_OK;
+		if (f->stage)
+			MT_GOTO(fail, mpi_staged_fetch(f, &ready));
+		if (!ready)
 			return MT_OK;
 		MT_GOTO(fail, start(f));
 	} else if (f->request_count) {
@@ -234,6 +239,8 @@ enum mt_status mpi_flight_poll(struct flight *f, bool *moved, bool *over)
 	}
 	*moved = true;
 	MT_GOTO(fail, step(f, over));
+	if (*over && f->stage)
+		MT_GOTO(fail, mpi_staged_store(f));
 	if (!f->after)
 		pass_turn(f);
 	return MT_OK;
@@ -271,6 +278,7 @@ void mpi_flight_retire(struct flight *f, enum mt_status st)
 	mt_watchdog_end(f->group->fabric->watchdog, &f->watch);
 	if (st == MT_OK && f->stream)
 		mt_comm_trace(f->group, f->stream, &f->call, f->start_s, mt_clock_s());
+	mpi_staged_free(f);
 	pthread_mutex_lock(&mpi->queue_lock);
 	struct flight **list = f->request_count ? &mpi->wrecks : &mpi->idle;
 	f->next = *list;
@@ -286,6 +294,8 @@ void mpi_flight_free_all(struct flight *list)
 		free(list->requests);
 		free(list->statuses);
 		free(list->staging);
+		list->request_count = 0; /* MPI has ended */
+		mpi_staged_free(list);
 		free(list);
 		list = next;
 	}

@@ -34,7 +34,10 @@ static enum mt_status find_peak(struct trainer *t)
 
 	if (rate <= 0) {
 		MT_TRY(mt_comm_barrier(t->world));
-		MT_TRY(mt_device_product_rate(t->config->device, dtype, 1024, 0.1, &rate, NULL));
+		/* A GPU is not filled by less, and a processor takes seconds for more. */
+		int64_t size = t->config->device->ops->async ? 8192 : 1024;
+
+		MT_TRY(mt_device_product_rate(t->config->device, dtype, size, 0.1, &rate, NULL));
 	}
 	negative = -rate;
 	MT_TRY(mt_comm_host_all_reduce(t->world, &negative, 1, MT_MAX));

@@ -80,7 +80,7 @@ struct mt_mark {
 };
 
 /* The functions of a backend that runs behind the host. Streams and events have a `native` for what it keeps of them. Calls
- * come from the device's thread but for event_over, which any thread may call. */
+ * come from the device's thread where nothing else is said. */
 struct mt_async_ops {
 	enum mt_status (*stream_open)(struct mt_stream *stream);
 	void (*stream_close)(struct mt_stream *stream); /* its work is over */
@@ -89,7 +89,10 @@ struct mt_async_ops {
 	void (*event_close)(struct mt_event *event);
 	enum mt_status (*event_record)(struct mt_event *event, struct mt_stream *stream);
 	enum mt_status (*event_wait)(struct mt_stream *stream, struct mt_event *event);
-	enum mt_status (*event_over)(struct mt_event *event, bool *over);
+	enum mt_status (*event_over)(struct mt_event *event, bool *over); /* from any thread; event_close too */
+	/* Copies at once, in order with no stream: for fabrics that go through host memory. From any thread. */
+	enum mt_status (*fetch)(struct mt_device *device, void *dst, const void *src, size_t bytes);
+	enum mt_status (*store)(struct mt_device *device, void *dst, const void *src, size_t bytes);
 	enum mt_status (*mark)(struct mt_stream *stream, struct mt_mark *mark);      /* sets native */
 	enum mt_status (*mark_read)(struct mt_device *device, struct mt_mark *mark); /* waits, sets time_s, frees native */
 };

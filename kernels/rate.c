@@ -19,16 +19,19 @@ static enum mt_status fill(struct mt_device *device, struct mt_stream *stream, v
 static enum mt_status sample(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op, double budget_s,
 			     double *times, size_t *count)
 {
-	double start_s, end_s = mt_clock_s() + budget_s;
+	double start_s, stop_s, end_s = mt_clock_s() + budget_s;
+	struct mt_mark start, stop;
 
 	MT_TRY(mt_device_enqueue(device, stream, op));
 	MT_TRY(mt_device_enqueue(device, stream, op));
 	MT_TRY(mt_stream_synchronize(stream));
 	do {
-		start_s = mt_clock_s();
+		MT_TRY(mt_stream_mark(stream, &start));
 		MT_TRY(mt_device_enqueue(device, stream, op));
-		MT_TRY(mt_stream_synchronize(stream));
-		times[(*count)++] = mt_clock_s() - start_s;
+		MT_TRY(mt_stream_mark(stream, &stop));
+		MT_TRY(mt_mark_read(&start, &start_s));
+		MT_TRY(mt_mark_read(&stop, &stop_s));
+		times[(*count)++] = stop_s - start_s;
 	} while (*count < MOST_SAMPLES && (*count < 3 || mt_clock_s() < end_s));
 	return MT_OK;
 }
@@ -57,7 +60,7 @@ enum mt_status mt_device_product_rate(struct mt_device *device, enum mt_dtype dt
 	if (spread)
 		*spread = flops / median * (mt_stats_mad(times, count) / median);
 out:
+	mt_stream_destroy(stream); /* first: its work uses the arena */
 	mt_arena_destroy(arena);
-	mt_stream_destroy(stream);
 	return st;
 }

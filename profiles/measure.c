@@ -233,9 +233,9 @@ static enum mt_status open_bench(struct bench *bench, struct mt_device *device, 
 static void close_bench(struct bench *bench)
 {
 	mt_tracer_stop(bench->tracer);
-	mt_arena_destroy(bench->arena);
 	if (bench->stream)
-		mt_stream_destroy(bench->stream);
+		mt_stream_destroy(bench->stream); /* first: its work uses the arena */
+	mt_arena_destroy(bench->arena);
 	free(bench->samples);
 	free(bench->block);
 	free(bench->ops);

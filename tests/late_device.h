@@ -348,6 +348,18 @@ static inline enum mt_status late_event_over(struct mt_event *event, bool *over)
 	return MT_OK;
 }
 
+static inline enum mt_status late_fetch(struct mt_device *device, void *dst, const void *src, size_t bytes)
+{
+	memcpy(dst, late_address(src), bytes);
+	return MT_OK;
+}
+
+static inline enum mt_status late_store(struct mt_device *device, void *dst, const void *src, size_t bytes)
+{
+	memcpy(late_address(dst), src, bytes);
+	return MT_OK;
+}
+
 static inline enum mt_status late_mark_set(struct mt_stream *stream, struct mt_mark *mark)
 {
 	struct late_mark *m = calloc(1, sizeof *m);
@@ -434,6 +446,8 @@ static const struct mt_async_ops late_async = {
 	.event_record = late_event_record,
 	.event_wait = late_event_wait,
 	.event_over = late_event_over,
+	.fetch = late_fetch,
+	.store = late_store,
 	.mark = late_mark_set,
 	.mark_read = late_mark_read,
 };

@@ -30,7 +30,8 @@ struct cuda_device {
 	struct cuda_range *ranges; /* owned */
 	bool exportable;           /* memory is made so that other processes and NICs may be given it */
 	struct cuda_staging *staging;
-	cudaStream_t clock; /* always idle: anchors are recorded here */
+	cudaStream_t transfer; /* of copies at once, from any thread */
+	cudaStream_t clock;    /* always idle: anchors are recorded here */
 	struct cuda_mark *idle_marks;
 	struct cuda_anchor *anchor, *idle_anchors;
 	cublasLtHandle_t blas;
@@ -82,6 +83,9 @@ void cuda_staging_close(struct cuda_device *cuda);
 enum mt_status cuda_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 enum mt_status cuda_download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 enum mt_status cuda_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
+/* At once, from any thread. */
+enum mt_status cuda_fetch(struct mt_device *device, void *dst, const void *src, size_t bytes);
+enum mt_status cuda_store(struct mt_device *device, void *dst, const void *src, size_t bytes);
 
 /* stream.c */
 extern const struct mt_async_ops cuda_async;

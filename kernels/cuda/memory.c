@@ -90,7 +90,8 @@ static enum mt_status make_range(struct cuda_device *cuda, size_t bytes, struct 
 	return MT_OK;
 }
 
-/* The range's work must be over. Failures have nobody to be told to; the context's end frees all. */
+/* Waits for the GPU, in case a failure left work under way: memory is taken from under it at once. Failures have nobody to be told
+ * to; the context's end frees all. */
 static void free_range(struct cuda_device *cuda, struct cuda_range *range)
 {
 	struct driver driver;
@@ -99,6 +100,8 @@ static void free_range(struct cuda_device *cuda, struct cuda_range *range)
 		at = &(*at)->next;
 	if (*at)
 		*at = range->next;
+	if (cudaDeviceSynchronize() != cudaSuccess)
+		cudaGetLastError();
 	if (find(&driver) == MT_OK) {
 		if (range->committed_bytes)
 			driver.unmap(range->base, range->committed_bytes);

@@ -252,14 +252,31 @@ enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, 
 	return cuda_product_run(cuda, stream, &plan->product, o.a, o.b, o.c, &plan->algorithm, plan->workspace_bytes);
 }
 
+static enum mt_status read_choice(enum cuda_choice *choice)
+{
+	static const char *const names[] = {
+		[CUDA_CHOICE_FIRST] = "first", [CUDA_CHOICE_SAME] = "same", [CUDA_CHOICE_FASTEST] = "fastest"};
+	const char *wish = getenv("MEGATUNE_CUBLASLT");
+	*choice = CUDA_CHOICE_SAME;
+	if (!wish || !*wish)
+		return MT_OK;
+	for (int i = 0; i <= CUDA_CHOICE_FASTEST; i++) {
+		if (strcmp(wish, names[i]) != 0)
+			continue;
+		*choice = (enum cuda_choice)i;
+		return MT_OK;
+	}
+	return mt_fail(MT_INPUT,
+		       "MEGATUNE_CUBLASLT is '%s': first (nothing is measured), same (the fastest of the same bits), fastest, "
+		       "or not set",
+		       wish);
+}
+
 enum mt_status cuda_products_open(struct cuda_device *cuda)
 {
-	const char *choice = getenv("MEGATUNE_CUBLASLT");
+	MT_TRY(read_choice(&cuda->choice));
 	/* NVIDIA's advice: 32 MiB where warp groups multiply (sm_90), 4 MiB before. */
 	cuda->workspace_bytes = (size_t)(cuda->launch.arch >= 90 ? 32 : 4) << 20;
-	cuda->choice = choice && !strcmp(choice, "first")     ? CUDA_CHOICE_FIRST
-		       : choice && !strcmp(choice, "fastest") ? CUDA_CHOICE_FASTEST
-							      : CUDA_CHOICE_SAME;
 	BLAS_TRY(cublasLtCreate(&cuda->blas));
 	return MT_OK;
 }

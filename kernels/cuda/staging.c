@@ -30,6 +30,7 @@ enum mt_status cuda_staging_open(struct cuda_device *cuda)
 		return mt_fail(MT_NOMEM, "CUDA: no host memory for staging");
 	cuda->staging = s;
 	void *memory;
+	CUDA_TRY(cudaStreamCreateWithFlags(&cuda->transfer, cudaStreamNonBlocking));
 	CUDA_TRY(cudaMallocHost(&memory, SMALL_SLOTS * SMALL_BYTES + LARGE_SLOTS * LARGE_BYTES));
 	s->memory = memory;
 	for (int i = 0; i < SLOTS; i++) {
@@ -46,6 +47,8 @@ void cuda_staging_close(struct cuda_device *cuda)
 	struct cuda_staging *s = cuda->staging;
 	if (!s)
 		return;
+	if (cuda->transfer)
+		cudaStreamDestroy(cuda->transfer);
 	for (int i = 0; i < SLOTS; i++)
 		if (s->slots[i].free)
 			cudaEventDestroy(s->slots[i].free);
@@ -113,4 +116,23 @@ enum mt_status cuda_copy(struct mt_device *device, struct mt_stream *stream, voi
 	if (bytes && dst != src)
 		CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda_stream(stream)));
 	return MT_OK;
+}
+
+static enum mt_status copy_now(struct mt_device *device, void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+	struct cuda_device *cuda = cuda_of(device);
+	CUDA_TRY(cudaSetDevice(cuda->index)); /* the thread may have another, or none */
+	CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, kind, cuda->transfer));
+	CUDA_TRY(cudaStreamSynchronize(cuda->transfer));
+	return MT_OK;
+}
+
+enum mt_status cuda_fetch(struct mt_device *device, void *dst, const void *src, size_t bytes)
+{
+	return copy_now(device, dst, src, bytes, cudaMemcpyDeviceToHost);
+}
+
+enum mt_status cuda_store(struct mt_device *device, void *dst, const void *src, size_t bytes)
+{
+	return copy_now(device, dst, src, bytes, cudaMemcpyHostToDevice);
 }

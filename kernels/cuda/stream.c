@@ -196,6 +196,8 @@ const struct mt_async_ops cuda_async = {
 	.event_record = event_record,
 	.event_wait = event_wait,
 	.event_over = event_over,
+	.fetch = cuda_fetch,
+	.store = cuda_store,
 	.mark = mark,
 	.mark_read = mark_read,
 };

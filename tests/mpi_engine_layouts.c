@@ -7,14 +7,13 @@
  * run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at the last; bf16 2e-2. The same layout twice gives the same bits. */
 #include "base/log.h"
 #include "engine/engine.h"
-#include "tests/late_device.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS = 20, MOST_FAILURES = 20, LATE_STEPS = 3, LATE_MS = 1 };
+enum { STEPS = 20, MOST_FAILURES = 20 };
 
 struct counts {
 	int passed, failed, skipped;
@@ -38,8 +37,8 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype)
 	run->train.lr = 3e-3;
 }
 
-/* Losses of the first steps of a layout on `fabric`; all ranks of the fabric call it. */
-static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, const char *kind, int steps, double *losses)
+/* Losses of STEPS steps of a layout on `fabric`; all ranks of the fabric call it. */
+static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, const char *kind, double *losses)
 {
 	struct mt_device_config device_config = {.kind = kind, .threads = 1};
 	struct mt_engine_config config = {.run = run, .fabric = fabric};
@@ -48,17 +47,12 @@ static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, 
 	struct mt_engine *engine = NULL;
 	enum mt_status st;
 
-	if (!strcmp(kind, "late"))
-		st = late_device_create(&device, "cpu", LATE_MS);
-	else
-		st = mt_device_create(&device, &device_config);
-	if (st != MT_OK)
-		goto out;
+	MT_GOTO(out, mt_device_create(&device, &device_config));
 	MT_GOTO(out, mt_dataset_open(&dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
 	config.device = device;
 	config.dataset = dataset;
 	MT_GOTO(out, mt_engine_create(&engine, &config));
-	for (int step = 0; step < steps; step++) {
+	for (int step = 0; step < STEPS; step++) {
 		struct mt_step_stats stats;
 
 		MT_GOTO(out, mt_engine_step(engine, &stats));
@@ -102,30 +96,23 @@ static void tell(struct counts *counts, bool ok, const struct mt_run *run, const
 
 /* Layouts smaller than the job run as several copies side by side: every block of ranks trains the same. */
 static void run_layout(struct counts *counts, const struct mt_run *run, struct mt_fabric *fabric, const double *expected,
-		       bool twice, bool late)
+		       bool twice)
 {
 	struct mt_fabric *sub = NULL;
-	double losses[STEPS] = {0}, again[STEPS] = {0}, behind[LATE_STEPS] = {0};
+	double losses[STEPS] = {0}, again[STEPS] = {0};
 	char why[160] = "";
 	enum mt_status st = mt_fabric_block(&sub, fabric, (int)mt_layout_world(&run->layout));
 	bool ok = st == MT_OK;
 
 	if (ok)
-		st = train(run, sub, "cpu", STEPS, losses);
+		st = train(run, sub, "cpu", losses);
 	if (st == MT_OK && twice)
-		st = train(run, sub, "cpu", STEPS, again);
-	if (st == MT_OK && late)
-		st = train(run, sub, "late", LATE_STEPS, behind);
+		st = train(run, sub, "cpu", again);
 	mt_fabric_destroy(sub);
 	ok = st == MT_OK && close_enough(losses, expected, (enum mt_dtype)run->layout.dtype, why);
 	if (ok && twice && memcmp((const char *)losses, (const char *)again, sizeof losses) != 0) {
 		ok = false;
 		snprintf(why, sizeof why, "the second run of the same layout differs in its bits");
-	}
-	if (ok && late && memcmp((const char *)losses, (const char *)behind, sizeof behind) != 0) {
-		ok = false;
-		snprintf(why, sizeof why, "a device behind the host differs in its bits: step %d loss %.17g, %.17g", LATE_STEPS - 1,
-			 behind[LATE_STEPS - 1], losses[LATE_STEPS - 1]);
 	}
 	if (st != MT_OK)
 		snprintf(why, sizeof why, "%s", mt_error_message());
@@ -145,8 +132,7 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 			l->zero = zero;
 			l->recompute = (index + sp + zero) % 3 == 0 ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
 			l->mbs = l->dp <= 4 && index % 2 ? 2 : 1;
-			run_layout(counts, run, fabric, expected, (index + sp + zero) % 4 == 0,
-				   run->layout.dtype == MT_F32 && (index + sp + zero) % 2 == 0);
+			run_layout(counts, run, fabric, expected, (index + sp + zero) % 4 == 0);
 		}
 	}
 }
@@ -176,7 +162,7 @@ static enum mt_status train_alone(struct mt_fabric *fabric, double expected[CASE
 		if (i % size != rank)
 			continue;
 		set_run(&run, cases[i].model, cases[i].dtype);
-		st = train(&run, alone, "reference", STEPS, expected[i]);
+		st = train(&run, alone, "reference", expected[i]);
 		mt_run_free(&run);
 		if (st != MT_OK)
 			goto out;
@@ -231,7 +217,7 @@ static void run_schedules(struct counts *counts, struct mt_run *run, struct mt_f
 		l->zero = schedules[i].zero;
 		l->recompute = schedules[i].full ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
 		l->mbs = 1;
-		run_layout(counts, run, fabric, expected, i % 4 == 0, run->layout.dtype == MT_F32);
+		run_layout(counts, run, fabric, expected, i % 4 == 0);
 		*l = plain;
 	}
 }

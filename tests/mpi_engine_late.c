@@ -1,0 +1,129 @@
+/* Layouts of several ranks train to the same bits on a device that runs behind the host as on the host itself.
+ * ranks: 4
+ *
+ * The same operations and collectives in the same order give the same bits, unless one of them came before what it needed: so an
+ * event that is missing between the compute stream and those of messages and reductions shows here, without a GPU. Collectives
+ * are staged through host memory, so that path is tried too. */
+#include "engine/engine.h"
+#include "tests/late_device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STEPS = 3, LATE_MS = 1 };
+
+struct layout {
+	const char *model;
+	int tp, pp, dp, sp, zero, recompute, dtype;
+};
+
+static const struct layout layouts[] = {
+	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32},   {"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32},   {"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16},
+	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32},   {"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16},
+	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16},  {"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32},
+	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32}, {"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16},
+};
+
+enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
+
+static enum mt_status set_run(struct mt_run *run, const struct layout *layout)
+{
+	mt_run_default(run);
+	MT_TRY(mt_model_load(&run->model, layout->model));
+	run->layout.tp = layout->tp;
+	run->layout.pp = layout->pp;
+	run->layout.dp = layout->dp;
+	run->layout.sp = layout->sp;
+	run->layout.zero = layout->zero;
+	run->layout.recompute = layout->recompute;
+	run->layout.dtype = layout->dtype;
+	run->layout.gbs = 8;
+	run->layout.mbs = 1;
+	run->layout.seq = 16;
+	run->layout.threads = 1;
+	run->layout.bucket_bytes = 64 << 10; /* several buckets */
+	run->train.steps = STEPS;
+	run->train.lr = 3e-3;
+	return MT_OK;
+}
+
+/* Loss and gradient norm of each step, the same on every rank. */
+static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, bool late, double numbers[2 * STEPS])
+{
+	struct mt_engine_config config = {.run = run, .fabric = fabric};
+	struct mt_device *device = NULL;
+	struct mt_dataset *dataset = NULL;
+	struct mt_engine *engine = NULL;
+	enum mt_status st;
+
+	st = late ? late_device_create(&device, "cpu", LATE_MS)
+		  : mt_device_create(&device, &(struct mt_device_config){.kind = "cpu", .threads = 1});
+	if (st != MT_OK)
+		goto out;
+	MT_GOTO(out, mt_dataset_open(&dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	config.device = device;
+	config.dataset = dataset;
+	MT_GOTO(out, mt_engine_create(&engine, &config));
+	for (int step = 0; step < STEPS; step++) {
+		struct mt_step_stats stats;
+
+		MT_GOTO(out, mt_engine_step(engine, &stats));
+		numbers[2 * step] = stats.loss;
+		numbers[2 * step + 1] = stats.grad_norm;
+	}
+out:
+	mt_engine_destroy(engine);
+	mt_dataset_close(dataset);
+	mt_device_destroy(device);
+	return st;
+}
+
+static bool passes(const struct layout *layout, struct mt_fabric *fabric)
+{
+	double expected[2 * STEPS] = {0}, got[2 * STEPS] = {0};
+	bool leader = mt_fabric_rank(fabric) == 0;
+	struct mt_run run;
+	enum mt_status st;
+
+	MT_GOTO(out, set_run(&run, layout));
+	MT_GOTO(out, train(&run, fabric, false, expected));
+	MT_GOTO(out, train(&run, fabric, true, got));
+out:
+	if (st != MT_OK) { /* the others may wait for this rank */
+		fprintf(stderr, "rank %d: %s\n", mt_fabric_rank(fabric), mt_error_message());
+		mt_fabric_abort(fabric, 4);
+	}
+	mt_run_free(&run);
+	if (!memcmp((const char *)expected, (const char *)got, sizeof got))
+		return true;
+	for (int step = 0; leader && step < STEPS; step++)
+		printf("FAILED %s tp %d pp %d dp %d: step %d: loss %.17g behind the host, %.17g on it; gradient norm %.17g, "
+		       "%.17g\n",
+		       layout->model, layout->tp, layout->pp, layout->dp, step, got[2 * step], expected[2 * step],
+		       got[2 * step + 1], expected[2 * step + 1]);
+	return false;
+}
+
+int main(void)
+{
+	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	struct mt_fabric *fabric;
+	int passed = 0;
+
+	if (mt_fabric_create(&fabric, &config) != MT_OK) {
+		fprintf(stderr, "%s\n", mt_error_message());
+		return 4;
+	}
+	if (mt_fabric_size(fabric) != 4) {
+		fprintf(stderr, "this test needs 4 ranks, there are %d\n", mt_fabric_size(fabric));
+		mt_fabric_abort(fabric, 2);
+	}
+	for (int i = 0; i < LAYOUTS; i++)
+		passed += passes(&layouts[i], fabric);
+	if (mt_fabric_rank(fabric) == 0)
+		printf("%d passed, %d failed, 0 skipped\n", passed, LAYOUTS - passed);
+	mt_fabric_destroy(fabric);
+	return passed < LAYOUTS;
+}

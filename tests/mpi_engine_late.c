@@ -5,6 +5,7 @@
  * event that is missing between the compute stream and those of messages and reductions shows here, without a GPU. Collectives
  * are staged through host memory, so that path is tried too. */
 #include "engine/engine.h"
+#include "engine/schedule.h"
 #include "tests/late_device.h"
 
 #include <stdio.h>
@@ -15,15 +16,23 @@ enum { STEPS = 3, LATE_MS = 1 };
 
 struct layout {
 	const char *model;
-	int tp, pp, dp, sp, zero, recompute, dtype;
+	int tp, pp, dp, sp, zero, recompute, dtype, schedule, vp; /* vp 0: as by default */
 };
 
 static const struct layout layouts[] = {
-	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32},   {"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32},
-	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32},   {"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16},
-	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32},   {"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16},
-	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16},  {"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32},
-	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32}, {"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16},
+	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
+	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0},
+	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1},
+	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
@@ -39,6 +48,9 @@ static enum mt_status set_run(struct mt_run *run, const struct layout *layout)
 	run->layout.zero = layout->zero;
 	run->layout.recompute = layout->recompute;
 	run->layout.dtype = layout->dtype;
+	run->layout.schedule = layout->schedule;
+	if (layout->vp)
+		run->layout.vp = layout->vp;
 	run->layout.gbs = 8;
 	run->layout.mbs = 1;
 	run->layout.seq = 16;

@@ -67,7 +67,7 @@ enum { MT_SCHEDULE_LANES = 4 };
 int mt_schedule_lane(enum mt_schedule kind, const struct mt_action *action);
 static inline bool mt_schedule_splits(enum mt_schedule kind)
 {
-	return kind != MT_SCHEDULE_1F1B;
+	return kind == MT_SCHEDULE_ZB_H1 || kind == MT_SCHEDULE_ZB_V;
 }
 
 #endif

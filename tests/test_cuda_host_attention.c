@@ -205,17 +205,19 @@ static void check_type(const struct shape *s, enum type type)
 	release(&got);
 }
 
+/* f16 differs from bf16 in two instructions, so it need not go everywhere. */
 static void check(const struct shape *s)
 {
-	for (int type = BF16; type <= F32; type++)
-		check_type(s, type);
+	check_type(s, BF16);
+	check_type(s, F32);
 }
 
 static void every_head_size_equals_reference(void **state)
 {
 	static const int64_t sizes[] = {64, 80, 96, 128, 192, 256};
 	for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-		check(&(struct shape){1, 66, 2, 1, sizes[i], .gap = 0});
+		for (int type = BF16; type <= F32; type++)
+			check_type(&(struct shape){1, 66, 2, 1, sizes[i], .gap = 0}, type);
 	check(&(struct shape){1, 33, 1, 1, 1, .gap = 1});
 	check(&(struct shape){2, 20, 2, 2, 17, .gap = 0});
 	check(&(struct shape){1, 20, 2, 1, 72, .gap = 8});
@@ -246,6 +248,7 @@ static void windows_and_documents_equal_reference(void **state)
 	check(&(struct shape){2, 200, 2, 1, 64, .document = 50});
 	check(&(struct shape){1, 150, 2, 1, 32, .document = 4, .gap = 1});
 	check(&(struct shape){2, 150, 1, 1, 64, .window = 30, .document = 60});
+	check_type(&(struct shape){1, 150, 1, 1, 64, .window = 30, .document = 60, .gap = 1}, F16);
 	check(&(struct shape){1, 150, 1, 1, 128, .window = 90, .document = 100});
 	check(&(struct shape){1, 100, 1, 1, 256, .window = 40, .document = 40});
 }

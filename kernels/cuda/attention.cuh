@@ -63,8 +63,8 @@ static inline const char *attention_obstacle(const struct mt_attention *a)
 {
 	if (a->head_dim > 256)
 		return "the head size is over 256";
-	if (a->seq > INT32_MAX / 2 || a->batch * a->heads > INT32_MAX)
-		return "the sequence or the batch is too long";
+	if (a->seq > 1 << 20 || a->batch * a->heads > INT32_MAX) /* a grid's limits */
+		return "a sequence has over 2^20 rows, or there are over 2^31 heads in all";
 	return a->scale > 0 ? NULL : "the scale is not positive";
 }
 
@@ -237,7 +237,8 @@ static __device__ __forceinline__ void product_abt(float (&scores)[MT][NT][4], c
 
 /* sums(16 MT, 8 NT) += weights(16 MT, 16 KT) b(16 KT, columns [first, first + 8 NT) of D); `first` is a multiple of 8 NT. */
 template <typename E, int D, int MT, int KT, int NT>
-static __device__ __forceinline__ void product_ab(float (&sums)[MT][NT][4], const uint32_t (&weights)[MT][KT][4], const E *b, int first)
+static __device__ __forceinline__ void product_ab(float (&sums)[MT][NT][4], const uint32_t (&weights)[MT][KT][4], const E *b,
+						  int first)
 {
 	constexpr bool EVEN = NT % SWIZZLE_CHUNKS(D) == 0; /* `first` does not change the order of chunks */
 	const int lane = threadIdx.x % 32, row = lane & 15;

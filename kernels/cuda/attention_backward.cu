@@ -5,8 +5,8 @@
  *
  * Three kernels, none with atomics, so the bits never depend on what runs when:
  *   sums       delta, a warp a row.
- *   keys       a block keeps a tile of keys and values and goes over the queries that see it, head by head of the group, in tiles of
- *              BC. It makes the transposed scores k q^T, whose accumulators, rounded, are the left operand of p^T do and ds^T q.
+ *   keys       a block keeps a tile of keys and values and goes over the queries that see it, head by head of the group, in tiles
+ *              of BC. It makes the transposed scores k q^T, whose accumulators, rounded, are the left operand of p^T do and ds^T q.
  *   queries    a block keeps a tile of q and do and goes over the keys it sees, as the forward pass does.
  * Scores are so made twice, 7 products where 5 would do, which is the price of the fixed order.
  *
@@ -16,11 +16,12 @@
 #include "kernels/cuda/attention.cuh"
 
 #ifndef MT_ATTENTION_ELEMENT
-#define MT_ATTENTION_ELEMENT __nv_bfloat16
+#define MT_ATTENTION_ELEMENT  __nv_bfloat16
 #define MT_ATTENTION_BACKWARD mt_cuda_attention_mma_bwd
 #endif
 
-template <typename E> static __global__ void __launch_bounds__(128) attention_sums(const __grid_constant__ attention_args args, int64_t rows)
+template <typename E>
+static __global__ void __launch_bounds__(128) attention_sums(const __grid_constant__ attention_args args, int64_t rows)
 {
 	const int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32; /* of (B,T,H) */
 	if (row >= rows)
@@ -87,8 +88,8 @@ static __device__ __forceinline__ void load_stats(query_stats *stats, const atte
 
 /* scores(keys,queries) to p, in place; row: key of element 0, i: first query of the tile. */
 template <int NT>
-static __device__ __forceinline__ void transposed_weights(float (&scores)[NT][4], const query_stats *stats, int key, int i, bool whole,
-							  float factor)
+static __device__ __forceinline__ void transposed_weights(float (&scores)[NT][4], const query_stats *stats, int key, int i,
+							  bool whole, float factor)
 {
 	const int column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -116,8 +117,8 @@ static __device__ __forceinline__ void transposed_gradients(float (&p)[NT][4], c
 
 /* Rows of a warp to global memory, through rows of a tile that only it reads. */
 template <typename E, int D, int MT, int NT>
-static __device__ __forceinline__ void leave_rows(const attention_args &args, E *tile, const float (&sums)[MT][NT][4], float factor, E *to,
-						  int64_t stride, int first, int real)
+static __device__ __forceinline__ void leave_rows(const attention_args &args, E *tile, const float (&sums)[MT][NT][4], float factor,
+						  E *to, int64_t stride, int first, int real)
 {
 	const int row = threadIdx.x / 32 * 16 * MT;
 	__syncwarp();
@@ -185,14 +186,16 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 		round_weights<E>(weights, p);
 		product_ab<E, D, MT, BC / 16, COLS / 8>(dk, weights, tiles.pass + place * D, first);
 	}
-	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep, dk, args.scale, (E *)args.dk + kv_at, args.kv_stride, first, args.seq - j0);
+	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep, dk, args.scale, (E *)args.dk + kv_at, args.kv_stride, first,
+				       args.seq - j0);
 	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep2, dv, 1.0f, (E *)args.dv + kv_at, args.kv_stride, first, args.seq - j0);
 }
 
 /* scores(queries,keys) and dp to ds, in place. row: query of element 0, j: first key of the tile. */
 template <int NT>
 static __device__ __forceinline__ void gradients(float (&scores)[NT][4], const float (&dp)[NT][4], const float (&lse)[2],
-						 const float (&delta)[2], const int (&low)[2], int query, int j, bool whole, float factor)
+						 const float (&delta)[2], const int (&low)[2], int query, int j, bool whole,
+						 float factor)
 {
 	const int column = j + threadIdx.x % 4 * 2;
 #pragma unroll
@@ -213,12 +216,14 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 	MT_SHARED(E, shared);
 	const backward_tiles<E, D, BR, BC> tiles = tiles_in<E, D, BR, BC>(shared);
 	const int head = (int)(blockIdx.x % (unsigned)args.heads), i0 = (int)(gridDim.y - 1 - blockIdx.y) * BR;
-	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.seq, sums0 = (batch * args.heads + head) * args.seq;
+	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.seq,
+		      sums0 = (batch * args.heads + head) * args.seq;
 	const int64_t column = (int64_t)head * args.dim, kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
 	const int *starts = starts_of(args, (int)batch);
 	const int row = threadIdx.x / 32 * 16 * MT, query = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq);
 	const int after = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
-	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column, *v = (const E *)args.v + row0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column,
+		*v = (const E *)args.v + row0 * args.kv_stride + kv_column;
 	float dq[MT][D / 8][4], lse[MT][2], delta[MT][2];
 	int low[MT][2];
 	clear(dq);
@@ -262,8 +267,8 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 		round_weights<E>(weights, scores);
 		product_ab<E, D, MT, BC / 16, D / 8>(dq, weights, tiles.pass + place * D, 0);
 	}
-	leave_rows<E, D, MT, D / 8>(args, tiles.keep, dq, args.scale,
-				    (E *)args.dq + (row0 + i0) * args.q_stride + column, args.q_stride, 0, args.seq - i0);
+	leave_rows<E, D, MT, D / 8>(args, tiles.keep, dq, args.scale, (E *)args.dq + (row0 + i0) * args.q_stride + column,
+				    args.q_stride, 0, args.seq - i0);
 }
 
 template <int D, int BR, int BC, int MT, int COLS> static void launch_keys(struct mt_cuda_launch *on, const struct mt_op *op)
@@ -272,7 +277,8 @@ template <int D, int BR, int BC, int MT, int COLS> static void launch_keys(struc
 	const struct mt_attention *a = &op->attention;
 	const size_t shared_bytes = (size_t)(2 * BR + 4 * BC) * D * sizeof(E) + 2 * BC * sizeof(query_stats);
 	const dim3 grid((unsigned)(a->batch * a->kv_heads), (unsigned)((a->seq + BR - 1) / BR), D / COLS);
-	cudaFuncSetAttribute(attention_keys<E, D, BR, BC, MT, COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+	cudaFuncSetAttribute(attention_keys<E, D, BR, BC, MT, COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+			     (int)shared_bytes);
 	MT_LAUNCH((attention_keys<E, D, BR, BC, MT, COLS>), grid, BR / MT * 2, shared_bytes, on->stream, attention_args_of(op));
 }
 
@@ -290,7 +296,8 @@ enum mt_status MT_ATTENTION_BACKWARD(struct mt_cuda_launch *on, const struct mt_
 {
 	const struct mt_attention *a = &op->attention;
 	const int64_t dim = a->head_dim, rows = a->batch * a->seq * a->heads;
-	MT_LAUNCH(attention_sums<MT_ATTENTION_ELEMENT>, (unsigned)((rows + 3) / 4), 128, 0, on->stream, attention_args_of(op), rows);
+	MT_LAUNCH(attention_sums<MT_ATTENTION_ELEMENT>, (unsigned)((rows + 3) / 4), 128, 0, on->stream, attention_args_of(op),
+		  rows);
 	if (dim <= 64) {
 		launch_keys<64, 128, 32, 1, 64>(on, op);
 		launch_queries<64, 128, 32, 2>(on, op);

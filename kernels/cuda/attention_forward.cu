@@ -110,7 +110,8 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_forward(const __
 	const int row = threadIdx.x / 32 * 16 * MT, i = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq);
 	const int64_t kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
 	const E *q = (const E *)args.q + (row0 + i0) * args.q_stride + (int64_t)head * args.dim;
-	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column, *v = (const E *)args.v + row0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column,
+		*v = (const E *)args.v + row0 * args.kv_stride + kv_column;
 	const int whole = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
 	float sums[MT][D / 8][4];
 	softmax_rows rows[MT];

@@ -1,8 +1,8 @@
 /* attention_simt: attention in f32, forward and backward, on the ordinary units: complete, not fast (tensor cores have no f32).
  *
  * A block of 256 threads keeps BR rows of one head, queries (keys in the pass for dk and dv), and goes over the rows they meet in
- * tiles of 16. LANES neighbouring threads share a row: each makes 16 / LANES of its scores and D / LANES columns of its result. In
- * shared memory a row of D has four floats more, so that lanes which read different rows of a tile meet different banks.
+ * tiles of 16. LANES neighbouring threads share a row: each makes 16 / LANES of its scores and D / LANES columns of its result.
+ * In shared memory a row of D has four floats more, so that lanes which read different rows of a tile meet different banks.
  * Formulas and masks are those of attention_forward.cu and attention_backward.cu; D is 64, 128 or 256. */
 #include "kernels/cuda/attention.cuh"
 
@@ -48,8 +48,8 @@ template <int D> static size_t shared_bytes_of(void)
 
 /* Rows from..from+rows of a head's slice into a tile; zeros where there is nothing. By the block. */
 template <int D>
-static __device__ void simt_load(const attention_args &args, float *tile, const void *slice, int64_t batch, int64_t stride, int head,
-				 int from, int rows)
+static __device__ void simt_load(const attention_args &args, float *tile, const void *slice, int64_t batch, int64_t stride,
+				 int head, int from, int rows)
 {
 	const float *x = (const float *)slice + (batch * args.seq + from) * stride + (int64_t)head * args.dim;
 	for (int i = threadIdx.x; i < rows * D; i += THREADS) {
@@ -71,7 +71,8 @@ template <int D> static __device__ __forceinline__ float dot(const float *x, con
 
 /* sums += weights(row, 0..15) tile, the columns lane + LANES i. */
 template <int D>
-static __device__ __forceinline__ void accumulate(float (&sums)[simt_shape<D>::COLS], const float *weights, const float *tile, int lane)
+static __device__ __forceinline__ void accumulate(float (&sums)[simt_shape<D>::COLS], const float *weights, const float *tile,
+						  int lane)
 {
 	typedef simt_shape<D> S;
 	for (int c = 0; c < TILE; c++) {
@@ -83,8 +84,8 @@ static __device__ __forceinline__ void accumulate(float (&sums)[simt_shape<D>::C
 }
 
 template <int D>
-static __device__ __forceinline__ void store_sums(const attention_args &args, void *to, int64_t batch, int64_t stride, int head, int t,
-						  int lane, const float (&sums)[simt_shape<D>::COLS], float factor)
+static __device__ __forceinline__ void store_sums(const attention_args &args, void *to, int64_t batch, int64_t stride, int head,
+						  int t, int lane, const float (&sums)[simt_shape<D>::COLS], float factor)
 {
 	typedef simt_shape<D> S;
 	float *row = (float *)to + (batch * args.seq + t) * stride + (int64_t)head * args.dim;
@@ -238,7 +239,8 @@ template <int D> static void run(struct mt_cuda_launch *on, const struct mt_op *
 	const struct mt_attention *a = &op->attention;
 	const size_t bytes = shared_bytes_of<D>();
 	const int rows = simt_shape<D>::ROWS;
-	const dim3 grid((unsigned)(a->batch * (pass == SIMT_KEYS ? a->kv_heads : a->heads)), (unsigned)((a->seq + rows - 1) / rows));
+	const dim3 grid((unsigned)(a->batch * (pass == SIMT_KEYS ? a->kv_heads : a->heads)),
+			(unsigned)((a->seq + rows - 1) / rows));
 	void (*const kernel)(const attention_args) = pass == SIMT_FORWARD ? simt_forward<D>
 						     : pass == SIMT_KEYS  ? simt_keys<D>
 									  : simt_queries<D>;

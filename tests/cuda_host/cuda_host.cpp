@@ -251,7 +251,8 @@ static bool all_came(struct thread *warp, int lanes, const struct thread *self)
 		if (l >= lanes || warp[l].state == ENDED)
 			cuda_host_fault("%s: mask %#x names lane %d, which %s", self->kind, self->mask, l,
 					l >= lanes ? "the block has not" : "has returned");
-		if (warp[l].state != AT_WARP || warp[l].mask != self->mask || strcmp(warp[l].kind, self->kind) != 0)
+		if (warp[l].state != AT_WARP || warp[l].mask != self->mask ||
+		    (warp[l].kind != self->kind && strcmp(warp[l].kind, self->kind) != 0))
 			return false;
 	}
 	return true;

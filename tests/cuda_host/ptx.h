@@ -1,8 +1,9 @@
 /* ptx: the instructions of kernels/cuda/ptx.cuh on the processor, with the fragment layouts of the PTX ISA as said there.
  *
- * Lanes show each other their registers: each gives the address of its own, and a second exchange keeps them alive until all
- * have looked. Asynchronous copies are put off until they are waited for, so a kernel that reads too early gets what was there
- * before (NaN in fresh shared memory), and source and destination must stay as they are until then, as on a GPU. */
+ * Lanes show each other their registers in memory of the warp, two places in turn: a lane that comes to the next product waits
+ * there for the others, so none overwrites what another has yet to read. Asynchronous copies are put off until they are waited
+ * for, so a kernel that reads too early gets what was there before (NaN in fresh shared memory), and source and destination must
+ * stay as they are until then, as on a GPU. */
 #ifndef MT_TESTS_CUDA_HOST_PTX_H
 #define MT_TESTS_CUDA_HOST_PTX_H
 
@@ -25,30 +26,39 @@ static inline float element_of(uint32_t pair, int high, __half)
 	return __half2float(h);
 }
 
+/* A lane's registers in the last two products, element by element. */
 struct mma_operands {
-	uint32_t a[4], b[2];
+	float a[2][8], b[2][4];
+	unsigned turn;
 };
+
+static inline unsigned host_thread(void)
+{
+	return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+}
 
 template <typename E> static inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], E type)
 {
-	mma_operands mine;
-	memcpy(mine.a, a, sizeof a);
-	memcpy(mine.b, b, sizeof b);
-	uint64_t lanes[32];
-	memcpy(lanes, cuda_host_exchange("mma.sync", 0xffffffffu, (uint64_t)&mine), sizeof lanes);
+	static mma_operands threads[1024];
+	mma_operands *warp = &threads[host_thread() & ~31u], *mine = &warp[cuda_host_lane()];
+	const unsigned place = ++mine->turn % 2;
+	for (int i = 0; i < 8; i++)
+		mine->a[place][i] = element_of(a[i / 2], i % 2, type);
+	for (int i = 0; i < 4; i++)
+		mine->b[place][i] = element_of(b[i / 2], i % 2, type);
+	if (cuda_host_exchange("mma.sync", 0xffffffffu, place)[(cuda_host_lane() + 1) % 32] != place)
+		cuda_host_fault("mma.sync: the lanes of a warp have made different numbers of products");
 	const unsigned g = cuda_host_lane() / 4, t = cuda_host_lane() % 4;
 	for (unsigned k = 0; k < 16; k++) {
 		const unsigned part = k % 8 / 2, upper = k / 8;
-		const mma_operands *row = (const mma_operands *)lanes[4 * g + part];
-		const float low = element_of(row->a[2 * upper], k % 2, type), high = element_of(row->a[2 * upper + 1], k % 2, type);
+		const float *row = warp[4 * g + part].a[place];
+		const float low = row[4 * upper + k % 2], high = row[4 * upper + 2 + k % 2];
 		for (unsigned n = 0; n < 2; n++) {
-			const mma_operands *column = (const mma_operands *)lanes[4 * (2 * t + n) + part];
-			const float value = element_of(column->b[upper], k % 2, type);
+			const float value = warp[4 * (2 * t + n) + part].b[place][2 * upper + k % 2];
 			d[n] += low * value;
 			d[2 + n] += high * value;
 		}
 	}
-	__syncwarp();
 }
 
 static inline const uint16_t *matrix_row(const uint64_t *rows, unsigned matrix, unsigned row)
@@ -67,7 +77,6 @@ static inline void ldmatrix(uint32_t (&r)[4], shared_address row)
 		const uint16_t *from = matrix_row(rows, m, g) + 2 * t;
 		r[m] = from[0] | (uint32_t)from[1] << 16;
 	}
-	__syncwarp();
 }
 
 static inline void ldmatrix_trans(uint32_t (&r)[4], shared_address row)
@@ -76,7 +85,6 @@ static inline void ldmatrix_trans(uint32_t (&r)[4], shared_address row)
 	const unsigned g = cuda_host_lane() / 4, t = cuda_host_lane() % 4;
 	for (unsigned m = 0; m < 4; m++)
 		r[m] = matrix_row(rows, m, 2 * t)[g] | (uint32_t)matrix_row(rows, m, 2 * t + 1)[g] << 16;
-	__syncwarp();
 }
 
 /* The copies of a thread that are under way. */
@@ -92,7 +100,7 @@ struct host_copies {
 static inline host_copies *copies_of_thread(void)
 {
 	static host_copies threads[1024];
-	return &threads[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
+	return &threads[host_thread()];
 }
 
 static inline void copy_async(void *shared, const void *global, bool real)

@@ -1,0 +1,192 @@
+/* target: machines and stacks from files. A file holds one section; `like: NAME` starts from another file's values, so that a
+ * cluster is its accelerator and what differs. */
+#define _GNU_SOURCE
+#include "profiles/target.h"
+
+#include "base/file.h"
+#include "base/process.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef MT_PREFIX
+#define MT_PREFIX "/usr/local"
+#endif
+
+#define M(f)                offsetof(struct mt_target, f)
+#define S(f)                offsetof(struct mt_stack, f)
+#define TEXT(n, o, h)       {n, MT_OPTION_STRING, o, NULL, 0, 0, NULL, h}
+#define NUM(n, o, d, lo, hi, h) {n, MT_OPTION_FLOAT, o, d, lo, hi, NULL, h}
+#define INT(n, o, d, lo, hi, h) {n, MT_OPTION_INT, o, d, lo, hi, NULL, h}
+#define FLAG(n, o, d, h)    {n, MT_OPTION_BOOL, o, d, 0, 0, NULL, h}
+
+static const struct mt_option machine_options[] = {
+	TEXT("name", M(name), "name of the machine"),
+	TEXT("like", M(like), "machine file whose values this one starts from"),
+	TEXT("source", M(source), "where the numbers come from"),
+	INT("units", M(units), "108", 1, 4096, "multiprocessors of an accelerator"),
+	NUM("tflops_16", M(tflops_16), "312", 1, 1e6, "dense peak of 16-bit products, TFLOP/s"),
+	NUM("tflops_8", M(tflops_8), "0", 0, 1e6, "dense peak of 8-bit products, TFLOP/s; 0: none"),
+	NUM("tflops_4", M(tflops_4), "0", 0, 1e6, "dense peak of 4-bit products, TFLOP/s; 0: none"),
+	NUM("memory_gib", M(memory_gib), "80", 1, 1e5, "memory of an accelerator, GiB"),
+	NUM("memory_gbps", M(memory_gbps), "2039", 1, 1e6, "its bandwidth, GB/s"),
+	NUM("memory_frac", M(memory_frac), "0.85", 0.05, 1, "share of it that large copies reach"),
+	NUM("product_frac", M(product_frac), "0.85", 0.05, 1, "share of the 16-bit peak in a tile's inner loop"),
+	NUM("product_8_frac", M(product_8_frac), "0.65", 0.05, 1, "share of the 8-bit and 4-bit peak in a tile's inner loop"),
+	NUM("product_k0", M(product_k0), "128", 0, 4096, "prologue and epilogue of a tile, in steps of k"),
+	NUM("product_memory_frac", M(product_memory_frac), "0.6", 0.05, 20, "share of the bandwidth that products reach, caches included"),
+	NUM("tile_128_frac", M(tile_128_frac), "0.9", 0.1, 1.2, "rate of 128x128 tiles over that of 256x128"),
+	NUM("tile_64_frac", M(tile_64_frac), "0.7", 0.1, 1.2, "rate of 64x64 tiles over that of 256x128"),
+	NUM("product_us", M(product_us), "3", 0, 1000, "start of a product, us"),
+	NUM("attention_frac", M(attention_frac), "0.7", 0.05, 1.2, "rate of fused attention over that of products"),
+	NUM("kernel_us", M(kernel_us), "3", 0, 1000, "shortest kernel, us"),
+	INT("node_gpus", M(node_gpus), "8", 1, 1024, "accelerators of a node"),
+	INT("domain_gpus", M(domain_gpus), "8", 1, 1024, "accelerators joined by fast links"),
+	NUM("link_gbps", M(link_gbps), "300", 0.1, 1e5, "fast links of an accelerator, one direction, GB/s"),
+	NUM("link_frac", M(link_frac), "0.7", 0.05, 1.5, "share of them that long collectives reach"),
+	NUM("link_fast_frac", M(link_fast_frac), "0.4", 0.01, 1, "share of that in the quick protocol"),
+	NUM("link_us", M(link_us), "10", 0, 1e4, "start of a collective, us"),
+	NUM("link_hop_us", M(link_hop_us), "0.6", 0, 1e4, "each step of a collective, us"),
+	NUM("link_bulk_us", M(link_bulk_us), "20", 0, 1e4, "further start of the bulk protocol, us"),
+	NUM("switch_gain", M(switch_gain), "1", 0.1, 4, "gain of in-switch reduction"),
+	NUM("nic_gbps", M(nic_gbps), "25", 0.01, 1e5, "network of an accelerator, one direction, GB/s"),
+	NUM("nic_frac", M(nic_frac), "0.8", 0.05, 1, "share of it that long messages reach"),
+	NUM("nic_us", M(nic_us), "8", 0, 1e5, "each hop between nodes, us"),
+	INT("leaf_nodes", M(leaf_nodes), "32", 1, 1000000, "nodes below one leaf switch"),
+	NUM("spine_frac", M(spine_frac), "0.9", 0.1, 1, "bandwidth left for each factor of 8 in leaves"),
+};
+const struct mt_option_table mt_target_options = {"machine", machine_options, sizeof machine_options / sizeof machine_options[0]};
+
+static const struct mt_option stack_options[] = {
+	TEXT("name", S(name), "name of the software"),
+	TEXT("like", S(like), "stack file whose values this one starts from"),
+	TEXT("source", S(source), "where the numbers come from"),
+	FLAG("fused_attention", S(fused_attention), "true", "attention never writes its scores"),
+	FLAG("fused_elementwise", S(fused_elementwise), "true", "bias, dropout, activation and residual are fused"),
+	FLAG("sp_default", S(sp_default), "true", "sequence parallelism wherever tp > 1 and nothing is said"),
+	NUM("attention_gain", S(attention_gain), "1", 0.05, 4, "this software's fused attention over the machine's"),
+	NUM("elementwise_passes", S(elementwise_passes), "1.2", 0.1, 10, "traffic of vector operations over the least"),
+	NUM("host_forward_us", S(host_forward_us), "250", 0, 1e6, "host time of a layer's forward pass, us"),
+	NUM("host_backward_us", S(host_backward_us), "300", 0, 1e6, "host time of a layer's backward pass, us"),
+	NUM("host_comm_us", S(host_comm_us), "30", 0, 1e6, "host time of a collective, us"),
+	NUM("microbatch_us", S(microbatch_us), "1000", 0, 1e7, "host time of a micro-batch, us"),
+	NUM("step_us", S(step_us), "10000", 0, 1e8, "host time of a step, us"),
+	NUM("grad_bytes", S(grad_bytes), "4", 1, 8, "bytes of a gradient element on the wire"),
+	NUM("dp_overlap_frac", S(dp_overlap_frac), "0.8", 0, 1, "share of a backward pass that hides reductions"),
+	NUM("tp_overlap_frac", S(tp_overlap_frac), "0", 0, 1, "share of tensor-parallel communication that is hidden"),
+	NUM("p2p_overlap_frac", S(p2p_overlap_frac), "0", 0, 1, "share of pipeline messages that is hidden"),
+	FLAG("scatter_gather", S(scatter_gather), "true", "pipeline messages are split over tensor-parallel ranks"),
+	NUM("optimizer_bytes", S(optimizer_bytes), "40", 1, 1000, "memory traffic of the update, bytes a parameter"),
+	NUM("selective_frac", S(selective_frac), "0", 0, 1, "share of a layer's products that selective recompute repeats"),
+	NUM("low_precision_frac", S(low_precision_frac), "0.85", 0, 1, "share of the gain of 8-bit products that is left"),
+	NUM("jitter_frac", S(jitter_frac), "0.003", 0, 0.2, "time lost to the slowest rank for each factor of e in ranks"),
+	NUM("context_gib", S(context_gib), "2", 0, 100, "context, libraries and communicators, GiB"),
+	NUM("fragmentation_frac", S(fragmentation_frac), "0.03", 0, 1, "memory lost to fragmentation"),
+	NUM("spread_frac", S(spread_frac), "0.25", 0.001, 2, "half of the 90% interval before calibration"),
+};
+const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};
+
+static const char *const factor_names[MT_FACTORS] = {"product", "low",	   "attention", "memory", "host",   "link",
+						     "nic",	"exposed", "pipe",	"step",	  "jitter", "expert"};
+
+const char *mt_factor_name(enum mt_factor factor)
+{
+	return factor_names[factor];
+}
+
+/* DIR/KIND/WHAT.yaml where DIR is $MEGATUNE_DATA, the source tree beside the build, or the install prefix. */
+char *mt_target_path(const char *kind, const char *what)
+{
+	static const char *const beside[] = {"profiles", "../profiles", "../../profiles", "../share/megatune"};
+	const char *data = getenv("MEGATUNE_DATA");
+	char *self, *slash, *path = NULL;
+
+	if (strchr(what, '/') || strstr(what, ".yaml"))
+		return strdup(what);
+	if (data && *data)
+		path = mt_string("%s/%s/%s.yaml", data, kind, what);
+	self = mt_process_self();
+	slash = self ? strrchr(self, '/') : NULL;
+	if (slash)
+		*slash = '\0';
+	for (size_t i = 0; self && i < sizeof beside / sizeof beside[0] && !(path && access(path, R_OK) == 0); i++) {
+		free(path);
+		path = mt_string("%s/%s/%s/%s.yaml", self, beside[i], kind, what);
+	}
+	if (path && access(path, R_OK) != 0) {
+		free(path);
+		path = mt_string("%s/share/megatune/%s/%s.yaml", MT_PREFIX, kind, what);
+	}
+	free(self);
+	return path;
+}
+
+enum { LIKE_DEPTH = 6 };
+
+/* The file below first, then this one's own values over it. */
+static enum mt_status read_file(const struct mt_option_table *table, void *values, const char *kind, const char *what, int depth)
+{
+	static const char *const known[] = {"machine", "stack"};
+	char *path = mt_target_path(kind, what);
+	struct mt_yaml *root = NULL;
+	const struct mt_yaml *section, *like;
+	const char *base;
+	enum mt_status st = path ? MT_OK : mt_fail(MT_NOMEM, "no memory for a path");
+
+	if (st == MT_OK && access(path, R_OK) != 0)
+		st = mt_fail(MT_INPUT, "no file '%s' for '%s': give a name in profiles/%s or the path of a YAML file", path, what, kind);
+	if (st == MT_OK && depth > LIKE_DEPTH)
+		st = mt_fail(MT_INPUT, "%s: like: goes in a circle", path);
+	if (st != MT_OK)
+		goto out;
+	MT_GOTO(out, mt_yaml_load(&root, path));
+	MT_GOTO(out, mt_yaml_check_keys(root, known, 2));
+	section = mt_yaml_get(root, table->name);
+	if (!section) {
+		st = mt_fail(MT_INPUT, "%s: no section '%s:'", path, table->name);
+		goto out;
+	}
+	like = mt_yaml_get(section, "like");
+	if (like) {
+		MT_GOTO(out, mt_yaml_string(like, "like", &base));
+		MT_GOTO(out, read_file(table, values, kind, base, depth + 1));
+	}
+	st = mt_options_read(table, values, section);
+out:
+	mt_yaml_free(root);
+	free(path);
+	return st;
+}
+
+enum mt_status mt_target_load(struct mt_target *target, const char *what)
+{
+	enum mt_status st;
+
+	mt_options_default(&mt_target_options, target);
+	st = read_file(&mt_target_options, target, "machines", what, 0);
+	if (st != MT_OK)
+		mt_target_free(target);
+	return st;
+}
+
+enum mt_status mt_stack_load(struct mt_stack *stack, const char *what)
+{
+	enum mt_status st;
+
+	mt_options_default(&mt_stack_options, stack);
+	st = read_file(&mt_stack_options, stack, "stacks", what, 0);
+	if (st != MT_OK)
+		mt_stack_free(stack);
+	return st;
+}
+
+void mt_target_free(struct mt_target *target)
+{
+	mt_options_free(&mt_target_options, target);
+}
+
+void mt_stack_free(struct mt_stack *stack)
+{
+	mt_options_free(&mt_stack_options, stack);
+}

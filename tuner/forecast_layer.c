@@ -1,0 +1,215 @@
+/* forecast_layer: the operations of a layer and of the ends on one rank, and their seconds.
+ *
+ * T = mbs * seq / cp tokens; q, kv: widths of queries and of keys.
+ *   products    qkv (T,h)(h,q+2kv)  out (T,q)(q,h)  mlp (T,h)(h,g ffn), (T,ffn)(ffn,h), columns and rows over tp; backward each
+ *               twice: data (m,n,k -> m,k,n) and weight (n... k = T)
+ *   attention   fused: 2 T seq q / tp FLOPs (causal half of 4), backward 2.5 times; else two batched products, and passes over
+ *               the scores: softmax 4 bytes, dropout 5, products 2 + 2 each, backward as much again
+ *   vector      two norms, two residuals, activation, rotation
+ *   experts     topk T tokens a layer, sent to experts and back, in groups of topk T ep / experts
+ * The host enqueues a layer in time of its own; who is later sets the pace, the corner rounded. */
+#include "tuner/forecast.h"
+
+#include <math.h>
+#include <string.h>
+
+const struct mt_factors mt_factors_none = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+
+#define BACKWARD_VECTOR    1.8  /* traffic of the vector operations' backward over their forward */
+#define BACKWARD_ATTENTION 2.9  /* time: 2.5 times the FLOPs at 0.86 of the rate (Dao 2023, arXiv:2307.08691, fig. 5) */
+#define EXPERT_IMBALANCE   1.05 /* busiest expert group over the mean, balanced routing */
+
+/* The larger of two times that hide each other but for the corner. */
+static double later(double a, double b)
+{
+	double most = a > b ? a : b, ratio = most > 0 ? (a > b ? b : a) / most : 0;
+
+	ratio *= ratio;
+	ratio *= ratio;
+	return most * sqrt(sqrt(1 + ratio));
+}
+
+static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+		      double groups, double m, double n, double k)
+{
+	double full_s = mt_target_product_s(t, MT_WIDTH_16, groups, m, n, k), low_s;
+
+	if (c->width == MT_WIDTH_16)
+		return f->of[MT_FACTOR_PRODUCT] * full_s;
+	low_s = mt_target_product_s(t, c->width, groups, m, n, k);
+	low_s = full_s - s->low_precision_frac * (full_s - low_s);
+	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * (low_s < full_s ? low_s : full_s);
+}
+
+/* Seconds of y = x w, forward and both backward products. */
+struct linear {
+	double forward_s, backward_s;
+};
+
+static void add_linear(struct linear *sum, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+		       const struct mt_factors *f, double groups, double m, double n, double k)
+{
+	sum->forward_s += product(c, t, s, f, groups, m, n, k);
+	sum->backward_s += product(c, t, s, f, groups, m, k, n) + product(c, t, s, f, groups, n, k, m);
+}
+
+static double collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
+			 double bytes)
+{
+	double link_s, nic_s;
+
+	mt_target_collective(t, op, span, bytes, &link_s, &nic_s);
+	return f->of[MT_FACTOR_LINK] * link_s + f->of[MT_FACTOR_NIC] * nic_s;
+}
+
+/* Forward seconds of attention; the time to do its core again is the same. */
+static double attention_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+			  double *backward_s)
+{
+	double heads = c->heads / c->tp, rows = c->seq / c->cp, d = c->head_dim, forward_s;
+	struct mt_case wide = *c;
+
+	if (c->fused_attention) {
+		/* causal half, and the half-masked blocks of the diagonal; small heads leave the tensor units waiting */
+		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 128), rate = t->tflops_16 * t->product_frac * t->attention_frac;
+
+		rate *= s->attention_gain * d / (d + 32) * 1.25;
+		forward_s = t->kernel_us * 1e-6 + flops / (rate * 1e12);
+		*backward_s = BACKWARD_ATTENTION * forward_s * f->of[MT_FACTOR_ATTENTION];
+		return forward_s * f->of[MT_FACTOR_ATTENTION];
+	}
+	wide.width = MT_WIDTH_16;
+	double scores = c->mbs * heads * rows * c->seq, products_s, more_s;
+
+	products_s = product(&wide, t, s, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, s, f, c->mbs * heads, rows, d, c->seq);
+	more_s = product(&wide, t, s, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, s, f, c->mbs * heads, c->seq, rows, d);
+	forward_s = products_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 9 * scores);
+	*backward_s = products_s + more_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 11 * scores);
+	return forward_s;
+}
+
+/* Bytes that the vector operations of a layer move in a forward pass. */
+static double vector_bytes(const struct mt_case *c, double tokens)
+{
+	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
+	double routed = c->experts > 0 ? c->topk : 1;
+	double parts = routed * (c->gated ? 6 : 4) * c->ffn + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
+
+	if (c->experts > 0) /* permutation, scores, weighted sum */
+		whole += 8 * c->topk * c->hidden + 8 * c->experts;
+	return tokens * (whole / (c->sp ? c->tp : 1) + parts / c->tp);
+}
+
+static void experts(struct linear *sum, struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t,
+		    const struct mt_stack *s, const struct mt_factors *f, double tokens)
+{
+	double groups = c->experts / c->ep, rows = tokens * c->topk * c->ep / c->experts * EXPERT_IMBALANCE, bytes, send_s;
+	struct linear own = {0};
+	struct mt_span span = mt_target_span(t, c->ep, c->tp);
+
+	add_linear(&own, c, t, s, f, groups, rows, (c->gated ? 2 : 1) * c->ffn / c->tp, c->hidden);
+	add_linear(&own, c, t, s, f, groups, rows, c->hidden, c->ffn / c->tp);
+	sum->forward_s += f->of[MT_FACTOR_EXPERT] * own.forward_s;
+	sum->backward_s += f->of[MT_FACTOR_EXPERT] * own.backward_s;
+	bytes = 2 * tokens * c->topk * c->hidden / c->tp;
+	send_s = collective(t, f, MT_ALL_TO_ALL, span, bytes);
+	send_s += collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), bytes * c->tp);
+	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s; /* there and back, in one pass */
+}
+
+/* Tensor-parallel communication of one pass: two all-reduces, or gathers and scatters that move as much. */
+static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+		       double tokens)
+{
+	struct mt_span span = mt_target_span(t, c->tp, 1);
+	double bytes = 2 * tokens * c->hidden, one_s;
+
+	if (c->tp <= 1)
+		return 0;
+	if (c->sp)
+		one_s = collective(t, f, MT_ALL_GATHER, span, bytes) + collective(t, f, MT_REDUCE_SCATTER, span, bytes);
+	else
+		one_s = collective(t, f, MT_ALL_REDUCE, span, bytes);
+	return (c->experts > 0 ? 1 : 2) * one_s * (1 - s->tp_overlap_frac);
+}
+
+/* Ring attention: keys and values go round beside the attention of the block before. */
+static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, double beside_s)
+{
+	double bytes = 2 * tokens * 2 * c->kv_heads * c->head_dim / c->tp, ring_s, open_s;
+
+	if (c->cp <= 1)
+		return 0;
+	ring_s = collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->cp, c->tp), bytes * c->cp);
+	open_s = ring_s - 0.8 * beside_s * (c->cp - 1) / c->cp;
+	return open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s;
+}
+
+void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+		       const struct mt_factors *f)
+{
+	double tokens = c->mbs * c->seq / c->cp, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, tp_s, again_s = 0;
+	double core_s, core_back_s, vector_s, cp_s, cp_back_s, forward_s, backward_s, host_s, host_back_s, calls;
+	struct linear lin = {0};
+
+	memset(card, 0, sizeof *card);
+	add_linear(&lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden);
+	add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, q / c->tp);
+	if (c->experts > 0) {
+		experts(&lin, card, c, t, s, f, tokens);
+	} else {
+		add_linear(&lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * c->ffn / c->tp, c->hidden);
+		add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, c->ffn / c->tp);
+	}
+	core_s = attention_s(c, t, s, f, &core_back_s);
+	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, tokens)) +
+					      (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
+	tp_s = tensor_s(c, t, s, f, tokens);
+	cp_s = context_s(c, t, f, tokens, core_s);
+	cp_back_s = context_s(c, t, f, 2 * tokens, core_back_s);
+	forward_s = lin.forward_s + core_s + vector_s + tp_s + card->ep_s + cp_s;
+	backward_s = lin.backward_s + core_back_s + BACKWARD_VECTOR * vector_s + tp_s + card->ep_s + cp_back_s;
+	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
+	calls += c->experts > 0 ? 2 : 0;
+	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + calls * s->host_comm_us);
+	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + calls * s->host_comm_us);
+	if (c->recompute == MT_CASE_SELECTIVE)
+		again_s = core_s + s->selective_frac * lin.forward_s;
+	if (c->recompute == MT_CASE_FULL) {
+		again_s = forward_s;
+		host_back_s += host_s;
+	}
+	card->products_s = lin.forward_s + lin.backward_s;
+	card->attention_s = core_s + core_back_s;
+	card->vector_s = (1 + BACKWARD_VECTOR) * vector_s;
+	card->tp_s = (c->recompute == MT_CASE_FULL ? 3 : 2) * tp_s;
+	card->ep_s *= c->recompute == MT_CASE_FULL ? 3 : 2;
+	card->cp_s = cp_s + cp_back_s + (c->recompute == MT_CASE_FULL ? cp_s : 0);
+	card->forward_s = later(forward_s, host_s);
+	card->backward_s = later(backward_s + again_s, host_back_s);
+	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
+}
+
+void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
+		      const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f)
+{
+	double tokens = c->mbs * c->seq / c->cp, words = c->vocab / c->tp, tp_s = 0;
+	struct mt_case wide = *c;
+	struct linear lin = {0};
+
+	memset(embedding, 0, sizeof *embedding);
+	memset(head, 0, sizeof *head);
+	wide.width = MT_WIDTH_16;
+	if (c->tp > 1)
+		tp_s = collective(t, f, MT_ALL_REDUCE, mt_target_span(t, c->tp, 1), 2 * tokens * c->hidden);
+	add_linear(&lin, &wide, t, s, f, 1, tokens, words, c->hidden);
+	embedding->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (c->dropout ? 11 : 4) * tokens * c->hidden);
+	embedding->tp_s = 2 * tp_s;
+	embedding->forward_s = embedding->vector_s + tp_s;
+	embedding->backward_s = embedding->vector_s + tp_s;
+	head->products_s = lin.forward_s + lin.backward_s;
+	head->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (s->fused_elementwise ? 18 : 30) * tokens * words);
+	head->tp_s = 2 * tp_s;
+	head->forward_s = lin.forward_s + 0.6 * head->vector_s + tp_s;
+	head->backward_s = lin.backward_s + 0.4 * head->vector_s + tp_s;
+}

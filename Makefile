@@ -234,6 +234,8 @@ install: $(PROGRAM) $(PLUGINS)
 	$(if $(PLUGINS),install -d $(DESTDIR)$(PREFIX)/lib/megatune && install -m 755 $(PLUGINS) $(DESTDIR)$(PREFIX)/lib/megatune/)
 	install -d $(DESTDIR)$(PREFIX)/share/megatune/models
 	install -m 644 examples/models/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/models/
+	for kind in machines stacks maps; do install -d $(DESTDIR)$(PREFIX)/share/megatune/$$kind && \
+		install -m 644 profiles/$$kind/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/$$kind/ || exit 1; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/megatune

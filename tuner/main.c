@@ -18,6 +18,8 @@ static const struct {
 	{"tune", "search, run the best few, choose, report", mt_command_tune},
 	{"train", "train a model as a run file says", mt_command_train},
 	{"data", "tokenize text, and look into data sets", mt_command_data},
+	{"validate", "predict a table of measured runs, tell how far off", mt_command_validate},
+	{"calibrate", "fit machine and stack to measured runs", mt_command_calibrate},
 	{"report", "make the report again from a result file", mt_command_report},
 };
 
@@ -27,7 +29,7 @@ static void print_usage(FILE *file)
 {
 	fprintf(file, "usage: megatune COMMAND [options]\n\n");
 	for (int i = 0; i < COMMANDS; i++)
-		fprintf(file, "  %-9s %s\n", commands[i].name, commands[i].summary);
+		fprintf(file, "  %-10s %s\n", commands[i].name, commands[i].summary);
 	fprintf(file, "\nmegatune COMMAND --help tells more; megatune --version the version.\n");
 }
 

@@ -1,0 +1,308 @@
+/* fit: least squares on log(measured / predicted), robust and held to the physical values.
+ *
+ *   minimise  sum_i w_i rho((y_i - g_i(x)) / NOISE) + sum_k (x_k / sd_k)^2
+ *
+ * x: logarithms of the factors of all keys; a run reads four keys, so its gradient has 4 * MT_FACTORS terms, all equal among the four.
+ * rho: Huber's. sd_k: how far the physical value can be off (table below), split over the levels. Gauss-Newton with halved steps; the
+ * factors enter nearly linearly in the logarithm, a handful of rounds settles it. */
+#include "tuner/fit.h"
+
+#include "base/random.h"
+#include "base/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NOISE       0.03 /* repeatability of published runs */
+#define HUBER       2.0
+#define ROUNDS      8
+#define DIFFERENCE  0.02
+#define GROUP_ROWS  60.0 /* a group weighs no more than that many rows */
+#define LEVEL_SHARE 0.7
+
+static const double prior_sd[MT_FACTORS] = {
+	[MT_FACTOR_PRODUCT] = 0.12, [MT_FACTOR_LOW] = 0.15,  [MT_FACTOR_ATTENTION] = 0.35, [MT_FACTOR_MEMORY] = 0.35,
+	[MT_FACTOR_HOST] = 0.5,	    [MT_FACTOR_LINK] = 0.25, [MT_FACTOR_NIC] = 0.35,	   [MT_FACTOR_EXPOSED] = 0.6,
+	[MT_FACTOR_PIPE] = 0.6,	    [MT_FACTOR_STEP] = 0.6,  [MT_FACTOR_JITTER] = 0.6,	   [MT_FACTOR_EXPERT] = 0.4,
+};
+
+void mt_fit_free(struct mt_fit_model *model)
+{
+	free(model->keys);
+	memset(model, 0, sizeof *model);
+}
+
+static void key_name(char name[96], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)
+{
+	const struct mt_target *t = &table->targets[run->target];
+	const char *stack = table->stacks[run->stack].name;
+
+	if (level == MT_FIT_ACCELERATOR)
+		snprintf(name, 96, "%.60s", t->name);
+	else if (level == MT_FIT_CLUSTER)
+		snprintf(name, 96, "%.60s @ %.4g GB/s", t->name, t->nic_gbps);
+	else if (level == MT_FIT_STACK)
+		snprintf(name, 96, "%.60s", stack);
+	else
+		snprintf(name, 96, "%.44s + %.44s", t->name, stack);
+}
+
+static int find_key(const struct mt_fit_model *model, int level, const char *name)
+{
+	for (int i = 0; i < model->count; i++)
+		if (model->keys[i].level == level && strcmp(model->keys[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+void mt_fit_factors(const struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_measured_run *run,
+		    struct mt_factors *factors)
+{
+	double sum[MT_FACTORS] = {0};
+	char name[96];
+
+	for (int level = 0; level < MT_FIT_LEVELS; level++) {
+		key_name(name, table, run, level);
+		int k = find_key(model, level, name);
+		for (int f = 0; k >= 0 && f < MT_FACTORS; f++)
+			sum[f] += model->keys[k].log_factor[f];
+	}
+	for (int f = 0; f < MT_FACTORS; f++)
+		factors->of[f] = exp(sum[f]);
+}
+
+double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_measured_run *run)
+{
+	char name[96];
+	int k;
+
+	key_name(name, table, run, MT_FIT_PAIR);
+	k = find_key(model, MT_FIT_PAIR, name);
+	if (k >= 0 && model->keys[k].half_frac > 0)
+		return model->keys[k].half_frac;
+	key_name(name, table, run, MT_FIT_STACK);
+	k = find_key(model, MT_FIT_STACK, name);
+	return k >= 0 && model->half_frac > 0 ? model->half_frac : table->stacks[run->stack].spread_frac;
+}
+
+/* --- the fit --- */
+
+struct problem {
+	const struct mt_runs_table *table;
+	struct mt_fit_model *model;
+	const double *weight; /* of each run */
+	int (*keys)[MT_FIT_LEVELS];
+	double *normal, *right; /* size * size, size */
+	int size;
+};
+
+static enum mt_status collect_keys(struct problem *p)
+{
+	struct mt_fit_model *m = p->model;
+	char name[96];
+
+	m->keys = calloc((size_t)p->table->count * MT_FIT_LEVELS + 1, sizeof *m->keys);
+	if (!m->keys)
+		return mt_fail(MT_NOMEM, "no memory for a fit");
+	for (int i = 0; i < p->table->count; i++) {
+		if (p->weight[i] <= 0)
+			continue;
+		for (int level = 0; level < MT_FIT_LEVELS; level++) {
+			key_name(name, p->table, &p->table->runs[i], level);
+			int k = find_key(m, level, name);
+			if (k < 0) {
+				k = m->count++;
+				m->keys[k].level = level;
+				memcpy(m->keys[k].name, name, sizeof name);
+			}
+			m->keys[k].runs++;
+			p->keys[i][level] = k;
+		}
+	}
+	p->size = m->count * MT_FACTORS;
+	return MT_OK;
+}
+
+static double predicted_s(const struct mt_runs_table *table, const struct mt_measured_run *run, const struct mt_factors *f)
+{
+	struct mt_forecast out;
+
+	mt_forecast_step(&out, &run->layout, &table->targets[run->target], &table->stacks[run->stack], f);
+	return out.step_s;
+}
+
+/* Adds a run to the normal equations: all four keys have the same gradient. */
+static void add_run(struct problem *p, int i)
+{
+	const struct mt_measured_run *run = &p->table->runs[i];
+	double g[MT_FACTORS], base_s, miss, weight;
+	struct mt_factors f;
+
+	mt_fit_factors(p->model, p->table, run, &f);
+	base_s = predicted_s(p->table, run, &f);
+	miss = log(run->measured_s / base_s);
+	weight = p->weight[i] / (NOISE * NOISE);
+	if (fabs(miss) > HUBER * NOISE)
+		weight *= HUBER * NOISE / fabs(miss);
+	for (int k = 0; k < MT_FACTORS; k++) {
+		struct mt_factors moved = f;
+
+		moved.of[k] *= exp(DIFFERENCE);
+		g[k] = log(predicted_s(p->table, run, &moved) / base_s) / DIFFERENCE;
+	}
+	for (int a = 0; a < MT_FIT_LEVELS; a++) {
+		for (int k = 0; k < MT_FACTORS; k++) {
+			size_t row = (size_t)(p->keys[i][a] * MT_FACTORS + k);
+
+			p->right[row] += weight * g[k] * miss;
+			for (int b = 0; b < MT_FIT_LEVELS && g[k] != 0; b++)
+				for (int l = 0; l < MT_FACTORS; l++)
+					p->normal[row * (size_t)p->size + (size_t)(p->keys[i][b] * MT_FACTORS + l)] +=
+						weight * g[k] * g[l];
+		}
+	}
+}
+
+/* Cholesky in place, then the solution in `b`. The matrix is definite: the prior is on its diagonal. */
+static void solve(double *a, double *b, int n)
+{
+	for (int j = 0; j < n; j++) {
+		double *row = a + (size_t)j * (size_t)n;
+
+		for (int k = 0; k < j; k++) {
+			const double *other = a + (size_t)k * (size_t)n;
+			double sum = row[k];
+
+			for (int l = 0; l < k; l++)
+				sum -= row[l] * other[l];
+			row[k] = sum / other[k];
+		}
+		for (int k = 0; k < j; k++)
+			row[j] -= row[k] * row[k];
+		row[j] = sqrt(row[j] > 1e-12 ? row[j] : 1e-12);
+	}
+	for (int j = 0; j < n; j++) {
+		for (int k = 0; k < j; k++)
+			b[j] -= a[(size_t)j * (size_t)n + (size_t)k] * b[k];
+		b[j] /= a[(size_t)j * (size_t)n + (size_t)j];
+	}
+	for (int j = n - 1; j >= 0; j--) {
+		for (int k = j + 1; k < n; k++)
+			b[j] -= a[(size_t)k * (size_t)n + (size_t)j] * b[k];
+		b[j] /= a[(size_t)j * (size_t)n + (size_t)j];
+	}
+}
+
+static void one_round(struct problem *p)
+{
+	size_t n = (size_t)p->size;
+
+	memset(p->normal, 0, n * n * sizeof *p->normal);
+	memset(p->right, 0, n * sizeof *p->right);
+	for (int i = 0; i < p->table->count; i++)
+		if (p->weight[i] > 0)
+			add_run(p, i);
+	for (int k = 0; k < p->model->count; k++) {
+		for (int f = 0; f < MT_FACTORS; f++) {
+			size_t at = (size_t)(k * MT_FACTORS + f);
+			double sd = LEVEL_SHARE * prior_sd[f];
+
+			p->normal[at * n + at] += 1 / (sd * sd);
+			p->right[at] -= p->model->keys[k].log_factor[f] / (sd * sd);
+		}
+	}
+	solve(p->normal, p->right, p->size);
+	for (int k = 0; k < p->model->count; k++) {
+		for (int f = 0; f < MT_FACTORS; f++) {
+			double step = p->right[k * MT_FACTORS + f];
+
+			p->model->keys[k].log_factor[f] += step > 0.5 ? 0.5 : step < -0.5 ? -0.5 : step;
+		}
+	}
+}
+
+static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight)
+{
+	struct problem p = {.table = table, .model = model, .weight = weight};
+	enum mt_status st = MT_OK;
+
+	memset(model, 0, sizeof *model);
+	p.keys = calloc((size_t)table->count + 1, sizeof *p.keys);
+	if (!p.keys)
+		return mt_fail(MT_NOMEM, "no memory for a fit");
+	MT_GOTO(out, collect_keys(&p));
+	p.normal = malloc(((size_t)p.size * (size_t)p.size + 1) * sizeof *p.normal);
+	p.right = malloc(((size_t)p.size + 1) * sizeof *p.right);
+	if (!p.normal || !p.right) {
+		st = mt_fail(MT_NOMEM, "no memory for a fit of %d factors", p.size);
+		goto out;
+	}
+	for (int round = 0; round < ROUNDS; round++)
+		one_round(&p);
+out:
+	free(p.keys);
+	free(p.normal);
+	free(p.right);
+	if (st != MT_OK)
+		mt_fit_free(model);
+	return st;
+}
+
+/* Rows of large groups share a weight. */
+static double *weights_of(const struct mt_runs_table *table, const unsigned char *use)
+{
+	double *weight = calloc((size_t)table->count + 1, sizeof *weight);
+
+	for (int i = 0; weight && i < table->count; i++) {
+		int like = 0;
+
+		if (table->runs[i].skip[0] || (use && !use[i]))
+			continue;
+		for (int j = 0; j < table->count; j++)
+			like += strcmp(table->runs[i].group, table->runs[j].group) == 0;
+		weight[i] = like > GROUP_ROWS ? GROUP_ROWS / like : 1;
+	}
+	return weight;
+}
+
+enum mt_status mt_fit_runs(struct mt_fit_model *model, const struct mt_runs_table *table, const unsigned char *use)
+{
+	double *weight = weights_of(table, use);
+	enum mt_status st = weight ? fit_weighted(model, table, weight) : mt_fail(MT_NOMEM, "no memory for a fit");
+
+	free(weight);
+	return st;
+}
+
+enum mt_status mt_fit_bootstrap(struct mt_fit_model *model, const struct mt_runs_table *table, int draws, uint64_t seed)
+{
+	double *weight = weights_of(table, NULL), *drawn = calloc((size_t)table->count + 1, sizeof *drawn);
+	enum mt_status st = weight && drawn ? MT_OK : mt_fail(MT_NOMEM, "no memory for a bootstrap");
+
+	for (int d = 0; d < draws && st == MT_OK; d++) {
+		struct mt_fit_model again;
+
+		/* exponential weights: the Bayesian bootstrap, so that no key is ever left without a run */
+		for (int i = 0; i < table->count; i++)
+			drawn[i] = -weight[i] * log(1 - mt_random_uniform(seed, (uint64_t)d, (uint64_t)i));
+		st = fit_weighted(&again, table, drawn);
+		for (int k = 0; st == MT_OK && k < model->count; k++) {
+			int at = find_key(&again, model->keys[k].level, model->keys[k].name);
+
+			for (int f = 0; at >= 0 && f < MT_FACTORS; f++) {
+				double off = again.keys[at].log_factor[f] - model->keys[k].log_factor[f];
+
+				model->keys[k].log_sd[f] += off * off / draws;
+			}
+		}
+		if (st == MT_OK)
+			mt_fit_free(&again);
+	}
+	for (int k = 0; k < model->count; k++)
+		for (int f = 0; f < MT_FACTORS; f++)
+			model->keys[k].log_sd[f] = sqrt(model->keys[k].log_sd[f]);
+	free(weight);
+	free(drawn);
+	return st;
+}

@@ -1,0 +1,214 @@
+/* score: see score.h. Regret is judged where a choice was measured: among runs of one group with the same model, devices, batch, sequence
+ * and precision; the group's is the worst of these, NaN where there was no choice. */
+#include "tuner/score.h"
+
+#include "base/json.h"
+#include "base/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct errors {
+	double *ape; /* owned */
+	double bias, covered;
+	int count;
+};
+
+static void add(struct errors *e, const struct mt_measured_run *run, double predicted_s, double half)
+{
+	double ratio = predicted_s / run->measured_s;
+
+	e->ape[e->count++] = fabs(ratio - 1);
+	e->bias += ratio - 1;
+	e->covered += fabs(log(ratio)) <= half;
+}
+
+static int rank_compare(const void *a, const void *b)
+{
+	const double *const *x = a, *const *y = b;
+
+	return **x < **y ? -1 : **x > **y;
+}
+
+static void ranks_of(double *rank, const double *x, int count)
+{
+	const double **order = malloc((size_t)count * sizeof *order);
+
+	for (int i = 0; order && i < count; i++)
+		order[i] = &x[i];
+	if (order)
+		qsort(order, (size_t)count, sizeof *order, rank_compare);
+	for (int i = 0, j; order && i < count; i = j) {
+		for (j = i; j < count && *order[j] == *order[i]; j++)
+			;
+		for (int k = i; k < j; k++)
+			rank[order[k] - x] = (i + j - 1) / 2.0;
+	}
+	free(order);
+}
+
+double mt_score_spearman(const double *x, const double *y, int count)
+{
+	double *rank = calloc(2 * (size_t)count + 1, sizeof *rank), mean = (count - 1) / 2.0, xy = 0, xx = 0, yy = 0;
+
+	if (!rank || count < 2) {
+		free(rank);
+		return NAN;
+	}
+	ranks_of(rank, x, count);
+	ranks_of(rank + count, y, count);
+	for (int i = 0; i < count; i++) {
+		xy += (rank[i] - mean) * (rank[count + i] - mean);
+		xx += (rank[i] - mean) * (rank[i] - mean);
+		yy += (rank[count + i] - mean) * (rank[count + i] - mean);
+	}
+	free(rank);
+	return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : NAN;
+}
+
+static bool in_group(const struct mt_runs_table *table, int i, const char *group)
+{
+	return !table->runs[i].skip[0] && strcmp(table->runs[i].group, group) == 0;
+}
+
+/* Of the runs that compete with run `first`: the time of the one picked over the best, less 1. NaN: no other layout. */
+static double regret_among(const struct mt_runs_table *table, const double *predicted, int first)
+{
+	const struct mt_measured_run *lead = &table->runs[first];
+	int pick = first, best = first, layouts = 1;
+
+	for (int i = 0; i < table->count; i++) {
+		const struct mt_measured_run *run = &table->runs[i];
+
+		if (!in_group(table, i, lead->group) || strcmp(run->same, lead->same) != 0)
+			continue;
+		layouts += memcmp(&run->layout, &lead->layout, sizeof run->layout) != 0;
+		pick = predicted[i] < predicted[pick] ? i : pick;
+		best = run->measured_s < table->runs[best].measured_s ? i : best;
+	}
+	return layouts > 1 ? table->runs[pick].measured_s / table->runs[best].measured_s - 1 : NAN;
+}
+
+static double regret_of(const struct mt_runs_table *table, const double *predicted, const char *group)
+{
+	double worst = NAN;
+
+	for (int i = 0; i < table->count; i++) {
+		bool first = in_group(table, i, group);
+
+		for (int j = 0; j < i && first; j++)
+			first = !in_group(table, j, group) || strcmp(table->runs[j].same, table->runs[i].same) != 0;
+		double one = first ? regret_among(table, predicted, i) : NAN;
+		worst = isnan(worst) || one > worst ? (isnan(one) ? worst : one) : worst;
+	}
+	return worst;
+}
+
+static json_t *group_json(const struct mt_runs_table *table, const double *predicted, const char *group)
+{
+	double *x = calloc((size_t)table->count + 1, sizeof *x), *y = calloc((size_t)table->count + 1, sizeof *y), ape = 0, bias = 0;
+	json_t *o = json_object();
+	int count = 0;
+
+	for (int i = 0; x && y && i < table->count; i++) {
+		if (!in_group(table, i, group))
+			continue;
+		x[count] = predicted[i];
+		y[count] = table->runs[i].measured_s;
+		ape += fabs(x[count] / y[count] - 1);
+		bias += x[count] / y[count] - 1;
+		count++;
+	}
+	json_object_set_new(o, "group", json_string(group));
+	json_object_set_new(o, "runs", json_integer(count));
+	json_object_set_new(o, "mape_frac", mt_json_number(count ? ape / count : NAN));
+	json_object_set_new(o, "bias_frac", mt_json_number(count ? bias / count : NAN));
+	json_object_set_new(o, "spearman", mt_json_number(x && y ? mt_score_spearman(x, y, count) : NAN));
+	json_object_set_new(o, "regret_frac", mt_json_number(regret_of(table, predicted, group)));
+	free(x);
+	free(y);
+	return o;
+}
+
+static void sum_up(struct errors *e, const struct mt_runs_table *table, const double *predicted, const double *half, int target, int stack)
+{
+	for (int i = 0; e->ape && i < table->count; i++) {
+		const struct mt_measured_run *run = &table->runs[i];
+
+		if (!run->skip[0] && (stack < 0 || (run->stack == stack && strcmp(table->targets[run->target].name,
+										  table->targets[target].name) == 0)))
+			add(e, run, predicted[i], half[i]);
+	}
+}
+
+json_t *mt_score_json(const struct mt_runs_table *table, const double *predicted, const double *half)
+{
+	struct errors e = {.ape = calloc((size_t)table->count + 1, sizeof *e.ape)};
+	json_t *o = json_object(), *skipped = json_array(), *groups = json_array();
+	size_t n;
+
+	sum_up(&e, table, predicted, half, -1, -1);
+	n = (size_t)e.count;
+	for (int i = 0; i < table->count; i++) {
+		bool first = !table->runs[i].skip[0];
+
+		if (table->runs[i].skip[0]) {
+			json_t *s = json_pack("{s:s,s:s}", "id", table->runs[i].id, "why", table->runs[i].skip);
+			json_array_append_new(skipped, s ? s : json_null());
+		}
+		for (int j = 0; j < i && first; j++)
+			first = !in_group(table, j, table->runs[i].group);
+		if (first)
+			json_array_append_new(groups, group_json(table, predicted, table->runs[i].group));
+	}
+	json_object_set_new(o, "runs", json_integer(table->count));
+	json_object_set_new(o, "predicted", json_integer(e.count));
+	json_object_set_new(o, "skipped", skipped);
+	json_object_set_new(o, "mape_frac", mt_json_number(mt_stats_mean(e.ape, n)));
+	json_object_set_new(o, "median_ape_frac", mt_json_number(mt_stats_median(e.ape, n)));
+	json_object_set_new(o, "p90_ape_frac", mt_json_number(mt_stats_quantile(e.ape, n, 0.9)));
+	json_object_set_new(o, "bias_frac", mt_json_number(n ? e.bias / e.count : NAN));
+	json_object_set_new(o, "coverage_frac", mt_json_number(n ? e.covered / e.count : NAN));
+	json_object_set_new(o, "groups", groups);
+	free(e.ape);
+	return o;
+}
+
+static void print_line(FILE *file, const char *name, struct errors *e)
+{
+	if (e->count > 0)
+		fprintf(file, "  %-46s %5d  %6.1f%%  %6.1f%%  %6.1f%%  %+6.1f%%  %5.0f%%\n", name, e->count,
+			100 * mt_stats_mean(e->ape, (size_t)e->count), 100 * mt_stats_median(e->ape, (size_t)e->count),
+			100 * mt_stats_quantile(e->ape, (size_t)e->count, 0.9), 100 * e->bias / e->count, 100 * e->covered / e->count);
+	e->count = 0;
+	e->bias = e->covered = 0;
+}
+
+void mt_score_print(const struct mt_runs_table *table, const double *predicted, const double *half, FILE *file)
+{
+	struct errors e = {.ape = calloc((size_t)table->count + 1, sizeof *e.ape)};
+	int skipped = 0;
+	char name[96];
+
+	for (int i = 0; i < table->count; i++)
+		skipped += table->runs[i].skip[0] != 0;
+	fprintf(file, "  %-46s %5s  %7s  %7s  %7s  %7s  %6s\n", "machine + stack", "runs", "MAPE", "median", "90%", "bias", "covers");
+	for (int s = 0; s < table->stack_count; s++) {
+		for (int t = 0; t < table->target_count; t++) {
+			bool first = true;
+
+			for (int before = 0; before < t && first; before++)
+				first = strcmp(table->targets[before].name, table->targets[t].name) != 0;
+			if (!first)
+				continue;
+			sum_up(&e, table, predicted, half, t, s);
+			snprintf(name, sizeof name, "%.44s + %.44s", table->targets[t].name, table->stacks[s].name);
+			print_line(file, name, &e);
+		}
+	}
+	sum_up(&e, table, predicted, half, -1, -1);
+	print_line(file, "all", &e);
+	fprintf(file, "  %d of %d rows skipped; --json tells why\n", skipped, table->count);
+	free(e.ape);
+}

@@ -84,7 +84,8 @@ static enum mt_status cut(struct mt_csv *csv, const char *path)
 			csv->cells = NULL;
 			count = room = 0;
 		} else if (width != csv->columns) {
-			return mt_fail(MT_INPUT, "%s:%d: %d cells where the header has %d columns", path, first, width, csv->columns);
+			return mt_fail(MT_INPUT, "%s:%d: %d cells where the header has %d columns", path, first, width,
+				       csv->columns);
 		} else {
 			MT_TRY(add_line(csv, csv->rows++, first));
 		}

@@ -14,12 +14,24 @@
 #define MT_PREFIX "/usr/local"
 #endif
 
-#define M(f)                offsetof(struct mt_target, f)
-#define S(f)                offsetof(struct mt_stack, f)
-#define TEXT(n, o, h)       {n, MT_OPTION_STRING, o, NULL, 0, 0, NULL, h}
-#define NUM(n, o, d, lo, hi, h) {n, MT_OPTION_FLOAT, o, d, lo, hi, NULL, h}
-#define INT(n, o, d, lo, hi, h) {n, MT_OPTION_INT, o, d, lo, hi, NULL, h}
-#define FLAG(n, o, d, h)    {n, MT_OPTION_BOOL, o, d, 0, 0, NULL, h}
+#define M(f) offsetof(struct mt_target, f)
+#define S(f) offsetof(struct mt_stack, f)
+#define TEXT(n, o, h)                                                                                                              \
+	{                                                                                                                          \
+		n, MT_OPTION_STRING, o, NULL, 0, 0, NULL, h                                                                        \
+	}
+#define NUM(n, o, d, lo, hi, h)                                                                                                    \
+	{                                                                                                                          \
+		n, MT_OPTION_FLOAT, o, d, lo, hi, NULL, h                                                                          \
+	}
+#define INT(n, o, d, lo, hi, h)                                                                                                    \
+	{                                                                                                                          \
+		n, MT_OPTION_INT, o, d, lo, hi, NULL, h                                                                            \
+	}
+#define FLAG(n, o, d, h)                                                                                                           \
+	{                                                                                                                          \
+		n, MT_OPTION_BOOL, o, d, 0, 0, NULL, h                                                                             \
+	}
 
 static const struct mt_option machine_options[] = {
 	TEXT("name", M(name), "name of the machine"),
@@ -35,7 +47,8 @@ static const struct mt_option machine_options[] = {
 	NUM("product_frac", M(product_frac), "0.85", 0.05, 1, "share of the 16-bit peak in a tile's inner loop"),
 	NUM("product_8_frac", M(product_8_frac), "0.65", 0.05, 1, "share of the 8-bit and 4-bit peak in a tile's inner loop"),
 	NUM("product_k0", M(product_k0), "128", 0, 4096, "prologue and epilogue of a tile, in steps of k"),
-	NUM("product_memory_frac", M(product_memory_frac), "0.6", 0.05, 20, "share of the bandwidth that products reach, caches included"),
+	NUM("product_memory_frac", M(product_memory_frac), "0.6", 0.05, 20,
+	    "share of the bandwidth that products reach, caches included"),
 	NUM("tile_128_frac", M(tile_128_frac), "0.9", 0.1, 1.2, "rate of 128x128 tiles over that of 256x128"),
 	NUM("tile_64_frac", M(tile_64_frac), "0.7", 0.1, 1.2, "rate of 64x64 tiles over that of 256x128"),
 	NUM("product_us", M(product_us), "3", 0, 1000, "start of a product, us"),
@@ -87,8 +100,8 @@ static const struct mt_option stack_options[] = {
 };
 const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};
 
-static const char *const factor_names[MT_FACTORS] = {"product", "low",	   "attention", "memory", "host",   "link",
-						     "nic",	"exposed", "pipe",	"step",	  "jitter", "expert"};
+static const char *const factor_names[MT_FACTORS] = {"product", "low",     "attention", "memory", "host",   "link",
+						     "nic",     "exposed", "pipe",      "step",   "jitter", "expert"};
 
 const char *mt_factor_name(enum mt_factor factor)
 {
@@ -135,7 +148,8 @@ static enum mt_status read_file(const struct mt_option_table *table, void *value
 	enum mt_status st = path ? MT_OK : mt_fail(MT_NOMEM, "no memory for a path");
 
 	if (st == MT_OK && access(path, R_OK) != 0)
-		st = mt_fail(MT_INPUT, "no file '%s' for '%s': give a name in profiles/%s or the path of a YAML file", path, what, kind);
+		st = mt_fail(MT_INPUT, "no file '%s' for '%s': give a name in profiles/%s or the path of a YAML file", path, what,
+			     kind);
 	if (st == MT_OK && depth > LIKE_DEPTH)
 		st = mt_fail(MT_INPUT, "%s: like: goes in a circle", path);
 	if (st != MT_OK)

@@ -12,14 +12,14 @@ enum mt_width { MT_WIDTH_16, MT_WIDTH_8, MT_WIDTH_4 };
 struct mt_target {
 	char *name, *like, *source; /* owned; like: the file whose values this one starts from */
 	/* the accelerator */
-	int64_t units;                                /* streaming multiprocessors or compute units */
-	double tflops_16, tflops_8, tflops_4;         /* dense peaks; 0: the type is not there */
-	double memory_gib, memory_gbps, memory_frac;  /* memory_frac: of memory_gbps that large copies reach */
-	double product_frac, product_8_frac;          /* of the peak, in the inner loop of the best tile */
-	double product_k0;                            /* inner steps' worth of prologue and epilogue a tile */
+	int64_t units;                               /* streaming multiprocessors or compute units */
+	double tflops_16, tflops_8, tflops_4;        /* dense peaks; 0: the type is not there */
+	double memory_gib, memory_gbps, memory_frac; /* memory_frac: of memory_gbps that large copies reach */
+	double product_frac, product_8_frac;         /* of the peak, in the inner loop of the best tile */
+	double product_k0;                           /* inner steps' worth of prologue and epilogue a tile */
 	double product_memory_frac, tile_128_frac, tile_64_frac, product_us;
-	double attention_frac;                        /* fused attention's forward rate over the product rate, head size 128 */
-	double kernel_us;                             /* shortest kernel */
+	double attention_frac; /* fused attention's forward rate over the product rate, head size 128 */
+	double kernel_us;      /* shortest kernel */
 	/* links of one node or NVLink domain */
 	int64_t node_gpus, domain_gpus;
 	double link_gbps, link_frac, link_fast_frac, link_us, link_hop_us, link_bulk_us, switch_gain;
@@ -32,21 +32,21 @@ struct mt_target {
 struct mt_stack {
 	char *name, *like, *source; /* owned */
 	bool fused_attention, fused_elementwise, sp_default;
-	double attention_gain;            /* of this software's fused attention over the machine's attention_frac */
-	double elementwise_passes;        /* traffic of the vector operations over the least that fused kernels need */
+	double attention_gain;     /* of this software's fused attention over the machine's attention_frac */
+	double elementwise_passes; /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
-	double microbatch_us, step_us;    /* host time a micro-batch; a step */
-	double grad_bytes;                /* bytes of a gradient element on the wire */
-	double dp_overlap_frac;           /* of the last backward pass (of each, when sharded) that may hide reductions */
-	double tp_overlap_frac;           /* of tensor-parallel communication hidden behind products */
-	double p2p_overlap_frac;          /* of pipeline messages hidden */
-	bool scatter_gather;              /* pipeline messages are split over the tensor-parallel ranks */
-	double optimizer_bytes;           /* memory traffic a parameter of the update */
-	double selective_frac;            /* of a layer's products that selective recompute does again, beside the attention */
-	double low_precision_frac;        /* of the gain of 8-bit over 16-bit products that casts and scales leave */
-	double jitter_frac;               /* time lost to the slowest rank, each factor of e in ranks */
+	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
+	double grad_bytes;                                      /* bytes of a gradient element on the wire */
+	double dp_overlap_frac;    /* of the last backward pass (of each, when sharded) that may hide reductions */
+	double tp_overlap_frac;    /* of tensor-parallel communication hidden behind products */
+	double p2p_overlap_frac;   /* of pipeline messages hidden */
+	bool scatter_gather;       /* pipeline messages are split over the tensor-parallel ranks */
+	double optimizer_bytes;    /* memory traffic a parameter of the update */
+	double selective_frac;     /* of a layer's products that selective recompute does again, beside the attention */
+	double low_precision_frac; /* of the gain of 8-bit over 16-bit products that casts and scales leave */
+	double jitter_frac;        /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
-	double spread_frac;               /* half of the 90% interval of a prediction that no run has calibrated */
+	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
 };
 
 extern const struct mt_option_table mt_target_options, mt_stack_options;
@@ -61,18 +61,18 @@ char *mt_target_path(const char *kind, const char *what);
 
 /* What calibration may change: each multiplies one physical quantity, 1 when nothing is known better. */
 enum mt_factor {
-	MT_FACTOR_PRODUCT,     /* time of 16-bit products */
-	MT_FACTOR_LOW,         /* further time of 8- and 4-bit products */
-	MT_FACTOR_ATTENTION,   /* time of attention */
-	MT_FACTOR_MEMORY,      /* time of vector operations and the optimizer */
-	MT_FACTOR_HOST,        /* host time */
-	MT_FACTOR_LINK,        /* time of collectives within a node */
-	MT_FACTOR_NIC,         /* time of collectives between nodes */
-	MT_FACTOR_EXPOSED,     /* data-parallel communication that is not hidden */
-	MT_FACTOR_PIPE,        /* time of pipeline messages */
-	MT_FACTOR_STEP,        /* time of a step outside of the passes */
-	MT_FACTOR_JITTER,      /* time lost to many ranks */
-	MT_FACTOR_EXPERT,      /* time of dispatch and experts */
+	MT_FACTOR_PRODUCT,   /* time of 16-bit products */
+	MT_FACTOR_LOW,       /* further time of 8- and 4-bit products */
+	MT_FACTOR_ATTENTION, /* time of attention */
+	MT_FACTOR_MEMORY,    /* time of vector operations and the optimizer */
+	MT_FACTOR_HOST,      /* host time */
+	MT_FACTOR_LINK,      /* time of collectives within a node */
+	MT_FACTOR_NIC,       /* time of collectives between nodes */
+	MT_FACTOR_EXPOSED,   /* data-parallel communication that is not hidden */
+	MT_FACTOR_PIPE,      /* time of pipeline messages */
+	MT_FACTOR_STEP,      /* time of a step outside of the passes */
+	MT_FACTOR_JITTER,    /* time lost to many ranks */
+	MT_FACTOR_EXPERT,    /* time of dispatch and experts */
 	MT_FACTORS
 };
 const char *mt_factor_name(enum mt_factor factor);

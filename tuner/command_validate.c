@@ -21,20 +21,23 @@ struct validate_options {
 static const struct mt_option validate_options[] = {
 	{"calibrate", MT_OPTION_STRING, V(calibrate), NULL, 0, 0, NULL,
 	 "calibration file, or a table of other runs (.csv) to calibrate on first"},
-	{"machine_map", MT_OPTION_STRING, V(machine_map), NULL, 0, 0, NULL, "rules from a row's hardware and software to machine and stack"},
+	{"machine_map", MT_OPTION_STRING, V(machine_map), NULL, 0, 0, NULL,
+	 "rules from a row's hardware and software to machine and stack"},
 	{"machine", MT_OPTION_STRING, V(machine), NULL, 0, 0, NULL, "machine of all rows, in place of the map's"},
 	{"stack", MT_OPTION_STRING, V(stack), NULL, 0, 0, NULL, "stack of all rows, in place of the map's"},
 	{"folds", MT_OPTION_INT, V(folds), "0", 0, 100, NULL,
 	 "predict each row from a calibration on the other folds of this table; 0: no cross-validation"},
 	{"by_run", MT_OPTION_BOOL, V(by_run), "false", 0, 0, NULL, "folds of runs instead of groups"},
-	{"rows", MT_OPTION_STRING, V(rows), NULL, 0, 0, NULL, "file for one line a run: measured, predicted, interval, where time goes"},
+	{"rows", MT_OPTION_STRING, V(rows), NULL, 0, 0, NULL,
+	 "file for one line a run: measured, predicted, interval, where time goes"},
 };
 static const struct mt_option_table validate_table = {"validate", validate_options, 7};
 
 static const struct mt_option calibrate_options[] = {
 	{"machine", MT_OPTION_STRING, V(machine), NULL, 0, 0, NULL, "machine that the runs are of; none: as the map says"},
 	{"stack", MT_OPTION_STRING, V(stack), NULL, 0, 0, NULL, "software that the runs are of; none: as the map says"},
-	{"machine_map", MT_OPTION_STRING, V(machine_map), NULL, 0, 0, NULL, "rules from a row's hardware and software to machine and stack"},
+	{"machine_map", MT_OPTION_STRING, V(machine_map), NULL, 0, 0, NULL,
+	 "rules from a row's hardware and software to machine and stack"},
 	{"out", MT_OPTION_STRING, V(out), "calibration.yaml", 0, 0, NULL, "file to write"},
 	{"folds", MT_OPTION_INT, V(folds), "5", 2, 100, NULL, "folds of the cross-validation"},
 	{"by_run", MT_OPTION_BOOL, V(by_run), "false", 0, 0, NULL, "folds of runs instead of groups"},
@@ -66,14 +69,15 @@ static enum mt_status load_calibration(struct mt_fit_model *model, const struct 
 	return st;
 }
 
-static void write_row(FILE *file, const struct mt_runs_table *table, int i, const struct mt_forecast *f, double predicted_s, double half)
+static void write_row(FILE *file, const struct mt_runs_table *table, int i, const struct mt_forecast *f, double predicted_s,
+		      double half)
 {
 	const struct mt_measured_run *r = &table->runs[i];
 
-	fprintf(file, "\"%s\",\"%s\",%s,%s,%.6g,%.6g,%.6g,%.6g,%.5f,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g\n", r->id,
-		r->group, table->targets[r->target].name, table->stacks[r->stack].name, r->measured_s, predicted_s,
-		predicted_s * exp(-half), predicted_s * exp(half), predicted_s / r->measured_s - 1, f->compute_s, f->tp_s, f->ep_s, f->cp_s,
-		f->pp_s, f->bubble_s, f->dp_s, f->optimizer_s, f->host_s, f->other_s, f->peak_bytes / 1073741824);
+	fprintf(file, "\"%s\",\"%s\",%s,%s,%.6g,%.6g,%.6g,%.6g,%.5f,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g,%.4g\n",
+		r->id, r->group, table->targets[r->target].name, table->stacks[r->stack].name, r->measured_s, predicted_s,
+		predicted_s * exp(-half), predicted_s * exp(half), predicted_s / r->measured_s - 1, f->compute_s, f->tp_s, f->ep_s,
+		f->cp_s, f->pp_s, f->bubble_s, f->dp_s, f->optimizer_s, f->host_s, f->other_s, f->peak_bytes / 1073741824);
 }
 
 /* Predictions of all rows, by the calibration or by cross-validation; the table of rows where one is wanted. */
@@ -86,8 +90,9 @@ static enum mt_status predict(const struct mt_runs_table *table, const struct mt
 		MT_TRY(mt_fit_cross(predicted, half, table, (int)o->folds, o->by_run));
 	if (o->rows) {
 		MT_TRY(mt_file_create(&file, o->rows));
-		fprintf(file.stream, "id,group,machine,stack,measured_s,predicted_s,lo_s,hi_s,error_frac,compute_s,tp_s,ep_s,cp_s,pp_s,"
-				     "bubble_s,dp_s,optimizer_s,host_s,other_s,peak_gib\n");
+		fprintf(file.stream,
+			"id,group,machine,stack,measured_s,predicted_s,lo_s,hi_s,error_frac,compute_s,tp_s,ep_s,cp_s,pp_s,"
+			"bubble_s,dp_s,optimizer_s,host_s,other_s,peak_gib\n");
 	}
 	for (int i = 0; i < table->count; i++) {
 		const struct mt_measured_run *run = &table->runs[i];
@@ -149,8 +154,8 @@ static enum mt_status calibrate(const struct mt_cli *cli, const struct validate_
 	half = calloc((size_t)table.count + 1, sizeof *half);
 	st = predicted && half ? MT_OK : mt_fail(MT_NOMEM, "no memory for %d predictions", table.count);
 	if (st == MT_OK && usable < 3)
-		st = mt_fail(MT_INPUT, "%s: %d of %d runs can be predicted, 3 are needed; megatune validate tells why", cli->words[0], usable,
-			     table.count);
+		st = mt_fail(MT_INPUT, "%s: %d of %d runs can be predicted, 3 are needed; megatune validate tells why",
+			     cli->words[0], usable, table.count);
 	if (st == MT_OK)
 		st = mt_fit_runs(&model, &table, NULL);
 	if (st == MT_OK)
@@ -180,16 +185,17 @@ static enum mt_status calibrate(const struct mt_cli *cli, const struct validate_
 static enum mt_status run(int argc, char **argv, bool fits)
 {
 	struct validate_options o = {0};
-	struct mt_cli cli = {
-		.usage = fits ? "megatune calibrate RUNS.csv [options]" : "megatune validate RUNS.csv [options]",
-		.summary = fits ? "Fits what the machine and stack files leave open to measured runs: a dozen factors, each held to its physical "
-				  "value. Writes a file for --calibrate, with errors from cross-validation."
-				: "Predicts every run of a table of measured runs and tells how far off it is, by group, with the coverage "
-				  "of the 90% intervals and the regret of picking by prediction.",
-		.tables = {fits ? &calibrate_table : &validate_table},
-		.values = {&o},
-		.least_words = 1,
-		.most_words = 1};
+	struct mt_cli cli = {.usage = fits ? "megatune calibrate RUNS.csv [options]" : "megatune validate RUNS.csv [options]",
+			     .summary = fits ? "Fits what the machine and stack files leave open to measured runs: a dozen "
+					       "factors, each held to its physical "
+					       "value. Writes a file for --calibrate, with errors from cross-validation."
+					     : "Predicts every run of a table of measured runs and tells how far off it is, by "
+					       "group, with the coverage "
+					       "of the 90% intervals and the regret of picking by prediction.",
+			     .tables = {fits ? &calibrate_table : &validate_table},
+			     .values = {&o},
+			     .least_words = 1,
+			     .most_words = 1};
 	enum mt_status st;
 
 	mt_options_default(cli.tables[0], &o);

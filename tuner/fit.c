@@ -2,9 +2,9 @@
  *
  *   minimise  sum_i w_i rho((y_i - g_i(x)) / NOISE) + sum_k (x_k / sd_k)^2
  *
- * x: logarithms of the factors of all keys; a run reads four keys, so its gradient has 4 * MT_FACTORS terms, all equal among the four.
- * rho: Huber's. sd_k: how far the physical value can be off (table below), split over the levels. Gauss-Newton with halved steps; the
- * factors enter nearly linearly in the logarithm, a handful of rounds settles it. */
+ * x: logarithms of the factors of all keys; a run reads four keys, so its gradient has 4 * MT_FACTORS terms, all equal among the
+ * four. rho: Huber's. sd_k: how far the physical value can be off (table below), split over the levels. Gauss-Newton with halved
+ * steps; the factors enter nearly linearly in the logarithm, a handful of rounds settles it. */
 #include "tuner/fit.h"
 
 #include "base/random.h"
@@ -23,8 +23,8 @@
 
 static const double prior_sd[MT_FACTORS] = {
 	[MT_FACTOR_PRODUCT] = 0.12, [MT_FACTOR_LOW] = 0.15,  [MT_FACTOR_ATTENTION] = 0.35, [MT_FACTOR_MEMORY] = 0.35,
-	[MT_FACTOR_HOST] = 0.5,	    [MT_FACTOR_LINK] = 0.25, [MT_FACTOR_NIC] = 0.35,	   [MT_FACTOR_EXPOSED] = 0.6,
-	[MT_FACTOR_PIPE] = 0.6,	    [MT_FACTOR_STEP] = 0.6,  [MT_FACTOR_JITTER] = 0.6,	   [MT_FACTOR_EXPERT] = 0.4,
+	[MT_FACTOR_HOST] = 0.5,     [MT_FACTOR_LINK] = 0.25, [MT_FACTOR_NIC] = 0.35,       [MT_FACTOR_EXPOSED] = 0.6,
+	[MT_FACTOR_PIPE] = 0.6,     [MT_FACTOR_STEP] = 0.6,  [MT_FACTOR_JITTER] = 0.6,     [MT_FACTOR_EXPERT] = 0.4,
 };
 
 void mt_fit_free(struct mt_fit_model *model)

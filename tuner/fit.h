@@ -1,5 +1,5 @@
-/* fit: calibration. A run's factor is a product of what is known of its accelerator, its cluster (accelerator and network rate), its
- * software and the pair of both: so a machine never seen with some software still profits from what was seen of each. */
+/* fit: calibration. A run's factor is a product of what is known of its accelerator, its cluster (accelerator and network rate),
+ * its software and the pair of both: so a machine never seen with some software still profits from what was seen of each. */
 #ifndef MT_TUNER_FIT_H
 #define MT_TUNER_FIT_H
 
@@ -33,8 +33,8 @@ double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table 
 
 /* Fits the runs with use[i] != 0 (NULL: all) that are not skipped. */
 enum mt_status mt_fit_runs(struct mt_fit_model *model, const struct mt_runs_table *table, const unsigned char *use);
-/* predicted_s and half_frac of every run that can be predicted, each from a fit to the other folds. by_run: folds of runs, else of groups
- * (a group with over half of its pair's runs is dealt out by run). */
+/* predicted_s and half_frac of every run that can be predicted, each from a fit to the other folds. by_run: folds of runs, else of
+ * groups (a group with over half of its pair's runs is dealt out by run). */
 enum mt_status mt_fit_cross(double *predicted_s, double *half_frac, const struct mt_runs_table *table, int folds, bool by_run);
 /* Intervals and errors of the model's pairs from the predictions of a cross-validation. */
 void mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs_table *table, const double *predicted_s);

@@ -171,18 +171,21 @@ enum mt_status mt_fit_save(const struct mt_fit_model *model, const char *path)
 
 	MT_TRY(mt_file_create(&file, path));
 	fprintf(file.stream,
-		"# calibration: factors on the physical values, each with its spread (a factor of e^spread) from a bootstrap; errors and\n"
-		"# half of the 90%% interval of each pair from cross-validation. Read by --calibrate.\ncalibration:\n  half_frac: %.6g\n  keys:\n",
+		"# calibration: factors on the physical values, each with its spread (a factor of e^spread) from a bootstrap; "
+		"errors and\n"
+		"# half of the 90%% interval of each pair from cross-validation. Read by --calibrate.\ncalibration:\n  half_frac: "
+		"%.6g\n  keys:\n",
 		model->half_frac);
 	for (int k = 0; k < model->count; k++) {
 		const struct mt_fit_key *key = &model->keys[k];
 
-		fprintf(file.stream, "    - level: %s\n      name: \"%s\"\n      runs: %d\n", level_names[key->level], key->name, key->runs);
+		fprintf(file.stream, "    - level: %s\n      name: \"%s\"\n      runs: %d\n", level_names[key->level], key->name,
+			key->runs);
 		if (key->level == MT_FIT_PAIR)
 			fprintf(file.stream, "      mape_frac: %.6g\n      half_frac: %.6g\n", key->mape_frac, key->half_frac);
 		for (int f = 0; f < MT_FACTORS; f++)
-			fprintf(file.stream, "      %s: %.8g # spread %.3f\n", mt_factor_name((enum mt_factor)f), exp(key->log_factor[f]),
-				key->log_sd[f]);
+			fprintf(file.stream, "      %s: %.8g # spread %.3f\n", mt_factor_name((enum mt_factor)f),
+				exp(key->log_factor[f]), key->log_sd[f]);
 	}
 	return mt_file_commit(&file);
 }
@@ -202,8 +205,8 @@ static enum mt_status read_key(struct mt_fit_key *key, const struct mt_yaml *nod
 			for (key->level = 0; key->level < MT_FIT_LEVELS && strcmp(level_names[key->level], text) != 0; key->level++)
 				;
 			if (key->level == MT_FIT_LEVELS)
-				return mt_fail(MT_INPUT, "%s:%d: level '%s' is none of accelerator, cluster, stack, pair", node->file,
-					       node->line, text);
+				return mt_fail(MT_INPUT, "%s:%d: level '%s' is none of accelerator, cluster, stack, pair",
+					       node->file, node->line, text);
 		} else if (!strcmp(name, "name")) {
 			MT_TRY(mt_yaml_string(node->items[i], "name", &text));
 			snprintf(key->name, sizeof key->name, "%s", text);
@@ -221,8 +224,8 @@ static enum mt_status read_key(struct mt_fit_key *key, const struct mt_yaml *nod
 			else if (f < MT_FACTORS && value > 0 && isfinite(value))
 				key->log_factor[f] = log(value);
 			else
-				return mt_fail(MT_INPUT, "%s:%d: '%s: %g' is no factor above 0", node->file, node->items[i]->line, name,
-					       value);
+				return mt_fail(MT_INPUT, "%s:%d: '%s: %g' is no factor above 0", node->file, node->items[i]->line,
+					       name, value);
 		}
 	}
 	return MT_OK;

@@ -1,12 +1,11 @@
 /* forecast: cards to a step.
  *
  *   stage      F = layers * forward + ends, B likewise; the slowest stage sets the pace
- *   pipeline   m * pace + sum over the other stages of (F + B) / vp, plus messages: what the schedule's replay gives when stages differ
- *              at the ends only (tests/test_tuner_forecast.c replays it)
- *   data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once, beside the last backward and first forward pass;
- *              ZeRO-3 gathers each layer twice and scatters once a micro-batch, beside that layer
- *   ranks      the slowest of n: time * (1 + jitter ln n)
- * What runs beside communication is slowed by a part of it: both want memory and multiprocessors. */
+ *   pipeline   m * pace + sum over the other stages of (F + B) / vp, plus messages: what the schedule's replay gives when stages
+ * differ at the ends only (tests/test_tuner_forecast.c replays it) data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once,
+ * beside the last backward and first forward pass; ZeRO-3 gathers each layer twice and scatters once a micro-batch, beside that
+ * layer ranks      the slowest of n: time * (1 + jitter ln n) What runs beside communication is slowed by a part of it: both want
+ * memory and multiprocessors. */
 #include "tuner/forecast.h"
 
 #include <math.h>
@@ -37,7 +36,9 @@ void mt_case_layers(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
 	bool ends_count = each != floor(each) && fmod(c->layers + 2, c->pp) == 0;
 
 	for (int i = 0; i < MT_FORECAST_STAGES; i++)
-		layers[i] = ends_count ? (c->layers + 2) / c->pp - (i != 1) : each == floor(each) || i == 1 ? ceil(each) : floor(each);
+		layers[i] = ends_count                      ? (c->layers + 2) / c->pp - (i != 1)
+			    : each == floor(each) || i == 1 ? ceil(each)
+							    : floor(each);
 	if (c->pp == 1)
 		layers[0] = layers[1] = layers[2] = c->layers;
 }
@@ -58,7 +59,8 @@ static double collective(const struct mt_target *t, const struct mt_factors *f, 
 static struct exchange exchange_of(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 				   const struct mt_factors *f, double dense, double expert)
 {
-	struct mt_span wide = mt_target_span(t, c->dp * c->cp, c->tp), narrow = mt_target_span(t, c->dp * c->cp / c->ep, c->tp * c->ep);
+	struct mt_span wide = mt_target_span(t, c->dp * c->cp, c->tp),
+		       narrow = mt_target_span(t, c->dp * c->cp / c->ep, c->tp * c->ep);
 	struct exchange e = {0};
 
 	if (c->zero == 0) {
@@ -124,15 +126,17 @@ static void data_s(struct mt_forecast *out, const struct mt_case *c, const struc
 	}
 	double shards = c->zero > 0 ? c->dp * c->cp : 1;
 
-	out->optimizer_s = f->of[MT_FACTOR_STEP] * f->of[MT_FACTOR_MEMORY] *
-			   mt_target_vector_s(t, s->optimizer_bytes * (dense / shards + expert / (shards > 1 ? shards / c->ep : 1)));
+	out->optimizer_s =
+		f->of[MT_FACTOR_STEP] * f->of[MT_FACTOR_MEMORY] *
+		mt_target_vector_s(t, s->optimizer_bytes * (dense / shards + expert / (shards > 1 ? shards / c->ep : 1)));
 }
 
 void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			 const struct mt_factors *f, const struct mt_pass_forecast *layer, const struct mt_pass_forecast *embedding,
 			 const struct mt_pass_forecast *head)
 {
-	double layers[MT_FORECAST_STAGES], forward[MT_FORECAST_STAGES], backward[MT_FORECAST_STAGES], pace = 0, others, jitter, m, comm;
+	double layers[MT_FORECAST_STAGES], forward[MT_FORECAST_STAGES], backward[MT_FORECAST_STAGES], pace = 0, others, jitter, m,
+												      comm;
 	double host = f->of[MT_FACTOR_HOST] * s->microbatch_us * 1e-6;
 	int slowest = 0;
 

@@ -1,6 +1,6 @@
 /* forecast: the step time and memory of a layout on a machine that is not at hand, from its description alone: no engine, no
- * measurement, every feature of published runs (interleaving, context and expert parallelism, ZeRO-3, 8-bit products). Pure functions
- * without allocation. */
+ * measurement, every feature of published runs (interleaving, context and expert parallelism, ZeRO-3, 8-bit products). Pure
+ * functions without allocation. */
 #ifndef MT_TUNER_FORECAST_H
 #define MT_TUNER_FORECAST_H
 
@@ -24,10 +24,10 @@ struct mt_case {
 
 /* One layer, and the ends, of one micro-batch on one rank. */
 struct mt_pass_forecast {
-	double forward_s, backward_s;           /* as the rank spends them */
+	double forward_s, backward_s;             /* as the rank spends them */
 	double products_s, attention_s, vector_s; /* of both passes, before the host's share */
-	double tp_s, ep_s, cp_s;                /* communication that is not hidden */
-	double host_s;                          /* what the host adds */
+	double tp_s, ep_s, cp_s;                  /* communication that is not hidden */
+	double host_s;                            /* what the host adds */
 };
 
 enum { MT_FORECAST_STAGES = 3 }; /* first, middle, last */
@@ -40,7 +40,7 @@ struct mt_forecast {
 	double step_s;
 	double compute_s, tp_s, ep_s, cp_s, pp_s, bubble_s, dp_s, optimizer_s, host_s, other_s; /* add up to step_s */
 	double microbatches;
-	double model_flops;                                        /* of the step, causal attention as half */
+	double model_flops; /* of the step, causal attention as half */
 	struct mt_memory_forecast memory[MT_FORECAST_STAGES];
 	double peak_bytes;
 };

@@ -71,7 +71,8 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 
 	if (c->fused_attention) {
 		/* causal half, and the half-masked blocks of the diagonal; small heads leave the tensor units waiting */
-		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 128), rate = t->tflops_16 * t->product_frac * t->attention_frac;
+		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 128),
+		       rate = t->tflops_16 * t->product_frac * t->attention_frac;
 
 		rate *= s->attention_gain * d / (d + 32) * 1.25;
 		forward_s = t->kernel_us * 1e-6 + flops / (rate * 1e12);
@@ -81,8 +82,10 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	wide.width = MT_WIDTH_16;
 	double scores = c->mbs * heads * rows * c->seq, products_s, more_s;
 
-	products_s = product(&wide, t, s, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, s, f, c->mbs * heads, rows, d, c->seq);
-	more_s = product(&wide, t, s, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, s, f, c->mbs * heads, c->seq, rows, d);
+	products_s =
+		product(&wide, t, s, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, s, f, c->mbs * heads, rows, d, c->seq);
+	more_s =
+		product(&wide, t, s, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, s, f, c->mbs * heads, c->seq, rows, d);
 	forward_s = products_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 9 * scores);
 	*backward_s = products_s + more_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 11 * scores);
 	return forward_s;
@@ -91,7 +94,8 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 /* Bytes that the vector operations of a layer move in a forward pass. */
 static double vector_bytes(const struct mt_case *c, double tokens)
 {
-	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
+	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim,
+	       whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
 	double routed = c->experts > 0 ? c->topk : 1;
 	double parts = routed * (c->gated ? 6 : 4) * c->ffn + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
 
@@ -134,7 +138,8 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 }
 
 /* Ring attention: keys and values go round beside the attention of the block before. */
-static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, double beside_s)
+static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens,
+			double beside_s)
 {
 	double bytes = 2 * tokens * 2 * c->kv_heads * c->head_dim / c->tp, ring_s, open_s;
 

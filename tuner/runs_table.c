@@ -1,5 +1,6 @@
-/* runs_table: rows to cases. What a row leaves out is filled in only where the software has one usual answer; else it is skipped, and
- * the reason told. Nothing depends on which run a row is: machine and stack come from the hardware and the software that it names. */
+/* runs_table: rows to cases. What a row leaves out is filled in only where the software has one usual answer; else it is skipped,
+ * and the reason told. Nothing depends on which run a row is: machine and stack come from the hardware and the software that it
+ * names. */
 #define _GNU_SOURCE
 #include "tuner/runs_table.h"
 
@@ -39,7 +40,8 @@ double mt_interconnect_gbps(const char *text, double gpus_per_node)
 		/* "8x400", "4x ConnectX-7 IB NDR 400": a count before */
 		const char *count = start > text && (start[-1] == 'x') ? start - 1 : NULL;
 		for (const char *word = text; !count && word + 2 < start; word++)
-			if (word[1] == 'x' && word[2] == ' ' && word[0] >= '1' && word[0] <= '9' && !memchr(word, ';', (size_t)(start - word)))
+			if (word[1] == 'x' && word[2] == ' ' && word[0] >= '1' && word[0] <= '9' &&
+			    !memchr(word, ';', (size_t)(start - word)))
 				count = word + 1;
 		if (count)
 			many = number_before(text, count);
@@ -70,9 +72,10 @@ static bool matches(const struct mt_yaml *rule, const char *key, const char *tex
 
 static const char *choose(const struct mt_yaml *map, const char *what, const struct mt_csv *csv, int row)
 {
-	static const char *const keys[][2] = {{"hardware", "hardware"}, {"interconnect", "interconnect"}, {"source", "source_repo"},
-					      {"version", "container_or_version"}, {"attention", "attention"}, {"zero", "zero_stage"},
-					      {"model", "model"}, {"arch", "arch"}};
+	static const char *const keys[][2] = {{"hardware", "hardware"},   {"interconnect", "interconnect"},
+					      {"source", "source_repo"},  {"version", "container_or_version"},
+					      {"attention", "attention"}, {"zero", "zero_stage"},
+					      {"model", "model"},         {"arch", "arch"}};
 
 	for (size_t i = 0; map && i < map->count; i++) {
 		const struct mt_yaml *value = mt_yaml_get(map->items[i], what);
@@ -88,8 +91,8 @@ static const char *choose(const struct mt_yaml *map, const char *what, const str
 
 static enum mt_status check_map(const struct mt_yaml *map, const char *path)
 {
-	static const char *const known[] = {"hardware", "interconnect", "source", "version", "attention", "zero", "model", "arch",
-					    "machine", "stack"};
+	static const char *const known[] = {"hardware", "interconnect", "source", "version", "attention",
+					    "zero",     "model",        "arch",   "machine", "stack"};
 
 	if (!map || map->kind != MT_YAML_LIST)
 		return mt_fail(MT_INPUT, "%s: no list 'map:' of rules such as {hardware: \"*a100*\", machine: a100-80g-sxm}", path);
@@ -190,7 +193,9 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 	c->gbs = number(csv, row, "gbs", 0);
 	c->sp = number(csv, row, "sp", stack->sp_default) > 0 && c->tp > 1;
 	c->zero = (int)number(csv, row, "zero_stage", stack->fused_attention);
-	c->recompute = strcmp(recompute, "full") == 0 ? MT_CASE_FULL : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE : MT_CASE_NONE;
+	c->recompute = strcmp(recompute, "full") == 0        ? MT_CASE_FULL
+		       : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE
+							     : MT_CASE_NONE;
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
 	if (c->vp < 1)
@@ -207,18 +212,21 @@ static void find_fault(struct mt_measured_run *run, const char *model)
 	if (!(run->measured_s > 0))
 		snprintf(run->skip, sizeof run->skip, "no step time");
 	else if (!(c->layers > 0 && c->hidden > 0 && c->heads > 0 && c->ffn > 0 && c->vocab > 0 && c->seq > 0))
-		snprintf(run->skip, sizeof run->skip, "the model is incomplete: layers, hidden, heads, ffn, vocab and seq are needed");
+		snprintf(run->skip, sizeof run->skip,
+			 "the model is incomplete: layers, hidden, heads, ffn, vocab and seq are needed");
 	else if (!(c->tp > 0 && c->pp > 0 && c->dp > 0 && c->mbs > 0 && c->gbs > 0))
 		snprintf(run->skip, sizeof run->skip, "the layout is incomplete: tp, pp, dp, mbs and gbs are needed");
 	else if (world != run->gpus)
-		snprintf(run->skip, sizeof run->skip, "tp*pp*cp*dp = %.0f is not the number of accelerators, %.0f", world, run->gpus);
+		snprintf(run->skip, sizeof run->skip, "tp*pp*cp*dp = %.0f is not the number of accelerators, %.0f", world,
+			 run->gpus);
 	else if (strstr(model, "lora"))
 		snprintf(run->skip, sizeof run->skip, "most weights are frozen (LoRA): not modelled");
 	else if (c->experts > 0 && c->topk < 1)
 		snprintf(run->skip, sizeof run->skip, "experts without topk");
 }
 
-static enum mt_status read_row(struct mt_runs_table *table, int row, const struct mt_yaml *map, const char *machine, const char *stack)
+static enum mt_status read_row(struct mt_runs_table *table, int row, const struct mt_yaml *map, const char *machine,
+			       const char *stack)
 {
 	const struct mt_csv *csv = &table->csv;
 	struct mt_measured_run *run = &table->runs[row];
@@ -233,8 +241,8 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 	machine = machine ? machine : choose(map, "machine", csv, row);
 	stack = stack ? stack : choose(map, "stack", csv, row);
 	if (!machine || !stack) {
-		snprintf(run->skip, sizeof run->skip, "no %s for '%.60s': add a rule to a --machine-map", machine ? "stack" : "machine",
-			 mt_csv_cell(csv, row, mt_csv_column(csv, "hardware")));
+		snprintf(run->skip, sizeof run->skip, "no %s for '%.60s': add a rule to a --machine-map",
+			 machine ? "stack" : "machine", mt_csv_cell(csv, row, mt_csv_column(csv, "hardware")));
 		return MT_OK;
 	}
 	nic = mt_interconnect_gbps(mt_csv_cell(csv, row, mt_csv_column(csv, "interconnect")), number(csv, row, "gpus_per_node", 0));
@@ -244,8 +252,8 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 	read_layout(&run->layout, csv, row, &table->stacks[run->stack]);
 	find_fault(run, model);
 	const struct mt_case *c = &run->layout;
-	snprintf(run->same, sizeof run->same, "%.60s %s %.0f gpus L%.0f h%.0f s%.0f b%.0f w%d", model, table->targets[run->target].name,
-		 run->gpus, c->layers, c->hidden, c->seq, c->gbs, (int)c->width);
+	snprintf(run->same, sizeof run->same, "%.60s %s %.0f gpus L%.0f h%.0f s%.0f b%.0f w%d", model,
+		 table->targets[run->target].name, run->gpus, c->layers, c->hidden, c->seq, c->gbs, (int)c->width);
 	return MT_OK;
 }
 

@@ -29,7 +29,8 @@ enum mt_status mt_runs_table_load(struct mt_runs_table *table, const char *path,
 				  const char *stack);
 void mt_runs_table_free(struct mt_runs_table *table);
 
-/* GB/s in one direction for one accelerator that a description of an interconnect says: "8x400 Gb/s", "1600 Gb/s per node", "400 Gb/s
+/* GB/s in one direction for one accelerator that a description of an interconnect says: "8x400 Gb/s", "1600 Gb/s per node", "400
+ * Gb/s
  * ... per GPU"; 0: it does not say. */
 double mt_interconnect_gbps(const char *text, double gpus_per_node);
 

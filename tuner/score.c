@@ -1,5 +1,5 @@
-/* score: see score.h. Regret is judged where a choice was measured: among runs of one group with the same model, devices, batch, sequence
- * and precision; the group's is the worst of these, NaN where there was no choice. */
+/* score: see score.h. Regret is judged where a choice was measured: among runs of one group with the same model, devices, batch,
+ * sequence and precision; the group's is the worst of these, NaN where there was no choice. */
 #include "tuner/score.h"
 
 #include "base/json.h"
@@ -107,7 +107,8 @@ static double regret_of(const struct mt_runs_table *table, const double *predict
 
 static json_t *group_json(const struct mt_runs_table *table, const double *predicted, const char *group)
 {
-	double *x = calloc((size_t)table->count + 1, sizeof *x), *y = calloc((size_t)table->count + 1, sizeof *y), ape = 0, bias = 0;
+	double *x = calloc((size_t)table->count + 1, sizeof *x), *y = calloc((size_t)table->count + 1, sizeof *y), ape = 0,
+	       bias = 0;
 	json_t *o = json_object();
 	int count = 0;
 
@@ -131,13 +132,14 @@ static json_t *group_json(const struct mt_runs_table *table, const double *predi
 	return o;
 }
 
-static void sum_up(struct errors *e, const struct mt_runs_table *table, const double *predicted, const double *half, int target, int stack)
+static void sum_up(struct errors *e, const struct mt_runs_table *table, const double *predicted, const double *half, int target,
+		   int stack)
 {
 	for (int i = 0; e->ape && i < table->count; i++) {
 		const struct mt_measured_run *run = &table->runs[i];
 
-		if (!run->skip[0] && (stack < 0 || (run->stack == stack && strcmp(table->targets[run->target].name,
-										  table->targets[target].name) == 0)))
+		if (!run->skip[0] && (stack < 0 || (run->stack == stack &&
+						    strcmp(table->targets[run->target].name, table->targets[target].name) == 0)))
 			add(e, run, predicted[i], half[i]);
 	}
 }
@@ -180,7 +182,8 @@ static void print_line(FILE *file, const char *name, struct errors *e)
 	if (e->count > 0)
 		fprintf(file, "  %-46s %5d  %6.1f%%  %6.1f%%  %6.1f%%  %+6.1f%%  %5.0f%%\n", name, e->count,
 			100 * mt_stats_mean(e->ape, (size_t)e->count), 100 * mt_stats_median(e->ape, (size_t)e->count),
-			100 * mt_stats_quantile(e->ape, (size_t)e->count, 0.9), 100 * e->bias / e->count, 100 * e->covered / e->count);
+			100 * mt_stats_quantile(e->ape, (size_t)e->count, 0.9), 100 * e->bias / e->count,
+			100 * e->covered / e->count);
 	e->count = 0;
 	e->bias = e->covered = 0;
 }
@@ -193,7 +196,8 @@ void mt_score_print(const struct mt_runs_table *table, const double *predicted, 
 
 	for (int i = 0; i < table->count; i++)
 		skipped += table->runs[i].skip[0] != 0;
-	fprintf(file, "  %-46s %5s  %7s  %7s  %7s  %7s  %6s\n", "machine + stack", "runs", "MAPE", "median", "90%", "bias", "covers");
+	fprintf(file, "  %-46s %5s  %7s  %7s  %7s  %7s  %6s\n", "machine + stack", "runs", "MAPE", "median", "90%", "bias",
+		"covers");
 	for (int s = 0; s < table->stack_count; s++) {
 		for (int t = 0; t < table->target_count; t++) {
 			bool first = true;

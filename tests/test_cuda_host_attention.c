@@ -21,6 +21,9 @@
 enum mt_status cuda_host_attention_f16(struct mt_cuda_launch *on, const struct mt_op *op);
 enum mt_status cuda_host_attention_f16_bwd(struct mt_cuda_launch *on, const struct mt_op *op);
 
+uint16_t cuda_host_f16_from_f32(float value);
+float cuda_host_f16_to_f32(uint16_t value);
+
 enum type { BF16, F16, F32, F64 };
 static const char *const type_names[] = {"bf16", "f16", "f32"};
 /* Of |want| plus the root of the mean square of all. Sums are f32; what a type rounds is p, ds and the result. */
@@ -60,8 +63,7 @@ static void put(void *p, int64_t i, double value, enum type type, enum tensor te
 	} else if (type == BF16) {
 		((uint16_t *)p)[i] = mt_bf16_from_f32((float)value);
 	} else {
-		_Float16 half = (_Float16)value;
-		memcpy((uint16_t *)p + i, &half, sizeof half);
+		((uint16_t *)p)[i] = cuda_host_f16_from_f32((float)value);
 	}
 }
 
@@ -73,9 +75,7 @@ static double get(const void *p, int64_t i, enum type type, enum tensor tensor)
 		return ((const float *)p)[i];
 	if (type == BF16)
 		return mt_bf16_to_f32(((const uint16_t *)p)[i]);
-	_Float16 half;
-	memcpy(&half, (const uint16_t *)p + i, sizeof half);
-	return half;
+	return cuda_host_f16_to_f32(((const uint16_t *)p)[i]);
 }
 
 static int32_t *make_starts(const struct shape *s)

@@ -17,6 +17,8 @@ namespace backward
 extern "C" {
 enum mt_status cuda_host_attention_f16(struct mt_cuda_launch *on, const struct mt_op *op);
 enum mt_status cuda_host_attention_f16_bwd(struct mt_cuda_launch *on, const struct mt_op *op);
+uint16_t cuda_host_f16_from_f32(float value);
+float cuda_host_f16_to_f32(uint16_t value);
 }
 
 enum mt_status cuda_host_attention_f16(struct mt_cuda_launch *on, const struct mt_op *op)
@@ -27,4 +29,16 @@ enum mt_status cuda_host_attention_f16(struct mt_cuda_launch *on, const struct m
 enum mt_status cuda_host_attention_f16_bwd(struct mt_cuda_launch *on, const struct mt_op *op)
 {
 	return backward::attend_bwd(on, op);
+}
+
+uint16_t cuda_host_f16_from_f32(float value)
+{
+	return __float2half_rn(value).x;
+}
+
+float cuda_host_f16_to_f32(uint16_t value)
+{
+	__half h;
+	h.x = value;
+	return __half2float(h);
 }

@@ -6,7 +6,7 @@
  * when the launch is refused. Nothing allocates or waits, so all may be captured into a graph.
  *
  * Sums over rows are made in two passes with partial sums in scratch and never by float atomics; how work is cut depends on the
- * shape alone, not on the device, so the same operation gives the same bits on one architecture.
+ * shape, the pointers' alignment and the number of multiprocessors alone, so the same operation gives the same bits on one GPU.
  *
  * Scratch: mt_cuda_scratch_bytes says what an operation needs, 0 for most. It is free to be reused by the next operation on the
  * same stream. */

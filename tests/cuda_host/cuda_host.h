@@ -248,6 +248,12 @@ static inline float __fmaf_rn(float x, float y, float z)
 	return fmaf(x, y, z);
 }
 
+static inline void sincospif(float x, float *sine, float *cosine)
+{
+	*sine = (float)sin(3.14159265358979323846 * (double)x);
+	*cosine = (float)cos(3.14159265358979323846 * (double)x);
+}
+
 static inline float rsqrtf(float x)
 {
 	return 1 / sqrtf(x);

@@ -66,10 +66,10 @@ static inline float __int_as_float(int bits)
 	return __uint_as_float((unsigned)bits);
 }
 
-/* Saturating conversion, NaN to 0, as cvt.rni.s32.f64 is. */
+/* As cvt.rni.s32.f64: saturating, and NaN becomes the least. */
 static inline int __double2int_rn(double x)
 {
-	return !(x > INT32_MIN) ? (x != x ? 0 : INT32_MIN) : x < INT32_MAX ? (int)__builtin_rint(x) : INT32_MAX;
+	return !(x > INT32_MIN) ? INT32_MIN : x < INT32_MAX ? (int)__builtin_rint(x) : INT32_MAX;
 }
 
 static inline float __double2float_rn(double x)

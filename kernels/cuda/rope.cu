@@ -1,0 +1,102 @@
+/* rope: in place, for each head of D at row b*T + t, with angle = (first_position + t) * theta^(-2d/D), d < D/2:
+ *   x[d]       = x[d] cos - sign x[d + D/2] sin
+ *   x[d + D/2] = x[d + D/2] cos + sign x[d] sin
+ * Moves 2*R*H*D elements: bandwidth-bound. A block takes a few rows, computes their cosines and sines once, into shared memory,
+ * and turns all heads with them.
+ *
+ * Angles are exact: a frequency is held as turns for each position in 64-bit fixed point, so position * frequency wraps around by
+ * itself at whole turns, and what is left is good to 2^-64 turns times the position, where f32 would lose the phase of long
+ * sequences. The frequencies come with the launch, as parameters. Su et al. 2021, arXiv:2104.09864, eq. 34. */
+#include "kernels/cuda/vector.cuh"
+
+#include <math.h>
+
+#define MOST_PAIRS    256 /* D/2; the parameters of a launch have room for so many */
+#define ROWS_OF_BLOCK 4
+
+struct frequencies {
+	uint64_t turns[MOST_PAIRS]; /* 2^64 times turns for each position */
+};
+
+/* Shared: float2 of cosine and sine (ROWS_OF_BLOCK, D/2). */
+template <typename T, int N>
+__global__ void __launch_bounds__(MT_CUDA_THREADS) rotate(const struct frequencies frequencies, T *x, int64_t rows, int64_t seq,
+							  int64_t first_position, int64_t stride, int heads, int half, float sign)
+{
+	MT_SHARED(float2, turn);
+	const int64_t first = (int64_t)blockIdx.x * ROWS_OF_BLOCK;
+	const int block_rows = (int)(rows - first < ROWS_OF_BLOCK ? rows - first : ROWS_OF_BLOCK);
+	for (int i = (int)threadIdx.x; i < block_rows * half; i += (int)blockDim.x) {
+		const uint64_t position = (uint64_t)((first + i / half) % seq + first_position);
+		/* A fraction of a turn in [-1/2, 1/2), in units of pi. */
+		const float angle = (float)(int64_t)(position * frequencies.turns[i % half]) * 0x1p-63f;
+		float sine, cosine;
+		sincospif(angle, &sine, &cosine);
+		turn[i] = make_float2(cosine, sign * sine);
+	}
+	__syncthreads();
+	const int packs = half / N, row_items = heads * packs;
+	for (int i = (int)threadIdx.x; i < block_rows * row_items; i += (int)blockDim.x) {
+		const int row = i / row_items, rest = i % row_items, d = rest % packs * N;
+		T *low_at = x + (first + row) * stride + (int64_t)(rest / packs) * 2 * half + d;
+		const float2 *angle = turn + row * half + d;
+		float low[N], high[N];
+		unpack(load<T, N>(low_at), low);
+		unpack(load<T, N>(low_at + half), high);
+#pragma unroll
+		for (int n = 0; n < N; n++) {
+			const float2 t = angle[n];
+			const float l = low[n];
+			low[n] = l * t.x - high[n] * t.y;
+			high[n] = high[n] * t.x + l * t.y;
+		}
+		store(low_at, packed<T, N>(low));
+		store(low_at + half, packed<T, N>(high));
+	}
+}
+
+/* theta^(-2d/D) radians as turns; a whole turn or more is no more than its fraction. */
+static struct frequencies frequencies_of(const struct mt_rope *r)
+{
+	struct frequencies f;
+	for (int64_t d = 0; d < MOST_PAIRS; d++) {
+		double turns = pow(r->theta, -2.0 * (double)d / (double)r->head_dim) / 6.28318530717958647693;
+		f.turns[d] = d < r->head_dim / 2 ? (uint64_t)ldexp(turns - floor(turns), 64) : 0;
+	}
+	return f;
+}
+
+template <typename T, int N> static void launch_rotate(const struct mt_cuda_launch *launch, const struct mt_rope *r)
+{
+	const int64_t rows = r->batch * r->seq;
+	const int half = (int)(r->head_dim / 2);
+	const size_t shared_bytes = ROWS_OF_BLOCK * (size_t)half * sizeof(float2);
+	MT_LAUNCH((rotate<T, N>), (unsigned)divide_up(rows, ROWS_OF_BLOCK), MT_CUDA_THREADS, shared_bytes, launch->stream,
+		  frequencies_of(r), static_cast<T *>(r->x), rows, r->seq, r->first_position, r->stride, (int)r->heads, half,
+		  (float)r->sign);
+}
+
+template <typename T> static void rope(const struct mt_cuda_launch *launch, const struct mt_rope *r)
+{
+	constexpr int N = vector_width<T>;
+	if (r->head_dim / 2 % N == 0 && r->stride % N == 0 && aligned(r->x))
+		launch_rotate<T, N>(launch, r);
+	else
+		launch_rotate<T, 1>(launch, r);
+}
+
+enum mt_status mt_cuda_rope(struct mt_cuda_launch *launch, const struct mt_op *op)
+{
+	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+		return mt_cuda_no_kernel(op);
+	if (op->rope.head_dim > 2 * MOST_PAIRS)
+		return mt_fail(MT_UNAVAILABLE, "rope: CUDA kernels have heads of up to %d, not %lld", 2 * MOST_PAIRS,
+			       (long long)op->rope.head_dim);
+	if (op->rope.batch == 0)
+		return MT_OK;
+	if (op->dtype == MT_F32)
+		rope<float>(launch, &op->rope);
+	else
+		rope<__nv_bfloat16>(launch, &op->rope);
+	return mt_cuda_launched(op);
+}

@@ -21,7 +21,8 @@ enum type { ACT, STAT, WORD, SUM }; /* the op's dtype, f32, i32, f64 */
 
 /* A tensor of an op: where its pointer is in struct mt_op, rows of `cols` elements `stride` apart (0: cols), and its
  * values: normal * spread + shift, or for words integers in [low, low + range); `starts`: each row is a sequence in which a
- * document starts at element 0 and after it at one in `range`, and holds where each element's document starts. */
+ * document starts at element 0 and after it at one in `range`, and holds where each element's document starts.
+ * `alias`: a second pointer to it, 0 for none. */
 struct operand {
 	const char *name;
 	size_t offset;
@@ -31,10 +32,14 @@ struct operand {
 	double spread, shift;
 	int64_t low, range;
 	bool starts;
+	size_t alias;
 };
 
 #define AT(member)    offsetof(struct mt_op, member)
 #define MOST_OPERANDS 20
+#ifndef SLACK_BYTES
+#define SLACK_BYTES 64 /* past each operand */
+#endif
 
 struct problem {
 	struct mt_op op;
@@ -42,6 +47,7 @@ struct problem {
 	struct operand operands[MOST_OPERANDS];
 	int count;
 	double f32_tolerance, bf16_tolerance;
+	int shift; /* elements that each operand begins past an aligned address */
 };
 
 static const char *const levels[] = {"baseline", "avx2", "avx512"};
@@ -107,6 +113,12 @@ static double get(const void *p, int64_t i, size_t width, bool word)
 	return width == 4 ? (double)((const float *)p)[i] : (double)mt_bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
+/* Where an operand's elements begin in its buffer. */
+static void *elements_of(const struct problem *problem, void *buffer, size_t width)
+{
+	return (char *)buffer + (size_t)problem->shift * width;
+}
+
 /* Runs the problem on a device; data[i] gets operand i's buffer, to be freed. Values are those rounded to `rounding`,
  * so that a reference in f64 gets what the device under test got. */
 static void solve(const struct problem *problem, struct mt_device *device, enum mt_dtype dtype, enum mt_dtype rounding, void **data)
@@ -118,7 +130,8 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 	for (int n = 0; n < problem->count; n++) {
 		const struct operand *o = &problem->operands[n];
 		const size_t width = width_of(o, dtype), rounded = width_of(o, rounding);
-		data[n] = malloc((size_t)size_of(o) * width + 64);
+		data[n] = malloc((size_t)(size_of(o) + problem->shift) * width + SLACK_BYTES);
+		void *elements = elements_of(problem, data[n], width);
 		for (int64_t i = 0; i < size_of(o); i++) {
 			union {
 				double f64;
@@ -127,9 +140,11 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 				int32_t i32;
 			} exact;
 			put(&exact, 0, o->role == OUT ? (double)NAN : value_of(o, n, i), rounded, o->type == WORD);
-			put(data[n], i, get(&exact, 0, rounded, o->type == WORD), width, o->type == WORD);
+			put(elements, i, get(&exact, 0, rounded, o->type == WORD), width, o->type == WORD);
 		}
-		memcpy((char *)&op + o->offset, &data[n], sizeof data[n]);
+		memcpy((char *)&op + o->offset, &elements, sizeof elements);
+		if (o->alias)
+			memcpy((char *)&op + o->alias, &elements, sizeof elements);
 	}
 	if (op.kind == MT_OP_LOSS && !op.loss.all_stats)
 		op.loss.all_stats = op.loss.stats;
@@ -152,11 +167,12 @@ static void describe(const struct problem *problem, enum mt_dtype dtype, char te
 }
 
 /* |got - want| <= tolerance * (|want| + rms of want); padding between rows stays as it was. */
-static void compare(const struct problem *problem, const struct operand *o, const void *got, const void *want, enum mt_dtype dtype,
-		    const char *level)
+static void compare(const struct problem *problem, const struct operand *o, void *got_buffer, void *want_buffer,
+		    enum mt_dtype dtype, const char *level)
 {
 	const int64_t stride = o->stride ? o->stride : o->cols;
 	const size_t width = width_of(o, dtype), want_width = width_of(o, MT_F64);
+	const void *got = elements_of(problem, got_buffer, width), *want = elements_of(problem, want_buffer, want_width);
 	const double tolerance = dtype == MT_F32 ? problem->f32_tolerance : problem->bf16_tolerance;
 	double square = 0.0;
 	for (int64_t row = 0; row < o->rows; row++)
@@ -181,7 +197,7 @@ static void release(void **data, int count)
 		free(data[n]);
 }
 
-static void check_equals_reference(const struct problem *problem)
+static inline void check_equals_reference(const struct problem *problem)
 {
 	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
 	struct mt_device *reference = NULL;
@@ -205,7 +221,7 @@ static void check_equals_reference(const struct problem *problem)
 	mt_device_destroy(reference);
 }
 
-static void check_same_bits(const struct problem *problem)
+static inline void check_same_bits(const struct problem *problem)
 {
 	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
 	static const int threads[] = {1, 2, 3, 1};

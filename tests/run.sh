@@ -153,7 +153,7 @@ for source in tests/test_*.c; do
 	name=$(basename "$source" .c)
 	selected "$name" || continue
 	case $name in
-	test_cuda_host_*) [ -x "$BUILD/tests/$name" ] || { skip "$name" "built without g++"; continue; } ;;
+	test_cuda_host_*) [ -x "$BUILD/tests/$name" ] || command -v "${CXX:-g++}" >/dev/null || { skip "$name" "g++ is not installed"; continue; } ;;
 	esac
 	run_unit "$name"
 done

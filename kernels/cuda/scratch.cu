@@ -8,12 +8,6 @@ static size_t partials_bytes(int64_t rows, int64_t cols, int sums)
 	return (size_t)(parts * cols * sums) * sizeof(float);
 }
 
-/* Where the kernels of attention are not there. */
-extern "C" __attribute__((weak)) size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op)
-{
-	return 0;
-}
-
 size_t mt_cuda_scratch_bytes(const struct mt_op *op)
 {
 	switch (op->kind) {

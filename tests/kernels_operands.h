@@ -1,0 +1,172 @@
+/* kernels_operands: the operands of each operation but products and attention, with values that suit it, for a check of a device
+ * against the reference. */
+#ifndef MT_TESTS_KERNELS_OPERANDS_H
+#define MT_TESTS_KERNELS_OPERANDS_H
+
+#include "tests/kernels_compare.h"
+
+typedef void check(const struct problem *problem);
+
+static inline struct operand *add(struct problem *p, const char *name, size_t offset, enum role role, enum type type, int64_t rows,
+				  int64_t cols)
+{
+	struct operand *o = &p->operands[p->count++];
+	assert_true(p->count <= MOST_OPERANDS);
+	*o = (struct operand){name, offset, role, type, rows, cols, 0, 1.0, 0.0, 0, 0, false, 0};
+	return o;
+}
+
+static inline void normal(struct operand *o, double width, double shift)
+{
+	o->spread = width;
+	o->shift = shift;
+}
+
+static inline void words(struct operand *o, int64_t low, int64_t range)
+{
+	o->low = low;
+	o->range = range;
+}
+
+static inline struct problem start(enum mt_op_kind first, enum mt_op_kind last, double f32_tolerance, double bf16_tolerance)
+{
+	struct problem p;
+	memset(&p, 0, sizeof p);
+	p.kinds[0] = first;
+	p.kinds[1] = p.op.kind = last;
+	p.f32_tolerance = f32_tolerance;
+	p.bf16_tolerance = bf16_tolerance;
+	return p;
+}
+
+static inline void norm(check *body, enum mt_norm_kind kind, int64_t rows, int64_t cols, bool x_bias, bool residual, bool dresidual)
+{
+	struct problem p = start(MT_OP_NORM, MT_OP_NORM_BWD, 2e-5, 2.5e-2);
+	p.op.norm = (struct mt_norm){.kind = kind, .rows = rows, .cols = cols, .eps = 1e-5};
+	normal(add(&p, "x", AT(norm.x), IN, ACT, rows, cols), 1.0, 0.5);
+	if (x_bias)
+		add(&p, "x_bias", AT(norm.x_bias), IN, ACT, 1, cols);
+	if (residual)
+		add(&p, "residual", AT(norm.residual), IN, ACT, rows, cols);
+	add(&p, "sum", AT(norm.sum), OUT, ACT, rows, cols);
+	add(&p, "y", AT(norm.y), OUT, ACT, rows, cols);
+	normal(add(&p, "gain", AT(norm.gain), IN, ACT, 1, cols), 0.2, 1.0);
+	add(&p, "rstd", AT(norm.rstd), OUT, STAT, 1, rows);
+	add(&p, "dy", AT(norm.dy), IN, ACT, rows, cols);
+	if (dresidual)
+		add(&p, "dresidual", AT(norm.dresidual), IN, ACT, rows, cols);
+	add(&p, "dx", AT(norm.dx), OUT, ACT, rows, cols);
+	add(&p, "dgain", AT(norm.dgain), INOUT, STAT, 1, cols);
+	if (kind == MT_NORM_LAYER) {
+		add(&p, "bias", AT(norm.bias), IN, ACT, 1, cols);
+		add(&p, "mean", AT(norm.mean), OUT, STAT, 1, rows);
+		add(&p, "dbias", AT(norm.dbias), INOUT, STAT, 1, cols);
+	}
+	body(&p);
+}
+
+static inline void activation(check *body, enum mt_activation_kind kind, int64_t rows, int64_t cols, double spread)
+{
+	struct problem p = start(MT_OP_ACTIVATION, MT_OP_ACTIVATION_BWD, 2e-6, 6e-3);
+	const int64_t width = kind == MT_GELU ? cols : 2 * cols;
+	p.op.activation = (struct mt_activation){.kind = kind, .rows = rows, .cols = cols};
+	normal(add(&p, "x", AT(activation.x), IN, ACT, rows, width), spread, 0.0);
+	add(&p, "dy", AT(activation.dy), IN, ACT, rows, cols);
+	add(&p, "y", AT(activation.y), OUT, ACT, rows, cols);
+	add(&p, "dx", AT(activation.dx), OUT, ACT, rows, width);
+	body(&p);
+}
+
+static inline void embedding(check *body, int64_t rows, int64_t cols, int64_t seq, bool position, int64_t first_row)
+{
+	struct problem p = start(MT_OP_EMBEDDING, MT_OP_EMBEDDING_BWD, 2e-6, 6e-3);
+	p.op.embedding =
+		(struct mt_embedding){.rows = rows, .cols = cols, .seq = seq, .first = 5, .count = 11, .first_row = first_row};
+	words(add(&p, "tokens", AT(embedding.tokens), IN, WORD, 1, rows), 0, 20);
+	add(&p, "table", AT(embedding.table), IN, ACT, 11, cols);
+	add(&p, "y", AT(embedding.y), OUT, ACT, rows, cols);
+	add(&p, "dy", AT(embedding.dy), IN, ACT, rows, cols);
+	add(&p, "dtable", AT(embedding.dtable), INOUT, STAT, 11, cols);
+	if (position) {
+		add(&p, "position", AT(embedding.position), IN, ACT, seq, cols);
+		add(&p, "dposition", AT(embedding.dposition), INOUT, STAT, seq, cols);
+	}
+	body(&p);
+}
+
+static inline void rope(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t dim, int64_t first_position, int sign)
+{
+	struct problem p = start(MT_OP_ROPE, MT_OP_ROPE, 2e-6, 6e-3);
+	p.op.rope = (struct mt_rope){batch, seq, heads, dim, heads * dim, first_position, 10000.0, sign, NULL};
+	add(&p, "x", AT(rope.x), INOUT, ACT, batch * seq, heads * dim);
+	body(&p);
+}
+
+static inline void addition(check *body, enum mt_op_kind kind, int64_t rows, int64_t cols, bool b, bool bias)
+{
+	struct problem p = start(kind, kind, 2e-6, 6e-3);
+	p.op.add = (struct mt_add){.rows = rows, .cols = cols};
+	add(&p, "a", AT(add.a), IN, ACT, rows, cols);
+	if (b)
+		add(&p, "b", AT(add.b), IN, ACT, rows, cols);
+	if (bias)
+		add(&p, "bias", AT(add.bias), IN, ACT, 1, cols);
+	if (kind == MT_OP_ADD)
+		add(&p, "out", AT(add.out), OUT, ACT, rows, cols);
+	else
+		add(&p, "dbias", AT(add.out), INOUT, STAT, 1, cols);
+	body(&p);
+}
+
+static inline void loss_stats(check *body, int64_t rows, int64_t cols, int64_t first, int64_t vocab)
+{
+	struct problem p = start(MT_OP_LOSS_STATS, MT_OP_LOSS_STATS, 2e-6, 2e-6);
+	p.op.loss = (struct mt_loss){.rows = rows, .cols = cols, .first = first, .vocab = vocab};
+	normal(add(&p, "logits", AT(loss.logits), IN, ACT, rows, cols), 4.0, 0.0);
+	words(add(&p, "targets", AT(loss.targets), IN, WORD, 1, rows), -2, vocab + 2);
+	add(&p, "stats", AT(loss.stats), OUT, STAT, rows, 3);
+	body(&p);
+}
+
+/* The statistics of both parts are given: maximum 6, sum 6, target logit 6, near enough. */
+static inline void loss(check *body, int64_t rows, int64_t cols, int64_t first, int64_t vocab, double grad_scale)
+{
+	struct problem p = start(MT_OP_LOSS, MT_OP_LOSS, 4e-6, 8e-3);
+	p.op.loss =
+		(struct mt_loss){.rows = rows, .cols = cols, .first = first, .vocab = vocab, .parts = 2, .grad_scale = grad_scale};
+	normal(add(&p, "logits", AT(loss.logits), INOUT, ACT, rows, cols), 1.0, 0.0);
+	words(add(&p, "targets", AT(loss.targets), IN, WORD, 1, rows), -2, vocab + 2);
+	normal(add(&p, "all_stats", AT(loss.all_stats), IN, STAT, 2 * rows, 3), 0.1, 6.0);
+	add(&p, "loss", AT(loss.loss), OUT, STAT, 1, rows);
+	body(&p);
+}
+
+static inline void adamw(check *body, int64_t count, int64_t step)
+{
+	struct problem p = start(MT_OP_ADAMW, MT_OP_ADAMW, 4e-6, 6e-3);
+	p.op.adamw = (struct mt_adamw){.count = count,
+				       .step = step,
+				       .lr = 1e-2,
+				       .beta1 = 0.9,
+				       .beta2 = 0.95,
+				       .eps = 1e-8,
+				       .decay = 0.1,
+				       .grad_scale = 0.5};
+	add(&p, "grad", AT(adamw.grad), IN, STAT, 1, count);
+	add(&p, "master", AT(adamw.master), INOUT, STAT, 1, count);
+	add(&p, "m", AT(adamw.m), INOUT, STAT, 1, count);
+	normal(add(&p, "v", AT(adamw.v), INOUT, STAT, 1, count), 0.1, 1.0);
+	add(&p, "param", AT(adamw.param), OUT, ACT, 1, count);
+	body(&p);
+}
+
+static inline void sumsq(check *body, int64_t count)
+{
+	struct problem p = start(MT_OP_SUMSQ, MT_OP_SUMSQ, 1e-12, 1e-12);
+	p.op.sumsq.count = count;
+	add(&p, "x", AT(sumsq.x), IN, STAT, 1, count);
+	add(&p, "out", AT(sumsq.out), INOUT, SUM, 1, 1);
+	body(&p);
+}
+
+#endif

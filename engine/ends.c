@@ -113,7 +113,7 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
  * look for the place of the last: so they get one to themselves. Elsewhere backward passes use it too. */
 bool mt_logits_apart(const struct mt_layout *layout)
 {
-	return layout->pp > 1 && mt_layout_microbatches(layout) > 1 && layout->recompute == MT_RECOMPUTE_NONE;
+	return layout->pp > 1 && mt_layout_microbatches(layout) > 1 && layout->recompute != MT_RECOMPUTE_FULL;
 }
 
 void mt_logits_free(struct mt_engine *e, struct mt_flight *flight)

@@ -4,7 +4,8 @@
  *   h2 = norm(x2); u = h2 Wup^T + b;  g = activation(u);  y = x2 + g Wdown^T + bd
  *
  * Shapes here: x, x2, y, h1, h2 (S,C); qkv (R,(H+2G)D) and g (R,F) with local heads and width; S = R without sequence parallelism.
- * With full recompute only x is kept and the rest is computed again when the backward pass comes. */
+ * With full recompute only x is kept and the rest is computed again when the backward pass comes; with selective recompute only
+ * some outputs are not kept, each computed again from what is. The same bits either way. */
 #include "engine/internal.h"
 
 #include <math.h>
@@ -35,14 +36,15 @@ static enum mt_status alloc_stats(struct mt_engine *e, int64_t elements, void **
 	return mt_engine_alloc(e, ARENA_ACTIVATIONS, elements, mt_grad_dtype(e->dtype), pointer);
 }
 
-/* Norm with the residual before it (residual NULL: none): writes y and stats, both new. */
+/* Norm with the residual before it (residual NULL: none): writes y, new, and stats, new unless there from an earlier pass. */
 static enum mt_status norm_forward(struct mt_engine *e, const int *at, int gain, int bias, struct mt_norm args, void **y,
 				   void **stats)
 {
 	struct mt_op op = {.kind = MT_OP_NORM, .dtype = e->dtype};
 
 	MT_TRY(alloc(e, e->shard_rows * e->model->hidden, y));
-	MT_TRY(alloc_stats(e, 2 * e->shard_rows, stats));
+	if (!*stats)
+		MT_TRY(alloc_stats(e, 2 * e->shard_rows, stats));
 	args.kind = norm_kind(e);
 	args.rows = e->shard_rows;
 	args.cols = e->model->hidden;
@@ -125,6 +127,17 @@ static struct mt_attention attention_args(struct mt_engine *e, const struct mt_l
 				     .lse = s->lse};
 }
 
+/* o and its lse, both new. */
+static enum mt_status attend(struct mt_engine *e, struct mt_layer_saved *s)
+{
+	struct mt_op op = {.kind = MT_OP_ATTENTION, .dtype = e->dtype};
+
+	MT_TRY(alloc(e, e->rows * e->q_cols, &s->attention));
+	MT_TRY(alloc_stats(e, e->rows * (e->q_cols / e->model->head_dim), &s->lse));
+	op.attention = attention_args(e, s);
+	return mt_engine_enqueue(e, &op);
+}
+
 /* The input of a column-parallel product: all rows. Under SP a new buffer, else the shard itself. */
 static enum mt_status gather_rows(struct mt_engine *e, void *shard, void **whole)
 {
@@ -141,8 +154,7 @@ static void drop_rows(struct mt_engine *e, void *shard, void *whole)
 /* x -> x2 - x, before bias: the attention half. Result (S,C) in *out, new. */
 static enum mt_status attention_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **out)
 {
-	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols, heads = e->q_cols / e->model->head_dim;
-	struct mt_op op = {.kind = MT_OP_ATTENTION, .dtype = e->dtype};
+	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
 	void *whole;
 
 	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
@@ -151,20 +163,30 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
 	drop_rows(e, s->norm1, whole);
 	MT_TRY(rope(e, s->qkv, 1));
-	MT_TRY(alloc(e, e->rows * e->q_cols, &s->attention));
-	MT_TRY(alloc_stats(e, e->rows * heads, &s->lse));
-	op.attention = attention_args(e, s);
-	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(attend(e, s));
 	MT_TRY(alloc(e, e->rows * C, out));
 	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->q_cols, C, *out));
 	return mt_tp_reduce(e, out, C);
+}
+
+/* g = activation(u), new. */
+static enum mt_status activate(struct mt_engine *e, struct mt_layer_saved *s)
+{
+	struct mt_op op = {.kind = MT_OP_ACTIVATION, .dtype = e->dtype};
+
+	MT_TRY(alloc(e, e->rows * e->ffn_cols, &s->activation));
+	op.activation = (struct mt_activation){.kind = e->model->mlp == MT_MODEL_SWIGLU ? MT_SWIGLU : MT_GELU,
+					       .rows = e->rows,
+					       .cols = e->ffn_cols,
+					       .x = s->up,
+					       .y = s->activation};
+	return mt_engine_enqueue(e, &op);
 }
 
 /* The activation half up to g; x2 = a + bias + x is formed in the norm. `a` is freed. */
 static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **a)
 {
 	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
-	struct mt_op op = {.kind = MT_OP_ACTIVATION, .dtype = e->dtype};
 	void *whole;
 
 	MT_TRY(alloc(e, e->shard_rows * C, &s->x2));
@@ -178,13 +200,7 @@ static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_
 	MT_TRY(mt_linear_forward(e, whole, at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP], at[MT_MLP_UP_BIAS], C,
 				 width, s->up));
 	drop_rows(e, s->norm2, whole);
-	MT_TRY(alloc(e, e->rows * F, &s->activation));
-	op.activation = (struct mt_activation){.kind = e->model->mlp == MT_MODEL_SWIGLU ? MT_SWIGLU : MT_GELU,
-					       .rows = e->rows,
-					       .cols = F,
-					       .x = s->up,
-					       .y = s->activation};
-	return mt_engine_enqueue(e, &op);
+	return activate(e, s);
 }
 
 /* y = x2 + g Wdown^T + bias, new (S,C). */
@@ -217,6 +233,36 @@ static void free_recomputed(struct mt_engine *e, struct mt_layer_saved *s)
 	}
 }
 
+/* Frees the outputs that selective recompute names. */
+static void free_selected(struct mt_engine *e, struct mt_layer_saved *s)
+{
+	const struct mt_layout *l = e->layout;
+
+	if (l->recompute_norm) {
+		mt_engine_release(e, &s->norm1);
+		mt_engine_release(e, &s->norm2);
+	}
+	if (l->recompute_attention) {
+		mt_engine_release(e, &s->attention);
+		mt_engine_release(e, &s->lse);
+	}
+	if (l->recompute_activation)
+		mt_engine_release(e, &s->activation);
+}
+
+/* How a layer recomputes: recompute_layers counts from the first layer of its chunk. */
+static enum mt_recompute recompute_of(const struct mt_engine *e, int layer)
+{
+	int chunk = 0;
+
+	if (e->layout->recompute_layers == 0)
+		return (enum mt_recompute)e->layout->recompute;
+	while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
+		chunk++;
+	return layer - e->table.chunks[chunk].first_layer < e->layout->recompute_layers ? (enum mt_recompute)e->layout->recompute
+											: MT_RECOMPUTE_NONE;
+}
+
 void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved)
 {
 	free_recomputed(e, saved);
@@ -232,8 +278,10 @@ enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_
 	MT_TRY(attention_forward(e, at, saved, &a));
 	MT_TRY(mlp_forward(e, at, saved, &a));
 	MT_TRY(mlp_output(e, at, saved, output));
-	if (e->layout->recompute == MT_RECOMPUTE_FULL)
+	if (recompute_of(e, layer) == MT_RECOMPUTE_FULL)
 		free_recomputed(e, saved);
+	if (recompute_of(e, layer) == MT_RECOMPUTE_SELECTIVE)
+		free_selected(e, saved);
 	return MT_OK;
 }
 
@@ -245,6 +293,8 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 	struct mt_op op = {.kind = MT_OP_ACTIVATION_BWD, .dtype = e->dtype};
 	void *dy = *gradient, *whole, *dg, *dh;
 
+	if (!s->activation)
+		MT_TRY(activate(e, s));
 	MT_TRY(mt_bias_grad(e, dy, at[MT_MLP_DOWN_BIAS], e->shard_rows, C));
 	MT_TRY(gather_rows(e, dy, &whole));
 	MT_TRY(alloc(e, e->rows * F, &dg));
@@ -264,6 +314,11 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 	MT_TRY(alloc(e, e->rows * C, &dh));
 	MT_TRY(mt_linear_dgrad(e, s->up, up, C, width, dh));
 	MT_TRY(mt_tp_reduce(e, &dh, C));
+	if (!s->norm2) {
+		struct mt_norm again = {.x = s->x2};
+
+		MT_TRY(norm_forward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, again, &s->norm2, &s->stats2));
+	}
 	MT_TRY(gather_rows(e, s->norm2, &whole));
 	MT_TRY(mt_linear_wgrad(e, s->up, whole, up, C, width));
 	drop_rows(e, s->norm2, whole);
@@ -279,6 +334,8 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	struct mt_op op = {.kind = MT_OP_ATTENTION_BWD, .dtype = e->dtype};
 	void *dy = *gradient, *whole, *d_o, *dqkv, *delta, *dh;
 
+	if (!s->attention)
+		MT_TRY(attend(e, s));
 	MT_TRY(mt_bias_grad(e, dy, at[MT_ATTN_OUT_BIAS], e->shard_rows, C));
 	MT_TRY(gather_rows(e, dy, &whole));
 	MT_TRY(alloc(e, e->rows * e->q_cols, &d_o));
@@ -301,6 +358,9 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	MT_TRY(alloc(e, e->rows * C, &dh));
 	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, dh));
 	MT_TRY(mt_tp_reduce(e, &dh, C));
+	if (!s->norm1)
+		MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1,
+				    &s->stats1));
 	MT_TRY(gather_rows(e, s->norm1, &whole));
 	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
 	drop_rows(e, s->norm1, whole);
@@ -313,7 +373,7 @@ enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer
 {
 	const int *at = e->table.layers[layer];
 
-	if (e->layout->recompute == MT_RECOMPUTE_FULL) {
+	if (recompute_of(e, layer) == MT_RECOMPUTE_FULL) {
 		void *a = NULL;
 
 		MT_TRY(attention_forward(e, at, saved, &a));

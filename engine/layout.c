@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const recomputes[] = {"none", "full", NULL};
+static const char *const recomputes[] = {"none", "selective", "full", NULL};
 static const char *const schedules[] = {
 	[MT_SCHEDULE_1F1B] = "1f1b", [MT_SCHEDULE_ZB_H1] = "zb-h1", [MT_SCHEDULE_ZB_V] = "zb-v", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
@@ -18,6 +18,11 @@ static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F
 #define CHOICE(field, value, choices, help)                                                                                        \
 	{                                                                                                                          \
 #field, MT_OPTION_CHOICE, offsetof(struct mt_layout, field), value, 0, 0, choices, help                            \
+	}
+
+#define BOOL(field, value, help)                                                                                                   \
+	{                                                                                                                          \
+#field, MT_OPTION_BOOL, offsetof(struct mt_layout, field), value, 0, 0, NULL, help                                 \
 	}
 
 /* Bounds are those of any machine; what a model allows is in the rules. */
@@ -34,11 +39,15 @@ static const struct mt_option options[] = {
 	INT(mbs, "1", 1, 1 << 20, "sequences in a micro-batch"),
 	INT(gbs, "8", 1, 1 << 30, "sequences in a step, all data-parallel ranks together"),
 	INT(seq, "0", 0, 1 << 24, "tokens in a sequence; 0: the model's longest"),
-	{"sp", MT_OPTION_BOOL, offsetof(struct mt_layout, sp), "false", 0, 0, NULL,
-	 "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"},
+	BOOL(sp, "false", "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"),
 	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
 	CHOICE(recompute, "none", recomputes,
-	       "full: keep only a layer's input and run its forward pass again before its backward pass"),
+	       "full: keep only a layer's input and run its forward pass again before its backward pass; selective: do so for the "
+	       "outputs named by recompute_attention, recompute_activation and recompute_norm"),
+	BOOL(recompute_attention, "false", "selective: the attention's output, which costs its forward pass again"),
+	BOOL(recompute_activation, "true", "selective: the output of the MLP's activation"),
+	BOOL(recompute_norm, "true", "selective: the outputs of the norms"),
+	INT(recompute_layers, "0", 0, 1 << 20, "the first layers of each model chunk that recompute; 0: all"),
 	CHOICE(schedule, "1f1b", schedules,
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
@@ -132,12 +141,24 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "sp", -1);
 	if (layout->zero != 0)
 		append(buf, "zero", layout->zero);
-	if (layout->recompute == MT_RECOMPUTE_FULL)
-		append(buf, "full", -1);
+	if (layout->recompute != MT_RECOMPUTE_NONE)
+		append(buf, recomputes[layout->recompute], -1);
+	if (layout->recompute_layers != 0)
+		append(buf, "first", layout->recompute_layers);
 	if (layout->dtype != MT_F32)
 		append(buf, layout->dtype == MT_BF16 ? "bf16" : "f64", -1);
 	if (layout->threads != 0)
 		append(buf, "t", layout->threads);
+}
+
+const char *mt_layout_recompute_name(const struct mt_layout *layout)
+{
+	return recomputes[layout->recompute];
+}
+
+const char *mt_layout_schedule_name(const struct mt_layout *layout)
+{
+	return schedules[layout->schedule];
 }
 
 struct mt_schedule_shape mt_layout_schedule(const struct mt_layout *layout)

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_FULL };
+enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_SELECTIVE, MT_RECOMPUTE_FULL };
 
 struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
@@ -25,10 +25,13 @@ struct mt_layout {
 	bool sp;                           /* sequence parallelism beside tensor parallelism */
 	int64_t zero;                      /* 0 or 1: optimizer state sharded over dp */
 	int recompute;                     /* enum mt_recompute */
-	int schedule;                      /* enum mt_schedule */
-	int dtype;                         /* enum mt_dtype of parameters and activations: f32 or bf16 */
-	int64_t threads;                   /* host threads a rank; 0: all that the rank may use */
-	int64_t bucket_bytes;              /* gradient bucket size (f32 bytes); 0: one bucket */
+	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
+	bool recompute_attention, recompute_activation, recompute_norm;
+	int64_t recompute_layers; /* the first layers of each model chunk that recompute; 0: all */
+	int schedule;             /* enum mt_schedule */
+	int dtype;                /* enum mt_dtype of parameters and activations: f32 or bf16 */
+	int64_t threads;          /* host threads a rank; 0: all that the rank may use */
+	int64_t bucket_bytes;     /* gradient bucket size (f32 bytes); 0: one bucket */
 };
 
 extern const struct mt_option_table mt_layout_options;
@@ -69,6 +72,10 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96]);
 struct mt_schedule_shape mt_layout_schedule(const struct mt_layout *layout);
 /* The pipeline stage that has the head: the last, in a V the first. */
 int mt_layout_head_stage(const struct mt_layout *layout);
+/* As the options name them: "selective", "zb-h1". */
+const char *mt_layout_recompute_name(const struct mt_layout *layout);
+const char *mt_layout_schedule_name(const struct mt_layout *layout);
+
 /* Layers of a virtual stage (0 .. pp*vp-1): first and count. Those that first_layers and last_layers leave are spread evenly; a
  * remainder goes one each to the middle first (the ends hold embedding and head). */
 void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,

@@ -146,7 +146,17 @@ RULE(zero_needs_dp)
 
 RULE(recompute_is_known)
 {
-	return l->recompute != MT_RECOMPUTE_NONE && l->recompute != MT_RECOMPUTE_FULL;
+	return l->recompute < MT_RECOMPUTE_NONE || l->recompute > MT_RECOMPUTE_FULL;
+}
+
+RULE(recompute_layers_need_recompute)
+{
+	return l->recompute_layers < 0 || (l->recompute_layers > 0 && l->recompute == MT_RECOMPUTE_NONE);
+}
+
+RULE(selective_names_something)
+{
+	return l->recompute == MT_RECOMPUTE_SELECTIVE && !l->recompute_attention && !l->recompute_activation && !l->recompute_norm;
 }
 
 RULE(schedule_is_known)
@@ -214,7 +224,10 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(sp_rows_divisible_by_tp, "mbs seq tp", "with sequence parallelism mbs * seq must be a multiple of tp"),
 	ROW(zero_is_0_or_1, "zero", "zero must be 0 or 1"),
 	ROW(zero_needs_dp, "zero dp", "zero shards over data-parallel ranks: it needs dp above 1"),
-	ROW(recompute_is_known, "recompute", "recompute must be none or full"),
+	ROW(recompute_is_known, "recompute", "recompute must be none, selective or full"),
+	ROW(recompute_layers_need_recompute, "recompute_layers recompute", "recompute_layers needs recompute selective or full"),
+	ROW(selective_names_something, "recompute_attention recompute_activation recompute_norm",
+	    "selective recompute needs one of recompute_attention, recompute_activation and recompute_norm"),
 	ROW(schedule_is_known, "schedule", "schedule must be 1f1b, zb-h1 or zb-v"),
 	ROW(zero_bubble_needs_pp, "schedule pp", "a zero-bubble schedule needs a pipeline: pp above 1"),
 	ROW(zb_h1_has_one_chunk, "schedule vp", "schedule zb-h1 has one model chunk a stage: vp must be 1"),

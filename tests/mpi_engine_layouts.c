@@ -2,9 +2,10 @@
  * ranks: 8
  *
  * One job of 8 ranks runs all layouts of tp, pp, dp in {1,2,4,8} up to 8 ranks in turn, each on blocks of tp*pp*dp
- * ranks: sequence parallelism on and off, ZeRO-1 on and off, a small GPT and a small LLaMA, f32 and bf16, recompute on a part
- * of them; then interleaved and zero-bubble schedules and uneven stages. The reference is one rank on the plain device in the same
- * run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at the last; bf16 2e-2. The same layout twice gives the same bits. */
+ * ranks: sequence parallelism on and off, ZeRO-1 on and off, a small GPT and a small LLaMA, f32 and bf16, recompute none,
+ * selective and full, of all layers or the first, in turn; then interleaved and zero-bubble schedules and uneven stages. The
+ * reference is one rank on the plain device in the same run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at the last;
+ * bf16 2e-2. The same layout twice gives the same bits. */
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -130,7 +131,9 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 		for (int zero = 0; zero <= (l->dp > 1); zero++) {
 			l->sp = sp;
 			l->zero = zero;
-			l->recompute = (index + sp + zero) % 3 == 0 ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+			l->recompute = (index + sp + zero) % 3; /* none, selective, full */
+			l->recompute_attention = index % 2;
+			l->recompute_layers = l->recompute && index % 4 == 1;
 			l->mbs = l->dp <= 4 && index % 2 ? 2 : 1;
 			run_layout(counts, run, fabric, expected, (index + sp + zero) % 4 == 0);
 		}

@@ -76,7 +76,8 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 		for (int zero = 0; zero <= (l->dp > 1); zero++) {
 			l->sp = sp;
 			l->zero = zero;
-			l->recompute = *turn % 2 ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+			l->recompute = *turn % 3;
+			l->recompute_attention = *turn % 4 == 1;
 			l->dtype = *turn % 3 == 1 ? MT_BF16 : MT_F32;
 			l->mbs = *turn / 2 % 2 + 1;
 			l->bucket_bytes = *turn % 5 < 2 ? 2 << 10 : 0;

@@ -26,12 +26,12 @@ planned() {
 }
 
 # The layouts there are: every tp * pp * dp = GPUS, micro-batches that divide a data-parallel rank's batch (one where none
-# does), recompute or not, sequence parallelism with tp > 1, sharding with dp > 1; once for each number of threads.
+# does), none, selective and full recompute, sequence parallelism with tp > 1, sharding with dp > 1; once for each number of threads.
 JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threads) = (0); $threads{$_->{threads}} = 1 for @$candidates;
 	for my $tp (grep { $gpus % $_ == 0 } 1 .. $gpus) { for my $pp (grep { $gpus / $tp % $_ == 0 } 1 .. $gpus / $tp) {
 		my $dp = $gpus / $tp / $pp;
 		my $batches = $gbs % $dp ? 1 : grep { $gbs % ($dp * $_) == 0 } 1 .. $gbs;
-		$n += $batches * ($tp > 1 ? 2 : 1) * ($dp > 1 ? 2 : 1) * 2; } }
+		$n += $batches * ($tp > 1 ? 2 : 1) * ($dp > 1 ? 2 : 1) * 3; } }
 	return $n * keys %threads; } '
 
 @test "probe of one rank writes a machine file that plan accepts" {

@@ -53,7 +53,7 @@ launcher() {
 	measured_before
 	attempt megatune tune gpt-tiny "${AGAIN[@]}" --gbs 2 --top 100 --trial-steps 1 --no-report --json
 	finished
-	check '@{$d->{candidates}} == 16 && !grep { !exists $_->{measured_memory_bytes} } @{$d->{candidates}}' "$OUT"
+	check '@{$d->{candidates}} == 24 && !grep { !exists $_->{measured_memory_bytes} } @{$d->{candidates}}' "$OUT"
 	check '!grep { "@{$_->{memory_bytes}}" ne "@{$_->{measured_memory_bytes}}" } @{$d->{candidates}}' "$OUT"
 	check '!grep { @{$_->{measured_resident_bytes}} != $_->{pp} } @{$d->{candidates}}' "$OUT"
 }

@@ -197,15 +197,16 @@ static double *gradients_of(const struct mt_run *run, const char *device, double
 	return all;
 }
 
-static void check_recompute(const struct tiny_model *model, enum mt_dtype dtype, const char *device)
+static void check_recompute(const struct tiny_model *model, enum mt_recompute kind, enum mt_dtype dtype, const char *device)
 {
 	struct mt_run run;
 	double loss[2], *gradients[2];
 	int64_t count[2];
 
 	set_run(&run, model, dtype);
+	run.layout.recompute_attention = true;
 	for (int i = 0; i < 2; i++) {
-		run.layout.recompute = i ? MT_RECOMPUTE_FULL : MT_RECOMPUTE_NONE;
+		run.layout.recompute = i ? kind : MT_RECOMPUTE_NONE;
 		gradients[i] = gradients_of(&run, device, &loss[i], &count[i]);
 	}
 	if (loss[0] != loss[1])
@@ -225,9 +226,11 @@ static void recompute_gives_the_same_bits(void **state)
 	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA};
 
 	for (int i = 0; i < 2; i++) {
-		check_recompute(models[i], MT_F64, "reference");
-		check_recompute(models[i], MT_F32, "cpu");
-		check_recompute(models[i], MT_BF16, "cpu");
+		for (enum mt_recompute kind = MT_RECOMPUTE_SELECTIVE; kind <= MT_RECOMPUTE_FULL; kind++) {
+			check_recompute(models[i], kind, MT_F64, "reference");
+			check_recompute(models[i], kind, MT_F32, "cpu");
+			check_recompute(models[i], kind, MT_BF16, "cpu");
+		}
 	}
 }
 

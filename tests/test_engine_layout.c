@@ -243,6 +243,8 @@ EDIT(sp_rows, l->sp = true, l->tp = 2, l->seq = 63)
 EDIT(zero_3, l->zero = 3, l->dp = 2)
 EDIT(zero_alone, l->zero = 1)
 EDIT(recompute_5, l->recompute = 5)
+EDIT(recompute_few, l->recompute_layers = 2)
+EDIT(selective_nothing, l->recompute = MT_RECOMPUTE_SELECTIVE, l->recompute_activation = l->recompute_norm = false)
 EDIT(schedule_5, l->schedule = 5)
 EDIT(dtype_i32, l->dtype = MT_I32)
 EDIT(threads_less, l->threads = -1)
@@ -272,6 +274,8 @@ static const struct breaker breakers[] = {
 	{"zero_is_0_or_1", zero_3},
 	{"zero_needs_dp", zero_alone},
 	{"recompute_is_known", recompute_5},
+	{"recompute_layers_need_recompute", recompute_few},
+	{"selective_names_something", selective_nothing},
 	{"schedule_is_known", schedule_5},
 	{"zero_bubble_needs_pp", h1_alone},
 	{"zb_h1_has_one_chunk", h1_chunks},

@@ -142,8 +142,8 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 	set_int(o, "gbs", l->gbs);
 	json_object_set_new(o, "sp", json_boolean(l->sp));
 	set_int(o, "zero", l->zero);
-	set_string(o, "recompute", l->recompute == MT_RECOMPUTE_FULL ? "full" : "none");
-	set_string(o, "schedule", "1f1b");
+	set_string(o, "recompute", mt_layout_recompute_name(l));
+	set_string(o, "schedule", mt_layout_schedule_name(l));
 	set_int(o, "threads", l->threads);
 	set_int(o, "microbatches", mt_layout_microbatches(l));
 }

@@ -9,12 +9,12 @@
 # A program that dies, says nothing or outlives its limit counts as one failure more. The output of a program that failed
 # is shown. The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed or none ran.
 #
-# TEST_LIMIT_S (600) a program, TEST_TOTAL_S (0: none) for all: what has not run by then fails. BUILD (build): where they are.
+# TEST_LIMIT_S (900) a program, TEST_TOTAL_S (0: none) for all: what has not run by then fails. BUILD (build): where they are.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 
 BUILD=${BUILD:-build}
-TEST_LIMIT_S=${TEST_LIMIT_S:-600}
+TEST_LIMIT_S=${TEST_LIMIT_S:-900}
 TEST_TOTAL_S=${TEST_TOTAL_S:-0}
 export BUILD
 

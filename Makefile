@@ -65,7 +65,7 @@ endif
 CFLAGS  ?= -g
 ALL_CFLAGS = -std=gnu11 $(OPT) $(CFLAGS) $(WARN) $(EXTRA) -fopenmp -fno-math-errno -fno-strict-aliasing -I. \
 	-DMT_VERSION='"$(VERSION)"' -DMT_PREFIX='"$(PREFIX)"' $(MPI_CFLAGS) $(HWLOC_CFLAGS) $(TEXT_CFLAGS) -MMD -MP
-LIBS = -ldnnl -lyaml -ljansson -lsqlite3 $(HWLOC_LIBS) $(TEXT_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
+LIBS = -ldnnl -lyaml -ljansson -lsqlite3 -lxxhash $(HWLOC_LIBS) $(TEXT_LIBS) $(MPI_LIBS) -fopenmp -lpthread -lm
 LDFLAGS_ALL = $(LDFLAGS) $(EXTRA) -rdynamic
 
 # Sources of plugins are no part of the program.
@@ -192,7 +192,7 @@ $(BUILD)/tests/test_base_nvml $(BUILD)/tests/test_probes_links: | $(NVML_DOUBLE)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
 # What the build, the program and the tests use; installed only where something is missing.
-DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libyaml-dev bats \
+DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libxxhash-dev libyaml-dev bats \
 	iproute2 g++ libpcre2-dev libutf8proc-dev
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 deps:

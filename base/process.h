@@ -25,9 +25,11 @@ void mt_process_result_free(struct mt_process_result *result);
 char *mt_process_self(void);
 /* Path of a program on PATH, free() it; NULL when there is none. */
 char *mt_process_find(const char *program);
-/* Installs handlers of SIGINT and SIGTERM that set a flag (once; a second signal ends the process). */
+/* Installs handlers of SIGINT, SIGTERM and SIGUSR1 that note the signal. SIGINT or SIGTERM a second time ends the process; any
+ * other order does not, for schedulers send SIGUSR1 first and SIGTERM later. */
 void mt_process_catch_signals(void);
 int mt_process_interrupted(void);
+int mt_process_signal(void); /* the last one noted; 0: none */
 /* Peak resident bytes of this process (VmHWM), and resident now (VmRSS); 0 when unknown. */
 size_t mt_process_peak_bytes(void);
 size_t mt_process_resident_bytes(void);

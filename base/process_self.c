@@ -13,15 +13,15 @@
 #include <unistd.h>
 
 /* Signals belong to the process, so this flag does too. */
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* the number of the signal */
 
 static void on_signal(int number)
 {
-	if (interrupted) {
+	if (interrupted == number && number != SIGUSR1) {
 		signal(number, SIG_DFL);
 		raise(number);
 	}
-	interrupted = 1;
+	interrupted = number;
 }
 
 void mt_process_catch_signals(void)
@@ -30,9 +30,15 @@ void mt_process_catch_signals(void)
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGUSR1, &action, NULL);
 }
 
 int mt_process_interrupted(void)
+{
+	return interrupted != 0;
+}
+
+int mt_process_signal(void)
 {
 	return interrupted;
 }

@@ -281,7 +281,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	e->last_microbatch = false;
 	MT_TRY(mt_lap_begin(e, &start));
 	if (e->loader)
-		MT_TRY(mt_loader_begin(e->loader, (uint64_t)(e->step * e->layout->gbs)));
+		MT_TRY(mt_loader_begin(e->loader, (uint64_t)e->samples));
 	MT_TRY(zero_gradients(e));
 	MT_TRY(mt_pipeline_run(e));
 	MT_TRY(mt_reduce_finish(e));
@@ -295,5 +295,11 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	stats->data_s = e->data_s;
 	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->optimizer_s;
 	e->step++;
+	e->samples += e->layout->gbs;
 	return MT_OK;
+}
+
+int64_t mt_engine_steps_done(const struct mt_engine *engine)
+{
+	return engine->step;
 }

@@ -20,13 +20,15 @@ struct mt_engine_config {
 	struct mt_dataset *dataset; /* borrowed; NULL on the dry device */
 };
 
+enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE };
+
 struct mt_step_stats {
 	int64_t step; /* counts from 0 */
 	double loss;  /* mean over the tokens of the step, the same on every rank */
 	double grad_norm;
 	double lr;
 	double seconds; /* this rank's clock, from the first action to the last */
-	int skipped;    /* 1: gradient not finite, parameters left as they were */
+	int skipped;    /* enum mt_skipped: parameters left as they were */
 	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis, pipeline wait, optimizer */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
 	double data_s; /* the host waited for samples that were not there yet */
@@ -38,6 +40,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 /* The mean loss over `batches` times gbs samples of a data set, from its first on: forward passes only, the same on every rank.
  * Collective. The data set must live as long as the engine, and be the same in every call. */
 enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *dataset, int64_t batches, double *loss);
+int64_t mt_engine_steps_done(const struct mt_engine *engine); /* those of the run that it was resumed from too */
 
 /* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */
 #define MT_ENGINE_ARENAS 5

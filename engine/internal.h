@@ -78,6 +78,8 @@ struct mt_engine {
 	int64_t vocab_first, vocab_count;
 	int logits_arena;
 	int64_t microbatches, step;
+	int64_t samples;   /* sequences taken before this step: where the data goes on */
+	double loss_limit; /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
 	struct mt_stream *compute, *dp_stream;

@@ -131,7 +131,10 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 	stats->grad_norm = sqrt(numbers[0]);
 	stats->loss = numbers[1] / (double)(e->layout->gbs * e->layout->seq);
 	stats->lr = mt_learning_rate(train, e->step);
-	stats->skipped = !isfinite(stats->grad_norm) || !isfinite(stats->loss);
+	if (!isfinite(stats->grad_norm) || !isfinite(stats->loss))
+		stats->skipped = MT_SKIPPED_NOT_FINITE;
+	else if (e->loss_limit > 0 && stats->loss > e->loss_limit)
+		stats->skipped = MT_SKIPPED_SPIKE;
 	if (train->clip > 0 && stats->grad_norm > train->clip)
 		scale = train->clip / (stats->grad_norm + 1e-6);
 	if (!stats->skipped)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 static const char *const decays[] = {"cosine", "constant", "linear", NULL};
+static const char *const policies[] = {"skip", "stop", "rewind", NULL};
 
 #define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
 	{                                                                                                                          \
@@ -39,6 +40,17 @@ static const struct mt_option train_options[] = {
 	TRAIN(deadline_s, FLOAT, "0", 0, 1e9, NULL, "stop after so many seconds; 0: never"),
 	TRAIN(eval_every, INT, "0", 0, 1e12, NULL, "steps between two losses of the validation part of data.split; 0: none"),
 	TRAIN(eval_steps, INT, "10", 1, 1e9, NULL, "batches of gbs sequences that such a loss is the mean of, each time the same"),
+	TRAIN(save_dir, STRING, NULL, 0, 0, NULL,
+	      "directory of checkpoints, on a file system all hosts share; none: no checkpoint"),
+	TRAIN(save_every, INT, "0", 0, 1e12, NULL, "steps between checkpoints; 0: only at the end and when stopped"),
+	TRAIN(save_keep, INT, "2", 0, 1e9, NULL, "newest checkpoints that stay; 0: all"),
+	TRAIN(resume, STRING, "auto", 0, 0, NULL,
+	      "auto: the newest checkpoint of save_dir, if any; none; or a checkpoint's directory"),
+	TRAIN(init_from, STRING, NULL, 0, 0, NULL, "initial weights: a checkpoint or a Hugging Face directory; none: random"),
+	TRAIN(on_nan, CHOICE, "skip", 0, 0, policies,
+	      "when loss or gradient is not finite: skip the step, stop, or rewind to the last checkpoint"),
+	TRAIN(on_spike, CHOICE, "skip", 0, 0, policies, "the same for a loss above the limit that spike_factor sets"),
+	TRAIN(spike_factor, FLOAT, "0", 0, 1e6, NULL, "a loss of more than so many medians of the last 32 is a spike; 0: none is"),
 };
 
 static const struct mt_option data_options[] = {
@@ -119,6 +131,13 @@ enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 		return mt_fail(MT_INPUT, "%s: min_lr %g is above lr %g", where, train->min_lr, train->lr);
 	if (train->beta1 >= 1 || train->beta2 >= 1)
 		return mt_fail(MT_INPUT, "%s: beta1 %g and beta2 %g must be below 1", where, train->beta1, train->beta2);
+	if ((train->on_nan == MT_POLICY_REWIND || (train->spike_factor > 0 && train->on_spike == MT_POLICY_REWIND)) &&
+	    !train->save_dir)
+		return mt_fail(MT_INPUT, "%s: rewind goes back to a checkpoint: give save_dir, or skip or stop", where);
+	if (train->save_every > 0 && !train->save_dir)
+		return mt_fail(MT_INPUT, "%s: save_every %lld needs a save_dir", where, (long long)train->save_every);
+	if (train->spike_factor > 0 && train->spike_factor <= 1)
+		return mt_fail(MT_INPUT, "%s: spike_factor %g must be above 1, or 0", where, train->spike_factor);
 	if (run->layout.dtype == MT_F64 && (!train->device || strcmp(train->device, "reference") != 0))
 		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where,
 			       train->device ? train->device : "none");

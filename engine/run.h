@@ -7,6 +7,9 @@
 
 enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR };
 
+/* What a step is answered with whose loss or gradient is not finite, or whose loss is a spike. It changes no parameter. */
+enum mt_policy { MT_POLICY_SKIP, MT_POLICY_STOP, MT_POLICY_REWIND };
+
 struct mt_train_options {
 	int64_t steps, seed;
 	double lr, min_lr;                      /* peak and final learning rate */
@@ -21,6 +24,13 @@ struct mt_train_options {
 	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
 	double deadline_s;              /* stop after this time; 0: none */
 	int64_t eval_every, eval_steps; /* loss of the validation part every so many steps (0: never), over so many batches */
+	char *save_dir;                 /* checkpoints; NULL: none */
+	int64_t save_every;             /* steps between them; 0: at the end only */
+	int64_t save_keep;              /* newest that stay; 0: all */
+	char *resume;                   /* "auto", "none" or a checkpoint's directory */
+	char *init_from;                /* directory of initial weights: a checkpoint or a Hugging Face model; NULL: random */
+	int on_nan, on_spike;           /* enum mt_policy */
+	double spike_factor;            /* a loss above so many medians of the last 32 is a spike; 0: none is */
 };
 
 struct mt_data_options {

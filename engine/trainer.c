@@ -4,13 +4,19 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/process.h"
+#include "engine/keeper.h"
+#include "engine/stragglers.h"
 #include "engine/trace.h"
 #include "kernels/rate.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Why a run stops before its last step; the largest of all ranks counts. */
+enum stop { STOP_NOT, STOP_DEADLINE, STOP_USR1, STOP_TERM, STOP_INT };
 
 struct trainer {
 	const struct mt_trainer_config *config;
@@ -18,6 +24,7 @@ struct trainer {
 	struct mt_train_summary *summary;
 	struct mt_dataset *dataset, *validation; /* validation: NULL when none is evaluated */
 	struct mt_engine *engine;
+	struct mt_keeper keeper;
 	struct mt_group *world;
 	struct mt_trace *trace;
 	FILE *log;          /* rank 0 */
@@ -45,6 +52,38 @@ static enum mt_status find_peak(struct trainer *t)
 	return MT_OK;
 }
 
+static void log_line(struct trainer *t, json_t *line)
+{
+	if (t->log) {
+		json_dumpf(line, t->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
+		fputc('\n', t->log);
+		fflush(t->log);
+	}
+	json_decref(line);
+}
+
+/* A run that goes on adds to its log; a line that a killed run left unfinished is ended first. */
+static enum mt_status open_log(struct trainer *t)
+{
+	const char *path = t->run->train.log;
+	json_t *line;
+
+	t->log = fopen(path, t->keeper.origin ? "a+" : "w");
+	if (!t->log)
+		return mt_fail(MT_IO, "%s: cannot write the log: check the directory and its permissions", path);
+	if (!t->keeper.origin)
+		return MT_OK;
+	if (fseek(t->log, -1, SEEK_END) == 0 && fgetc(t->log) != '\n') {
+		fseek(t->log, 0, SEEK_END);
+		fputc('\n', t->log);
+	}
+	fseek(t->log, 0, SEEK_END);
+	line = json_pack("{s:s, s:I, s:s}", "event", "resume", "step", (json_int_t)t->summary->first_step, "from",
+			 t->keeper.origin);
+	log_line(t, line);
+	return MT_OK;
+}
+
 static enum mt_status open_all(struct trainer *t)
 {
 	const struct mt_run *run = t->run;
@@ -65,11 +104,10 @@ static enum mt_status open_all(struct trainer *t)
 	MT_GOTO(out, find_peak(t));
 	engine.dataset = t->dataset;
 	MT_GOTO(out, mt_engine_create(&t->engine, &engine));
-	if (t->leader && run->train.log) {
-		t->log = fopen(run->train.log, "w");
-		if (!t->log)
-			st = mt_fail(MT_IO, "%s: cannot write the log: check the directory and its permissions", run->train.log);
-	}
+	MT_GOTO(out, mt_keeper_open(&t->keeper, run, t->engine, t->world));
+	t->summary->first_step = mt_engine_steps_done(t->engine);
+	if (t->leader && run->train.log)
+		st = open_log(t);
 	for (int i = 0; i < 6 && st == MT_OK; i++) {
 		t->samples[i] = calloc((size_t)run->train.steps + 1, sizeof(double));
 		if (!t->samples[i])
@@ -78,16 +116,6 @@ static enum mt_status open_all(struct trainer *t)
 out:
 	free(ranks);
 	return st;
-}
-
-static void log_line(struct trainer *t, json_t *line)
-{
-	if (t->log) {
-		json_dumpf(line, t->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
-		fputc('\n', t->log);
-		fflush(t->log);
-	}
-	json_decref(line);
 }
 
 static void log_step(struct trainer *t, const struct mt_step_report *r)
@@ -114,15 +142,26 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	log_line(t, line);
 }
 
-/* The slowest rank's time, and whether any rank was asked to stop: agreed on by all. */
-static enum mt_status agree(struct trainer *t, double *seconds, bool *stop)
+static enum stop asked_to_stop(const struct trainer *t)
 {
 	double deadline_s = t->run->train.deadline_s;
-	double values[2] = {*seconds, mt_process_interrupted() || (deadline_s > 0 && mt_clock_s() - t->start_s > deadline_s)};
+	int number = mt_process_signal();
 
-	MT_TRY(mt_comm_host_all_reduce(t->world, values, 2, MT_MAX));
+	if (number)
+		return number == SIGINT ? STOP_INT : number == SIGUSR1 ? STOP_USR1 : STOP_TERM;
+	return deadline_s > 0 && mt_clock_s() - t->start_s > deadline_s ? STOP_DEADLINE : STOP_NOT;
+}
+
+/* The slowest rank's time, whether any rank was asked to stop, and how far the ranks are with a save: agreed on by all. */
+static enum mt_status agree(struct trainer *t, double *seconds, enum stop *stop, double votes[MT_KEEPER_VOTES])
+{
+	double values[2 + MT_KEEPER_VOTES] = {*seconds, asked_to_stop(t)};
+
+	mt_keeper_vote(&t->keeper, values + 2);
+	MT_TRY(mt_comm_host_all_reduce(t->world, values, 2 + MT_KEEPER_VOTES, MT_MAX));
 	*seconds = values[0];
-	*stop = values[1] > 0;
+	*stop = (enum stop)values[1];
+	memcpy(votes, values + 2, MT_KEEPER_VOTES * sizeof *votes);
 	return MT_OK;
 }
 
@@ -130,25 +169,29 @@ static void keep_samples(struct trainer *t, const struct mt_step_stats *stats)
 {
 	const double values[6] = {stats->seconds, stats->compute_s, stats->tp_s, stats->dp_s, stats->pp_s, stats->optimizer_s};
 
-	if (stats->step < t->config->warmup)
+	/* A run that went back does steps again: more than were foreseen are not kept. */
+	if (t->summary->steps < t->config->warmup || t->summary->timed_steps >= t->run->train.steps)
 		return;
 	for (int i = 0; i < 6; i++)
 		t->samples[i][t->summary->timed_steps] = values[i];
 	t->summary->timed_steps++;
 }
 
-static enum mt_status run_step(struct trainer *t, bool *stop)
+static enum mt_status run_step(struct trainer *t, enum stop *stop)
 {
 	struct mt_step_report report = {0};
 	int devices = mt_fabric_size(t->config->fabric);
-	bool traced = t->run->train.trace && t->summary->steps == t->run->train.steps - 1;
+	bool traced = t->run->train.trace && mt_engine_steps_done(t->engine) == t->run->train.steps - 1;
+	double votes[MT_KEEPER_VOTES];
+	bool rewound;
 
 	if (traced)
 		MT_TRY(mt_trace_start(&t->trace, t->config->device));
+	mt_keeper_prepare(&t->keeper);
 	MT_TRY(mt_engine_step(t->engine, &report.stats));
 	if (traced)
 		mt_trace_stop(t->trace);
-	MT_TRY(agree(t, &report.stats.seconds, stop));
+	MT_TRY(agree(t, &report.stats.seconds, stop, votes));
 	report.tokens_per_s = t->tokens / report.stats.seconds;
 	report.tflops_per_device = t->model_flops / report.stats.seconds / devices / 1e12;
 	report.mfu_frac = report.tflops_per_device / t->summary->peak_tflops;
@@ -160,13 +203,16 @@ static enum mt_status run_step(struct trainer *t, bool *stop)
 	log_step(t, &report);
 	if (t->config->report)
 		t->config->report(t->config->context, &report);
+	MT_TRY(mt_keeper_step(&t->keeper, votes, &report.stats, &rewound));
+	if (rewound)
+		log_line(t, json_pack("{s:s, s:I}", "event", "rewind", "step", (json_int_t)mt_engine_steps_done(t->engine)));
 	return MT_OK;
 }
 
 /* The loss of the validation part, when one is due. */
 static enum mt_status evaluate(struct trainer *t)
 {
-	int64_t every = t->run->train.eval_every, steps = t->summary->steps;
+	int64_t every = t->run->train.eval_every, steps = mt_engine_steps_done(t->engine);
 	double start_s = mt_clock_s();
 	json_t *line;
 
@@ -234,7 +280,9 @@ static enum mt_status summarize(struct trainer *t)
 		s->tflops_per_device = t->model_flops / s->median_step_s / mt_fabric_size(t->config->fabric) / 1e12;
 		s->mfu_frac = s->tflops_per_device / s->peak_tflops;
 	}
+	const double phases[MT_PHASES] = {s->compute_s, s->tp_s, s->dp_s, s->pp_s, s->optimizer_s};
 	MT_TRY(gather_memory(t));
+	MT_TRY(mt_stragglers_find(&s->ranks, t->world, t->config->fabric, &t->run->layout, phases));
 	line = mt_train_summary_json(s);
 	json_object_set_new(line, "event", json_string("summary"));
 	log_line(t, line);
@@ -248,7 +296,8 @@ enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_traine
 	const struct mt_layout *l = &config->run->layout;
 	struct trainer t = {
 		.config = config, .run = config->run, .summary = summary, .leader = mt_fabric_rank(config->fabric) == 0};
-	bool stop = false;
+	static const char *const reasons[] = {"done", "deadline", "SIGUSR1", "SIGTERM", "SIGINT"};
+	enum stop stop = STOP_NOT;
 	enum mt_status st;
 
 	memset(summary, 0, sizeof *summary);
@@ -257,11 +306,14 @@ enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_traine
 	t.tokens = (double)(l->gbs * l->seq);
 	t.model_flops = mt_model_step_flops(&config->run->model, t.tokens, l->seq, false);
 	MT_GOTO(out, open_all(&t));
-	while (summary->steps < config->run->train.steps && !stop) {
+	while (mt_engine_steps_done(t.engine) < config->run->train.steps && stop == STOP_NOT) {
 		MT_GOTO(out, run_step(&t, &stop));
 		MT_GOTO(out, evaluate(&t));
 	}
-	summary->interrupted = stop && summary->steps < config->run->train.steps;
+	summary->last_step = mt_engine_steps_done(t.engine);
+	summary->interrupted = stop != STOP_NOT && summary->last_step < config->run->train.steps;
+	summary->reason = reasons[summary->interrupted ? stop : STOP_NOT];
+	MT_GOTO(out, mt_keeper_finish(&t.keeper, &summary->saved));
 	MT_GOTO(out, summarize(&t));
 out:
 	if (t.log && fclose(t.log) != 0 && st == MT_OK)
@@ -269,6 +321,7 @@ out:
 	for (int i = 0; i < 6; i++)
 		free(t.samples[i]);
 	mt_trace_destroy(t.trace);
+	mt_keeper_close(&t.keeper);
 	mt_engine_destroy(t.engine);
 	mt_dataset_close(t.dataset);
 	mt_dataset_close(t.validation);
@@ -279,6 +332,8 @@ out:
 void mt_train_summary_free(struct mt_train_summary *summary)
 {
 	free(summary->stage);
+	json_decref(summary->ranks);
+	summary->ranks = NULL;
 	summary->stage = NULL;
 }
 
@@ -325,5 +380,10 @@ json_t *mt_train_summary_json(const struct mt_train_summary *s)
 	json_object_set_new(o, "memory_bytes", bytes_by_stage(s, peak_of));
 	json_object_set_new(o, "resident_bytes", bytes_by_stage(s, resident_of));
 	json_object_set_new(o, "interrupted", json_boolean(s->interrupted));
+	json_object_set_new(o, "reason", json_string(s->reason ? s->reason : "done"));
+	json_object_set_new(o, "first_step", json_integer(s->first_step));
+	json_object_set_new(o, "last_step", json_integer(s->last_step));
+	json_object_set_new(o, "saved", json_boolean(s->saved));
+	json_object_set(o, "ranks", s->ranks);
 	return o;
 }

@@ -5,6 +5,8 @@
 #include "base/stats.h"
 #include "engine/engine.h"
 
+#include <jansson.h>
+
 struct mt_step_report {
 	struct mt_step_stats stats; /* of rank 0; seconds: the slowest rank */
 	double tokens_per_s, tflops_per_device, mfu_frac;
@@ -27,6 +29,10 @@ struct mt_train_summary {
 	int stages;
 	struct mt_stage_memory *stage; /* owned */
 	bool interrupted;              /* stopped by a signal or the deadline, after a whole step */
+	const char *reason;            /* why the run ended: "done", "deadline", "SIGTERM", ... */
+	int64_t first_step, last_step; /* steps done before this run began, and now: it may have been resumed */
+	bool saved;                    /* there is a checkpoint of last_step */
+	json_t *ranks;                 /* owned: phases of every rank and the stragglers, see engine/stragglers.h */
 };
 
 struct mt_trainer_config {

@@ -7,7 +7,7 @@ setup() {
 	start_here
 }
 
-COMMANDS="doctor probe profile plan tune train report"
+COMMANDS="doctor probe profile plan tune train ckpt report"
 
 @test "without a command the usage is shown and it is an error" {
 	attempt megatune

@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct train_command {
 	int64_t warmup;
@@ -29,7 +30,9 @@ static void print_step(void *context, const struct mt_step_report *r)
 	printf("step %5lld  loss %.6f  norm %8.4f  lr %.2e  %8.1f ms  %8.0f tok/s  %.4f TFLOP/s  MFU %5.1f%%  %s%s\n",
 	       (long long)r->stats.step, r->stats.loss, r->stats.grad_norm, r->stats.lr, r->stats.seconds * 1e3, r->tokens_per_s,
 	       r->tflops_per_device, r->mfu_frac * 100, mt_units_bytes(memory, (double)r->memory_bytes),
-	       r->stats.skipped ? "  skipped: not finite" : "");
+	       r->stats.skipped == MT_SKIPPED_SPIKE ? "  skipped: a spike"
+	       : r->stats.skipped                   ? "  skipped: not finite"
+						    : "");
 	fflush(stdout);
 }
 
@@ -105,7 +108,11 @@ static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, 
 		MT_GOTO(out, mt_cli_print_json(summary_json(&summary, gpus, gpu_count)));
 	if (prints)
 		mt_health_print(gpus, gpu_count, stdout);
-	if (summary.interrupted)
+	if (prints && summary.interrupted)
+		printf("stopped by %s after step %lld%s\n", summary.reason, (long long)summary.last_step - 1,
+		       summary.saved ? "; it is saved, and goes on where it was when started again" : "");
+	/* With a checkpoint of its last step nothing is lost: a scheduler's signal is a good end. */
+	if (summary.interrupted && (!summary.saved || strcmp(summary.reason, "SIGINT") == 0))
 		st = MT_INTERRUPTED;
 out:
 	if (st != MT_OK && st != MT_INTERRUPTED)

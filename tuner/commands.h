@@ -12,6 +12,7 @@ enum mt_status mt_command_plan(int argc, char **argv);
 enum mt_status mt_command_tune(int argc, char **argv);
 enum mt_status mt_command_train(int argc, char **argv);
 enum mt_status mt_command_data(int argc, char **argv);
+enum mt_status mt_command_ckpt(int argc, char **argv);
 enum mt_status mt_command_report(int argc, char **argv);
 enum mt_status mt_command_validate(int argc, char **argv);
 enum mt_status mt_command_calibrate(int argc, char **argv);

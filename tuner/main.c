@@ -20,6 +20,7 @@ static const struct {
 	{"data", "tokenize text, and look into data sets", mt_command_data},
 	{"validate", "predict a table of measured runs, tell how far off", mt_command_validate},
 	{"calibrate", "fit machine and stack to measured runs", mt_command_calibrate},
+	{"ckpt", "list, verify and convert checkpoints", mt_command_ckpt},
 	{"report", "make the report again from a result file", mt_command_report},
 };
 

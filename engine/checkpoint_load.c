@@ -1,0 +1,136 @@
+/* checkpoint_load: from the pieces of any layout to the state of this rank. */
+#include "base/json.h"
+#include "engine/checkpoint_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void *element(void *base, int64_t index, enum mt_dtype dtype)
+{
+	return (void *)((uintptr_t)base + (uintptr_t)index * mt_dtype_bytes(dtype));
+}
+
+/* f32 or f64 to the engine's type. */
+static void round_to(enum mt_dtype to, enum mt_dtype from, const void *values, void *out, int64_t count)
+{
+	static const enum mt_stored stored[MT_DTYPE_COUNT] = {
+		[MT_F32] = MT_STORED_F32, [MT_BF16] = MT_STORED_BF16, [MT_F64] = MT_STORED_F64};
+
+	mt_stored_encode(from, values, stored[to], out, count);
+}
+
+enum mt_status mt_state_set_weight(struct mt_engine *e, int index, const void *values)
+{
+	const struct mt_param *p = &e->table.params[index];
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	int64_t count = p->rows * p->cols;
+	size_t bytes = (size_t)count * mt_dtype_bytes(e->dtype);
+	struct mt_state_run run;
+	void *rounded = malloc(bytes);
+	enum mt_status st;
+
+	if (!rounded)
+		return mt_fail(MT_NOMEM, "no memory to load %s", p->name);
+	round_to(e->dtype, f, values, rounded, count);
+	MT_GOTO(out, mt_device_upload(e->device, e->compute, element(e->param_flat, p->offset, e->dtype), rounded, bytes));
+	mt_state_find(e, index, &run);
+	if (e->master && run.count > 0)
+		MT_GOTO(out, mt_device_upload(e->device, e->compute, mt_state_at(e, index, &run, MT_STATE_WEIGHT),
+					      (const char *)values + (size_t)run.first * mt_dtype_bytes(f),
+					      (size_t)run.count * mt_dtype_bytes(f)));
+	st = mt_stream_synchronize(e->compute); /* the copies may still be under way */
+out:
+	free(rounded);
+	return st;
+}
+
+/* A moment that the checkpoint lacks (another optimizer wrote it) begins at zero, as in a new run. */
+static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, int index, enum mt_state state, void *values)
+{
+	const struct mt_param *p = &e->table.params[index];
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	struct mt_state_run run;
+	struct mt_piece piece;
+	size_t bytes;
+	void *to;
+
+	mt_state_find(e, index, &run);
+	to = mt_state_at(e, index, &run, state);
+	if (!to || run.count == 0)
+		return MT_OK;
+	bytes = (size_t)run.count * mt_dtype_bytes(f);
+	memset(values, 0, bytes);
+	mt_state_piece(e, index, run.first, run.count, &piece);
+	if (mt_checkpoint_has(c, p->name, state))
+		MT_TRY(mt_checkpoint_read(c, p->name, state, &piece, f, values));
+	MT_TRY(mt_device_upload(e->device, e->compute, to, values, bytes));
+	return mt_stream_synchronize(e->compute);
+}
+
+static enum mt_status load_param(struct mt_engine *e, struct mt_checkpoint *c, int index)
+{
+	const struct mt_param *p = &e->table.params[index];
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	int64_t count = p->rows * p->cols;
+	void *values = calloc((size_t)count, mt_dtype_bytes(f));
+	struct mt_piece piece;
+	enum mt_status st;
+
+	if (!values)
+		return mt_fail(MT_NOMEM, "no memory to load %s", p->name);
+	mt_state_piece(e, index, 0, count, &piece);
+	MT_GOTO(out, mt_checkpoint_read(c, p->name, MT_STATE_WEIGHT, &piece, f, values));
+	MT_GOTO(out, mt_state_set_weight(e, index, values));
+	MT_GOTO(out, load_moment(e, c, index, MT_STATE_MOMENT1, values));
+	st = load_moment(e, c, index, MT_STATE_MOMENT2, values);
+out:
+	free(values);
+	return st;
+}
+
+/* What may differ: the name, what only initial weights depend on, and the longest sequence where no table has its length. */
+static bool may_differ(const struct mt_model *model, const char *key)
+{
+	return strcmp(key, "name") == 0 || strcmp(key, "init_std") == 0 ||
+	       (strcmp(key, "seq") == 0 && model->position != MT_MODEL_LEARNED);
+}
+
+enum mt_status mt_checkpoint_check_model(const struct mt_model *model, const json_t *theirs, const char *where)
+{
+	json_t *mine = mt_options_json(&mt_model_options, model), *value;
+	enum mt_status st = MT_OK;
+	const char *key;
+
+	json_object_foreach(mine, key, value)
+	{
+		json_t *other = json_object_get(theirs, key);
+		char *here, *there;
+
+		if (st != MT_OK || may_differ(model, key) || !other || json_equal(value, other))
+			continue;
+		here = json_dumps(value, JSON_ENCODE_ANY);
+		there = json_dumps(other, JSON_ENCODE_ANY);
+		st = mt_fail(MT_INPUT, "%s is of another model: its %s is %s, the run's is %s", where, key, there ? there : "?",
+			     here ? here : "?");
+		free(here);
+		free(there);
+	}
+	json_decref(mine);
+	return st;
+}
+
+enum mt_status mt_checkpoint_load(struct mt_engine *engine, const char *directory)
+{
+	struct mt_checkpoint c;
+	enum mt_status st;
+
+	MT_TRY(mt_checkpoint_open(&c, directory));
+	MT_GOTO(out, mt_checkpoint_check_model(engine->model, json_object_get(c.manifest, "model"), directory));
+	for (int i = 0; i < engine->table.count; i++)
+		MT_GOTO(out, load_param(engine, &c, i));
+	engine->step = c.step;
+	engine->samples = c.samples;
+out:
+	mt_checkpoint_close(&c);
+	return st;
+}

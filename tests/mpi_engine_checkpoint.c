@@ -1,0 +1,209 @@
+/* A checkpoint is loaded at any layout: losses go on as if nothing had happened.
+ * ranks: 8
+ *
+ * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
+ * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and one rank to a relative 1e-5 of its losses; and dp8 with ZeRO-1, saved by
+ * a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding and a LLaMA. */
+#include "base/file.h"
+#include "engine/checkpoint.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { STEPS = 10, SAVED = 5 };
+
+struct counts {
+	int passed, failed;
+};
+
+struct place {
+	int tp, pp, dp, zero;
+	bool sp;
+};
+
+static const struct place first = {2, 2, 2, 0, true}, sharded = {1, 1, 8, 1, false};
+
+static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, const struct place *p)
+{
+	mt_run_default(run);
+	if (mt_model_load(&run->model, model) != MT_OK) {
+		fprintf(stderr, "%s\n", mt_error_message());
+		exit(4);
+	}
+	run->layout.gbs = 8;
+	run->layout.seq = 16;
+	run->layout.mbs = 1;
+	run->layout.dtype = dtype;
+	run->layout.threads = 1;
+	run->layout.bucket_bytes = 64 << 10;
+	run->layout.tp = p->tp;
+	run->layout.pp = p->pp;
+	run->layout.dp = p->dp;
+	run->layout.zero = p->zero;
+	run->layout.sp = p->sp;
+	run->train.steps = STEPS;
+	run->train.lr = 3e-3;
+}
+
+static enum mt_status save(struct mt_engine *engine, const struct mt_run *run, struct mt_fabric *fabric, const char *directory)
+{
+	struct mt_saver_config config = {.engine = engine, .run = run, .directory = directory};
+	struct mt_saver *saver = NULL;
+	int ranks[8];
+	enum mt_status st;
+
+	for (int i = 0; i < 8; i++)
+		ranks[i] = i;
+	MT_GOTO(out, mt_group_create(fabric, "save", ranks, mt_fabric_size(fabric), &config.world));
+	MT_GOTO(out, mt_saver_create(&saver, &config));
+	MT_GOTO(out, mt_saver_start(saver, NULL));
+	st = mt_saver_finish(saver);
+out:
+	mt_saver_destroy(saver);
+	mt_group_destroy(config.world);
+	return st;
+}
+
+/* Losses of the steps up to STEPS; from: a checkpoint or NULL; to: where to save after SAVED steps, or NULL. */
+static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, const char *from, const char *to, double *losses)
+{
+	struct mt_device_config device_config = {.kind = "cpu", .threads = 1};
+	struct mt_engine_config config = {.run = run};
+	struct mt_fabric *sub = NULL;
+	enum mt_status st;
+
+	MT_GOTO(out, mt_fabric_block(&sub, fabric, (int)mt_layout_world(&run->layout)));
+	MT_GOTO(out, mt_device_create(&config.device, &device_config));
+	MT_GOTO(out, mt_dataset_open(&config.dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
+	config.fabric = sub;
+	struct mt_engine *engine = NULL;
+	MT_GOTO(out, mt_engine_create(&engine, &config));
+	st = from ? mt_checkpoint_load(engine, from) : MT_OK;
+	while (st == MT_OK && mt_engine_steps_done(engine) < STEPS) {
+		struct mt_step_stats stats;
+
+		if (to && mt_engine_steps_done(engine) == SAVED)
+			st = save(engine, run, sub, to);
+		if (st == MT_OK)
+			st = mt_engine_step(engine, &stats);
+		if (st == MT_OK)
+			losses[stats.step] = stats.loss;
+	}
+	mt_engine_destroy(engine);
+out:
+	mt_dataset_close(config.dataset);
+	mt_device_destroy(config.device);
+	mt_fabric_destroy(sub);
+	return st;
+}
+
+static void tell(struct counts *c, bool leader, bool ok, const char *what, const char *why)
+{
+	c->passed += ok;
+	c->failed += !ok;
+	if (leader && !ok)
+		printf("FAILED %s: %s\n", what, why);
+	fflush(stdout);
+}
+
+static void go_on(struct counts *c, struct mt_fabric *fabric, const char *model, enum mt_dtype dtype, const struct place *p,
+		  const char *from, const double *expected, bool same_bits)
+{
+	double losses[STEPS] = {0}, bound = same_bits ? 0 : dtype == MT_BF16 ? 2e-2 : 1e-5;
+	bool leader = mt_fabric_rank(fabric) == 0;
+	char what[96], why[600] = "";
+	struct mt_run run;
+	enum mt_status st;
+
+	set_run(&run, model, dtype, p);
+	st = train(&run, fabric, from, NULL, losses);
+	snprintf(what, sizeof what, "%s %s tp%d pp%d dp%d zero%d", model, mt_dtype_name(dtype), p->tp, p->pp, p->dp, p->zero);
+	if (st != MT_OK)
+		snprintf(why, sizeof why, "%s", mt_error_message());
+	mt_error_clear();
+	for (int i = SAVED; i < STEPS && !*why; i++) {
+		if (!(fabs(losses[i] - expected[i]) <= bound * expected[i]))
+			snprintf(why, sizeof why, "step %d: loss %.17g, uninterrupted %.17g", i, losses[i], expected[i]);
+	}
+	tell(c, leader, !*why, what, why);
+	mt_run_free(&run);
+}
+
+static void remove_all(const char *directory)
+{
+	int64_t *steps = NULL;
+	int count = 0;
+
+	if (mt_checkpoint_list(directory, &steps, &count) == MT_OK)
+		for (int i = 0; i < count; i++)
+			mt_checkpoint_remove(directory, steps[i]);
+	free(steps);
+	rmdir(directory);
+}
+
+static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype)
+{
+	static const struct place others[] = {
+		{1, 4, 2, 0, false}, {2, 1, 4, 1, true}, {1, 1, 8, 1, false}, {1, 1, 1, 0, false}, {4, 1, 2, 0, false}};
+	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
+	char *one = mt_string("%s/%s-%s", root, model, mt_dtype_name(dtype)), *two = mt_string("%s-zero", one);
+	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
+	static const struct place last = {4, 2, 1, 0, false};
+	struct mt_run run;
+	enum mt_status st;
+
+	set_run(&run, model, dtype, &first);
+	st = train(&run, fabric, NULL, one, expected);
+	run.layout.tp = run.layout.pp = 1;
+	run.layout.dp = 8;
+	run.layout.zero = 1;
+	run.layout.sp = false;
+	if (st == MT_OK)
+		st = train(&run, fabric, NULL, two, shard_losses);
+	mt_run_free(&run);
+	tell(c, mt_fabric_rank(fabric) == 0, st == MT_OK, "saving runs", mt_error_message());
+	mt_error_clear();
+	if (st == MT_OK) {
+		go_on(c, fabric, model, dtype, &first, from, expected, true);
+		for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+			go_on(c, fabric, model, dtype, &others[i], from, expected, false);
+		go_on(c, fabric, model, dtype, &sharded, from_two, shard_losses, true);
+		go_on(c, fabric, model, dtype, &last, from_two, shard_losses, false);
+	}
+	if (mt_fabric_rank(fabric) == 0) {
+		remove_all(one);
+		remove_all(two);
+	}
+	free(from_two);
+	free(from);
+	free(two);
+	free(one);
+}
+
+int main(void)
+{
+	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	const char *temporary = getenv("TMPDIR");
+	struct counts counts = {0};
+	struct mt_fabric *fabric;
+	char *root;
+
+	if (mt_fabric_create(&fabric, &config) != MT_OK) {
+		fprintf(stderr, "%s\n", mt_error_message());
+		return 4;
+	}
+	root = mt_string("%s/mt-checkpoint", temporary ? temporary : "/tmp");
+	run_case(&counts, fabric, root, "gpt-tiny", MT_F32);
+	run_case(&counts, fabric, root, "llama-tiny", MT_F32);
+	run_case(&counts, fabric, root, "gpt-tiny", MT_BF16);
+	if (mt_fabric_rank(fabric) == 0) {
+		rmdir(root);
+		printf("%d passed, %d failed, 0 skipped\n", counts.passed, counts.failed);
+	}
+	free(root);
+	mt_fabric_destroy(fabric);
+	return counts.failed > 0;
+}

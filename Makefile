@@ -121,6 +121,15 @@ $(call plugin,cudnn,cudnn.h,$(wildcard kernels/cuda/cudnn/*.c),-lcudnn)
 $(call plugin,nccl,nccl.h,$(wildcard comm/nccl*.c),-lnccl)
 $(call plugin,cupti,cupti.h,$(wildcard profiles/cupti*.c),-lcupti)
 
+# The nccl fabric over a double of NCCL, for a test that needs no GPU.
+ifneq ($(and $(MPICC),$(filter %/megatune-nccl.so,$(PLUGINS))),)
+NCCL_DOUBLE := $(BUILD)/tests/plugins/megatune-nccl.so
+$(NCCL_DOUBLE): $(patsubst %,$(BUILD)/obj/%.pic.o,$(wildcard comm/nccl*.c) tests/nccl_double.c)
+	@mkdir -p $(@D)
+	$(Q)echo "link     $@"; $(CC) -shared $(LDFLAGS) $(EXTRA) -o $@ $^ $(MPI_LIBS) -lpthread
+$(BUILD)/tests/mpi_comm_nccl: | $(NCCL_DOUBLE)
+endif
+
 # Objects of tests are kept, not removed as intermediate files.
 .SECONDARY:
 .PHONY: all deps tune test check bench bundle lint layers install uninstall clean found

@@ -10,6 +10,7 @@
  * Results are the same bits from run to run for the same group, and the same on every member (all_reduce).
  *
  * Fabrics: self (one rank), mpi (Open MPI, host memory), dry (costs only, any number of ranks, one thread a rank),
+ * nccl (NVIDIA GPUs, a plugin; layered on mpi or tcp for what is done on the host),
  * alone (one rank of a world that is not there, for timing its kernels: results of collectives are meaningless). */
 #ifndef MT_COMM_COMM_H
 #define MT_COMM_COMM_H
@@ -55,7 +56,7 @@ struct mt_fabric;
 struct mt_group;
 
 struct mt_fabric_config {
-	const char *kind; /* "self", "mpi", "dry", "alone" */
+	const char *kind; /* "self", "mpi", "nccl", "dry", "alone" */
 	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create)
 	 */
 	int rank, size;
@@ -76,6 +77,8 @@ const char *const *mt_fabric_kinds(void);
 enum mt_status mt_fabric_block(struct mt_fabric **block, struct mt_fabric *fabric, int size);
 /* True when this process was started by an MPI launcher (mpirun, srun with PMIx), so "mpi" is the right fabric. */
 bool mt_fabric_launched(void);
+/* The fabric for host-side work: "mpi" when so launched, else "self". */
+const char *mt_fabric_launched_kind(void);
 int mt_fabric_rank(const struct mt_fabric *fabric);
 int mt_fabric_size(const struct mt_fabric *fabric);
 /* Rank among, and number of, the ranks on this rank's host. */
@@ -128,6 +131,11 @@ enum mt_status mt_comm_barrier(struct mt_group *group);
 /* Host-side helpers on small host arrays (statistics, agreement): blocking, any fabric. Dry: identity / own value repeated. */
 enum mt_status mt_comm_host_all_reduce(struct mt_group *group, double *values, int count, enum mt_reduction reduction);
 enum mt_status mt_comm_host_all_gather(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank);
+
+/* Tells the fabric of a buffer that the group's collectives will use often, so that it may be read and written without copies
+ * (nccl: ncclCommRegister). Collective. *handle is NULL where there is nothing to do. The buffer must outlive it. */
+enum mt_status mt_comm_register(struct mt_group *group, void *buffer, size_t bytes, void **handle);
+void mt_comm_unregister(struct mt_group *group, void *handle);
 
 /* nccl-tests' definitions. S bytes: all_reduce, broadcast, send_recv: the buffer; reduce_scatter, all_gather, all_to_all:
  * the whole (size * count). algbw = S/t, busbw = algbw * factor: 2(n-1)/n all_reduce, (n-1)/n the three, 1 broadcast and send_recv.

@@ -1,6 +1,7 @@
 /* fabric: making one by name, and what is known of its ranks and hosts. */
 #include "comm/fabric.h"
 #include "base/log.h"
+#include "base/plugin.h"
 #include "comm/watchdog.h"
 
 #include <stdio.h>
@@ -24,7 +25,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"dry",  "alone", NULL,
+		"nccl", "dry",  "alone", NULL,
 	};
 	return kinds;
 }
@@ -40,6 +41,11 @@ bool mt_fabric_launched(void)
 	return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || (is_set("PMI_RANK") && is_set("SLURM_JOB_ID"));
 }
 
+const char *mt_fabric_launched_kind(void)
+{
+	return mt_fabric_launched() ? "mpi" : "self";
+}
+
 static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 {
 	for (int i = 0; fabrics[i]; i++) {
@@ -50,7 +56,13 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 	if (kind && strcmp(kind, "mpi") == 0)
 		return mt_fail(MT_UNAVAILABLE, "fabric mpi: this build has no MPI, so only one rank can run; install Open MPI "
 					       "(Debian: openmpi-bin libopenmpi-dev) and build again");
-	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, dry and alone", kind ? kind : "(null)");
+	if (kind && strcmp(kind, "nccl") == 0) {
+		const void *table = NULL;
+		MT_TRY(mt_plugin_open(kind, MT_FABRIC_ABI, &table));
+		*ops = table;
+		return MT_OK;
+	}
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, nccl, dry and alone", kind ? kind : "(null)");
 }
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)

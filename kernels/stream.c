@@ -138,6 +138,8 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
 	if (device->ops->async) {
 		MT_TRY(device->ops->async->stream_synchronize(stream));
+		/* What a fabric found meanwhile: the work ended because it was aborted. */
+		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
 		return mt_trace_flush(stream);
 	}
 	if (device->info.real_time)

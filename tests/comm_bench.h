@@ -11,6 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A test of another fabric or device names it before it includes this. */
+#ifndef BENCH_FABRIC
+#define BENCH_FABRIC "mpi"
+#endif
+#ifndef BENCH_DEVICE_OPS
+#define BENCH_DEVICE_OPS NULL
+#endif
+
 struct bench {
 	struct mt_fabric *fabric;
 	struct mt_device *device;
@@ -240,8 +248,9 @@ static inline int random_jobs(struct bench *b, struct mt_group *group, struct mt
 
 static inline void open_bench(struct bench *b)
 {
-	struct mt_fabric_config fabric = {.kind = "mpi"};
+	struct mt_fabric_config fabric = {.kind = BENCH_FABRIC};
 	struct mt_device_config device = {.kind = "reference", .threads = 1};
+	const struct mt_device_ops *ops = BENCH_DEVICE_OPS;
 	int ranks[64];
 	if (mt_fabric_create(&b->fabric, &fabric) != MT_OK) {
 		fprintf(stderr, "%s\n", mt_error_message());
@@ -251,7 +260,7 @@ static inline void open_bench(struct bench *b)
 	b->size = mt_fabric_size(b->fabric);
 	for (int r = 0; r < b->size; r++)
 		ranks[r] = r;
-	must(b, mt_device_create(&b->device, &device), "device");
+	must(b, ops ? mt_device_create_from(&b->device, ops, &device) : mt_device_create(&b->device, &device), "device");
 	must(b, mt_stream_create(b->device, MT_STREAM_COMPUTE, "compute", &b->compute), "stream");
 	for (int s = 0; s < 3; s++)
 		must(b, mt_stream_create(b->device, MT_STREAM_COMM, "comm", &b->comm[s]), "stream");

@@ -1,0 +1,231 @@
+/* nccl: the fabric over NCCL; see nccl.h. This file: its life, its groups, and what goes to the base. */
+#include "comm/nccl.h"
+
+#include "base/clock.h"
+#include "base/plugin.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TICK_S 0.05
+
+/* From the watchdog's thread: errors that NCCL met by itself. */
+static void look_after(void *context)
+{
+	struct nccl_fabric *f = context;
+	nccl_collect(f, NULL);
+	for (;;) {
+		struct nccl_group *bad = NULL;
+		char message[MT_WATCHDOG_MESSAGE];
+		pthread_mutex_lock(&f->lock);
+		for (struct nccl_group *g = f->groups; g && !bad; g = g->next) {
+			ncclResult_t error = ncclSuccess;
+			if (!g->comm || g->failed)
+				continue;
+			ncclResult_t code = ncclCommGetAsyncError(g->comm, &error);
+			if (code == ncclSuccess)
+				code = error;
+			if (code == ncclSuccess || code == ncclInProgress)
+				continue;
+			bad = g;
+			snprintf(message, sizeof message,
+				 "group %s (rank %d of %d; world rank %d on %s): NCCL: asynchronous error: %s: %s", g->group->name,
+				 g->group->rank, g->group->size, g->group->fabric->rank,
+				 mt_fabric_host(g->group->fabric, g->group->fabric->rank), ncclGetErrorString(code),
+				 ncclGetLastError(g->comm));
+		}
+		pthread_mutex_unlock(&f->lock);
+		if (!bad)
+			return;
+		/* A group is closed by a thread that waits for the watchdog's hooks first: it is still there. */
+		nccl_comm_abort(bad, message);
+	}
+}
+
+static void give_up(void *context, const struct mt_group *group, const char *message)
+{
+	struct nccl_fabric *f = context;
+	struct nccl_group *found;
+	pthread_mutex_lock(&f->lock);
+	for (found = f->groups; found && found->group != group;)
+		found = found->next;
+	pthread_mutex_unlock(&f->lock);
+	if (found)
+		nccl_comm_abort(found, message);
+}
+
+static void set_hooks(struct mt_fabric *fabric, bool on)
+{
+	struct mt_watchdog_hooks hooks = {.tick_s = TICK_S, .tick = look_after, .expired = give_up, .context = fabric->backend};
+	mt_watchdog_hook(fabric->watchdog, on ? &hooks : NULL);
+}
+
+static enum mt_status copy_world(struct mt_fabric *fabric, const struct mt_fabric *base)
+{
+	int version = 0;
+	fabric->hosts = calloc((size_t)base->host_entries, sizeof *fabric->hosts);
+	if (!fabric->hosts)
+		return mt_fail(MT_NOMEM, "fabric nccl: no memory for %d host names", base->host_entries);
+	memcpy(fabric->hosts, base->hosts, (size_t)base->host_entries * sizeof *fabric->hosts);
+	fabric->host_entries = base->host_entries;
+	fabric->rank = base->rank;
+	fabric->size = base->size;
+	fabric->local_rank = base->local_rank;
+	fabric->local_size = base->local_size;
+	fabric->watchdog = base->watchdog; /* borrowed */
+	ncclGetVersion(&version);
+	snprintf(fabric->library, sizeof fabric->library, "NCCL %d.%d.%d, %.40s", version / 10000, version / 100 % 100,
+		 version % 100, base->library);
+	return MT_OK;
+}
+
+static enum mt_status nccl_open(struct mt_fabric *fabric, const struct mt_fabric_config *config)
+{
+	struct mt_fabric_config base = {.kind = mt_fabric_launched_kind(), .deadline_s = config->deadline_s};
+	struct nccl_fabric *f = calloc(1, sizeof *f);
+	enum mt_status st;
+	int driver = 0;
+	if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+		free(f);
+		return mt_fail(MT_UNAVAILABLE, "fabric nccl: this machine has no NVIDIA driver");
+	}
+	if (!f)
+		return mt_fail(MT_NOMEM, "fabric nccl: no memory");
+	pthread_mutex_init(&f->lock, NULL);
+	MT_GOTO(fail, mt_fabric_create(&f->base, &base));
+	MT_GOTO(fail, copy_world(fabric, f->base));
+	fabric->backend = f;
+	set_hooks(fabric, true);
+	return MT_OK;
+fail:
+	mt_fabric_destroy(f->base);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+	return st;
+}
+
+static void nccl_close(struct mt_fabric *fabric)
+{
+	struct nccl_fabric *f = fabric->backend;
+	set_hooks(fabric, false);
+	fabric->watchdog = NULL;
+	mt_fabric_destroy(f->base);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+}
+
+static void nccl_abort(struct mt_fabric *fabric, int exit_code)
+{
+	struct nccl_fabric *f = fabric->backend;
+	mt_fabric_abort(f->base, exit_code);
+}
+
+static enum mt_status group_open(struct mt_group *group)
+{
+	struct nccl_fabric *f = nccl_of(group);
+	struct nccl_group *g = calloc(1, sizeof *g);
+	enum mt_status st;
+	if (!g || !(g->sent = calloc(2 * (size_t)group->size, sizeof *g->sent))) {
+		free(g);
+		return mt_fail(MT_NOMEM, "group %s: no memory", group->name);
+	}
+	g->received = g->sent + group->size;
+	g->group = group;
+	st = mt_group_create(f->base, group->name, group->ranks, group->size, &g->host);
+	if (st != MT_OK) {
+		free(g->sent);
+		free(g);
+		return st;
+	}
+	/* Told apart in what ranks tell of their progress: host-side calls and those on the device. */
+	g->host->id = ~group->id;
+	pthread_mutex_lock(&f->lock);
+	struct nccl_group **last = &f->groups;
+	for (; *last; last = &(*last)->next)
+		if ((*last)->group->id == group->id)
+			g->serial = (*last)->serial + 1;
+	*last = g;
+	pthread_mutex_unlock(&f->lock);
+	group->backend = g;
+	return MT_OK;
+}
+
+static void group_close(struct mt_group *group)
+{
+	struct nccl_fabric *f = nccl_of(group);
+	struct nccl_group *g = nccl_members(group), **at;
+	while (nccl_collect(f, g))
+		mt_clock_sleep(20e-6);
+	/* No hook runs from here to its removal from the list. */
+	set_hooks(group->fabric, false);
+	nccl_comm_close(g);
+	pthread_mutex_lock(&f->lock);
+	for (at = &f->groups; *at != g;)
+		at = &(*at)->next;
+	*at = g->next;
+	pthread_mutex_unlock(&f->lock);
+	set_hooks(group->fabric, true);
+	nccl_free_works(f);
+	mt_group_destroy(g->host);
+	free(g->sent);
+	free(g);
+}
+
+static enum mt_status barrier(struct mt_group *group)
+{
+	return mt_comm_barrier(nccl_members(group)->host);
+}
+
+static enum mt_status host_all_reduce(struct mt_group *group, double *values, int count, enum mt_reduction reduction)
+{
+	return mt_comm_host_all_reduce(nccl_members(group)->host, values, count, reduction);
+}
+
+static enum mt_status host_all_gather(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank)
+{
+	return mt_comm_host_all_gather(nccl_members(group)->host, send, recv, bytes_per_rank);
+}
+
+/* Buffers that NCCL may then read and write from other GPUs and NICs without copies of its own. */
+static enum mt_status register_buffer(struct mt_group *group, void *buffer, size_t bytes, void **handle)
+{
+	struct nccl_group *g = nccl_members(group);
+	MT_TRY(nccl_comm_make(g));
+	pthread_mutex_lock(&nccl_of(group)->lock);
+	ncclResult_t code = g->failed ? ncclSystemError : ncclCommRegister(g->comm, buffer, bytes, handle);
+	pthread_mutex_unlock(&nccl_of(group)->lock);
+	return nccl_comm_settle(g, code, "ncclCommRegister", NULL);
+}
+
+static void unregister_buffer(struct mt_group *group, void *handle)
+{
+	struct nccl_group *g = nccl_members(group);
+	pthread_mutex_lock(&nccl_of(group)->lock);
+	if (g->comm && !g->failed)
+		ncclCommDeregister(g->comm, handle);
+	pthread_mutex_unlock(&nccl_of(group)->lock);
+}
+
+static const struct mt_fabric_ops nccl_ops = {
+	.kind = "nccl",
+	.open = nccl_open,
+	.close = nccl_close,
+	.abort = nccl_abort,
+	.group_open = group_open,
+	.group_close = group_close,
+	.run = nccl_run,
+	.barrier = barrier,
+	.host_all_reduce = host_all_reduce,
+	.host_all_gather = host_all_gather,
+	.register_buffer = register_buffer,
+	.unregister_buffer = unregister_buffer,
+	.executes = true,
+};
+
+MT_PLUGIN_EXPORT const void *megatune_plugin(int abi);
+const void *megatune_plugin(int abi)
+{
+	return abi == MT_FABRIC_ABI ? &nccl_ops : NULL;
+}

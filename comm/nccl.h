@@ -1,0 +1,80 @@
+/* nccl: inside the NCCL fabric, a plugin (base/plugin.h): the only files of ours that include nccl.h.
+ *
+ * The fabric is layered on another one, its base, which knows ranks and hosts, does the host-side calls, exchanges NCCL's ids,
+ * and has the watchdog: mpi under mpirun and srun, tcp under megatune launch.
+ *
+ * A group's communicator is made at its first data operation, by all members. Communicators are non-blocking, so no call hangs in
+ * NCCL: what is in progress is polled, and given up at the watchdog's deadline. A group of the same ranks as another is split from
+ * it. On the device each operation is followed by an event; the watchdog's thread collects those that are over, asks for
+ * asynchronous errors, and aborts a communicator that fails or hangs: its operations then end, and whoever waits for
+ * their streams gets the message.
+ *
+ * Results are the same bits from run to run for the same group on the same machines: NCCL adds in the order of its rings and
+ * trees, which its tuner chooses by topology and size; fix NCCL_ALGO and NCCL_PROTO to hold them over versions. The maximum of
+ * NaN and a number is not defined by NCCL; sums carry it.
+ *
+ * Locks: `lock` guards groups, communicators and the list of operations, and is held around NCCL's calls. */
+#ifndef MT_COMM_NCCL_H
+#define MT_COMM_NCCL_H
+
+#include "comm/fabric.h"
+#include "comm/watchdog.h"
+
+#include <nccl.h>
+#include <pthread.h>
+
+struct nccl_group {
+	struct nccl_group *next;
+	struct mt_group *group;
+	struct mt_group *host; /* owned: the same ranks in the base */
+	ncclComm_t comm;       /* owned; NULL until the first operation, and after the abort */
+	uint64_t serial;       /* of the groups with these ranks: the same on all members */
+	uint64_t called;
+	uint64_t *sent, *received; /* owned: messages to and from each member */
+	bool failed;
+	char message[MT_WATCHDOG_MESSAGE];
+};
+
+/* An operation on the device. */
+struct nccl_work {
+	struct nccl_work *next;
+	struct nccl_group *of;
+	struct mt_stream *stream;
+	struct mt_event *event; /* owned */
+	struct mt_watch watch;
+};
+
+struct nccl_fabric {
+	struct mt_fabric *base; /* owned */
+	pthread_mutex_t lock;
+	struct nccl_group *groups;
+	struct nccl_work *under_way, *idle; /* owned; the first in the order enqueued */
+};
+
+static inline struct nccl_fabric *nccl_of(const struct mt_group *group)
+{
+	return group->fabric->backend;
+}
+
+static inline struct nccl_group *nccl_members(const struct mt_group *group)
+{
+	return group->backend;
+}
+
+/* nccl_comm.c */
+/* The group's communicator is there, or was before; collective at the first call. */
+enum mt_status nccl_comm_make(struct nccl_group *g);
+/* Waits while the communicator's last call is in progress; watch (NULL: none) ends it. */
+enum mt_status nccl_comm_settle(struct nccl_group *g, ncclResult_t result, const char *what, const struct mt_watch *watch);
+void nccl_comm_close(struct nccl_group *g);
+/* Aborts it, ends its operations and hands the message to those who wait for them. Call without the lock; any thread. */
+void nccl_comm_abort(struct nccl_group *g, const char *message);
+
+/* nccl_run.c */
+enum mt_status nccl_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call);
+/* Moves what is over to the idle ones; true while something of g (NULL: any group) is under way. */
+bool nccl_collect(struct nccl_fabric *f, const struct nccl_group *g);
+/* The idle ones: with each group, as a device may go before the fabric and takes its events along. */
+void nccl_free_works(struct nccl_fabric *f);
+
+#endif

@@ -16,6 +16,8 @@ CC      ?= gcc
 BUILD   ?= build
 VERSION := 0.1.0
 
+.DEFAULT_GOAL := all
+
 ROOMS := base kernels comm engine profiles probes reports tuner
 
 # Optional packages: found, or absent and what is left out.

@@ -16,6 +16,7 @@ struct mt_target {
 	double tflops_16, tflops_8, tflops_4;        /* dense peaks; 0: the type is not there */
 	double memory_gib, memory_gbps, memory_frac; /* memory_frac: of memory_gbps that large copies reach */
 	double product_frac, product_8_frac;         /* of the peak, in the inner loop of the best tile */
+	double sustained_frac;                       /* of those rates kept in training: power, clocks, cold caches */
 	double product_k0;                           /* inner steps' worth of prologue and epilogue a tile */
 	double product_memory_frac, tile_128_frac, tile_64_frac, product_us;
 	double attention_frac; /* fused attention's forward rate over the product rate, head size 128 */
@@ -35,6 +36,8 @@ struct mt_stack {
 	double attention_gain;     /* of this software's fused attention over the machine's attention_frac */
 	double elementwise_passes; /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
+	double host_expert_us;                                  /* further, a layer of experts */
+	bool expert_dedup;                                      /* a token goes to a node once */
 	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
 	double grad_bytes;                                      /* bytes of a gradient element on the wire */
 	double dp_overlap_frac;    /* of the last backward pass (of each, when sharded) that may hide reductions */

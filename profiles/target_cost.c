@@ -32,13 +32,15 @@ static double tiles_s(const struct mt_target *t, double groups, double m, double
 
 double mt_target_product_s(const struct mt_target *t, enum mt_width width, double groups, double m, double n, double k)
 {
-	double rate = t->tflops_16 * t->product_frac, bytes = width == MT_WIDTH_16 ? 2 : width == MT_WIDTH_8 ? 1 : 0.5625;
+	double rate = t->tflops_16 * t->product_frac * t->sustained_frac, bytes = width == MT_WIDTH_16  ? 2
+										  : width == MT_WIDTH_8 ? 1
+													: 0.5625;
 	double tile_s, memory_s, ratio;
 
 	if (width == MT_WIDTH_8 && t->tflops_8 > 0)
-		rate = t->tflops_8 * t->product_8_frac;
+		rate = t->tflops_8 * t->product_8_frac * t->sustained_frac;
 	else if (width == MT_WIDTH_4 && t->tflops_4 > 0)
-		rate = t->tflops_4 * t->product_8_frac;
+		rate = t->tflops_4 * t->product_8_frac * t->sustained_frac;
 	tile_s = tiles_s(t, groups, m, n, k, rate * 1e12);
 	memory_s = groups * (bytes * (m * k + n * k) + 2 * m * n) / (t->memory_gbps * 1e9 * t->product_memory_frac);
 	ratio = tile_s > memory_s ? memory_s / tile_s : tile_s / memory_s;

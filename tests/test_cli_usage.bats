@@ -7,7 +7,7 @@ setup() {
 	start_here
 }
 
-COMMANDS="doctor probe profile plan tune train ckpt report"
+COMMANDS="doctor probe profile plan tune train ckpt validate calibrate report"
 
 @test "without a command the usage is shown and it is an error" {
 	attempt megatune

@@ -14,17 +14,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NOISE       0.03 /* repeatability of published runs */
+#define NOISE       0.05 /* repeatability of published runs */
 #define HUBER       2.0
-#define ROUNDS      8
+#define ROUNDS      30
+#define HALVINGS    6
+#define SETTLED     1e-5
 #define DIFFERENCE  0.02
-#define GROUP_ROWS  60.0 /* a group weighs no more than that many rows */
-#define LEVEL_SHARE 0.7
+#define GROUP_ROWS  20.0 /* rows of a group that weigh fully: the rest, nearly alike, a tenth */
+#define LEVEL_SHARE 0.6
 
 static const double prior_sd[MT_FACTORS] = {
-	[MT_FACTOR_PRODUCT] = 0.12, [MT_FACTOR_LOW] = 0.15,  [MT_FACTOR_ATTENTION] = 0.35, [MT_FACTOR_MEMORY] = 0.35,
-	[MT_FACTOR_HOST] = 0.5,     [MT_FACTOR_LINK] = 0.25, [MT_FACTOR_NIC] = 0.35,       [MT_FACTOR_EXPOSED] = 0.6,
-	[MT_FACTOR_PIPE] = 0.6,     [MT_FACTOR_STEP] = 0.6,  [MT_FACTOR_JITTER] = 0.6,     [MT_FACTOR_EXPERT] = 0.4,
+	[MT_FACTOR_PRODUCT] = 0.084, [MT_FACTOR_LOW] = 0.105,  [MT_FACTOR_ATTENTION] = 0.245, [MT_FACTOR_MEMORY] = 0.245,
+	[MT_FACTOR_HOST] = 0.245,    [MT_FACTOR_LINK] = 0.175, [MT_FACTOR_NIC] = 0.245,       [MT_FACTOR_EXPOSED] = 0.42,
+	[MT_FACTOR_PIPE] = 0.42,     [MT_FACTOR_STEP] = 0.42,  [MT_FACTOR_JITTER] = 0.42,     [MT_FACTOR_EXPERT] = 0.28,
 };
 
 void mt_fit_free(struct mt_fit_model *model)
@@ -194,7 +196,45 @@ static void solve(double *a, double *b, int n)
 	}
 }
 
-static void one_round(struct problem *p)
+/* What is minimised. */
+static double objective(const struct problem *p)
+{
+	double sum = 0;
+
+	for (int i = 0; i < p->table->count; i++) {
+		const struct mt_measured_run *run = &p->table->runs[i];
+		struct mt_factors f;
+
+		if (p->weight[i] <= 0)
+			continue;
+		for (int k = 0; k < MT_FACTORS; k++) {
+			f.of[k] = 0;
+			for (int level = 0; level < MT_FIT_LEVELS; level++)
+				f.of[k] += p->model->keys[p->keys[i][level]].log_factor[k];
+			f.of[k] = exp(f.of[k]);
+		}
+		double miss = fabs(log(run->measured_s / predicted_s(p->table, run, &f))) / NOISE;
+		sum += p->weight[i] * (miss < HUBER ? miss * miss : HUBER * (2 * miss - HUBER));
+	}
+	for (int k = 0; k < p->model->count; k++) {
+		for (int f = 0; f < MT_FACTORS; f++) {
+			double off = p->model->keys[k].log_factor[f] / (LEVEL_SHARE * prior_sd[f]);
+
+			sum += off * off;
+		}
+	}
+	return sum;
+}
+
+static void move(struct problem *p, double share)
+{
+	for (int k = 0; k < p->model->count; k++)
+		for (int f = 0; f < MT_FACTORS; f++)
+			p->model->keys[k].log_factor[f] += share * p->right[k * MT_FACTORS + f];
+}
+
+/* One Gauss-Newton step, halved until it gains; returns the objective. */
+static double one_round(struct problem *p, double now)
 {
 	size_t n = (size_t)p->size;
 
@@ -213,13 +253,16 @@ static void one_round(struct problem *p)
 		}
 	}
 	solve(p->normal, p->right, p->size);
-	for (int k = 0; k < p->model->count; k++) {
-		for (int f = 0; f < MT_FACTORS; f++) {
-			double step = p->right[k * MT_FACTORS + f];
+	for (int half = 0; half < HALVINGS; half++) {
+		double next;
 
-			p->model->keys[k].log_factor[f] += step > 0.5 ? 0.5 : step < -0.5 ? -0.5 : step;
-		}
+		move(p, half == 0 ? 1 : -pow(0.5, half)); /* from a step of 1 to 1/2, 1/4, ... */
+		next = objective(p);
+		if (next < now)
+			return next;
 	}
+	move(p, -pow(0.5, HALVINGS - 1));
+	return now;
 }
 
 static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight)
@@ -238,8 +281,11 @@ static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_r
 		st = mt_fail(MT_NOMEM, "no memory for a fit of %d factors", p.size);
 		goto out;
 	}
-	for (int round = 0; round < ROUNDS; round++)
-		one_round(&p);
+	double now = objective(&p), before = INFINITY;
+	for (int round = 0; round < ROUNDS && now < before * (1 - SETTLED); round++) {
+		before = now;
+		now = one_round(&p, now);
+	}
 out:
 	free(p.keys);
 	free(p.normal);
@@ -261,7 +307,7 @@ static double *weights_of(const struct mt_runs_table *table, const unsigned char
 			continue;
 		for (int j = 0; j < table->count; j++)
 			like += strcmp(table->runs[i].group, table->runs[j].group) == 0;
-		weight[i] = like > GROUP_ROWS ? GROUP_ROWS / like : 1;
+		weight[i] = like > GROUP_ROWS ? (GROUP_ROWS + (like - GROUP_ROWS) / 10) / like : 1;
 	}
 	return weight;
 }

@@ -11,7 +11,8 @@
 #include <math.h>
 #include <string.h>
 
-#define INTERFERENCE 0.08 /* of hidden communication that compute pays back */
+#define INTERFERENCE       0.08 /* of hidden communication that compute pays back */
+#define INTERFERENCE_LAYER 0.25 /* the same where every layer of every pass runs beside it (ZeRO-3) */
 
 double mt_case_layer_parameters(const struct mt_case *c, double *expert)
 {
@@ -75,11 +76,11 @@ static struct exchange exchange_of(const struct mt_case *c, const struct mt_targ
 }
 
 /* What of `comm_s` is left when it runs beside `work_s`, and what it costs there. */
-static double open_s(const struct mt_factors *f, double comm_s, double work_s)
+static double open_s(const struct mt_factors *f, double comm_s, double work_s, double interference)
 {
 	double hidden = comm_s < work_s ? comm_s : work_s;
 
-	return f->of[MT_FACTOR_EXPOSED] * (comm_s - hidden + INTERFERENCE * hidden);
+	return f->of[MT_FACTOR_EXPOSED] * (comm_s - hidden + interference * hidden);
 }
 
 /* Parameters of a rank on the stage that has most of them. */
@@ -116,12 +117,12 @@ static void data_s(struct mt_forecast *out, const struct mt_case *c, const struc
 
 			calls = layers + 1;
 			e = exchange_of(c, t, s, f, dense / calls, expert / calls);
-			out->dp_s = m * (open_s(f, calls * e.gather_s, hide * forward_s) +
-					 open_s(f, calls * (e.gather_s + e.scatter_s), hide * backward_s));
+			out->dp_s = m * (open_s(f, calls * e.gather_s, hide * forward_s, INTERFERENCE_LAYER) +
+					 open_s(f, calls * (e.gather_s + e.scatter_s), hide * backward_s, INTERFERENCE_LAYER));
 		} else {
 			e = exchange_of(c, t, s, f, dense, expert);
-			out->dp_s = open_s(f, e.scatter_s, s->dp_overlap_frac * backward_s) +
-				    open_s(f, e.gather_s, s->dp_overlap_frac * forward_s);
+			out->dp_s = open_s(f, e.scatter_s, s->dp_overlap_frac * backward_s, INTERFERENCE) +
+				    open_s(f, e.gather_s, s->dp_overlap_frac * forward_s, INTERFERENCE);
 		}
 	}
 	double shards = c->zero > 0 ? c->dp * c->cp : 1;

@@ -26,7 +26,7 @@ static double later(double a, double b)
 
 	ratio *= ratio;
 	ratio *= ratio;
-	return most * sqrt(sqrt(1 + ratio));
+	return most * sqrt(sqrt(sqrt(1 + ratio * ratio)));
 }
 
 static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
@@ -72,7 +72,7 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	if (c->fused_attention) {
 		/* causal half, and the half-masked blocks of the diagonal; small heads leave the tensor units waiting */
 		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 128),
-		       rate = t->tflops_16 * t->product_frac * t->attention_frac;
+		       rate = t->tflops_16 * t->product_frac * t->sustained_frac * t->attention_frac;
 
 		rate *= s->attention_gain * d / (d + 32) * 1.25;
 		forward_s = t->kernel_us * 1e-6 + flops / (rate * 1e12);
@@ -116,8 +116,14 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 	sum->forward_s += f->of[MT_FACTOR_EXPERT] * own.forward_s;
 	sum->backward_s += f->of[MT_FACTOR_EXPERT] * own.backward_s;
 	bytes = 2 * tokens * c->topk * c->hidden / c->tp;
+	if (s->expert_dedup && span.local < span.ranks) { /* nodes that a token's experts are on, over its experts there */
+		double nodes = span.ranks / span.local, apart = c->topk * (nodes - 1) / nodes;
+		double reached = (nodes - 1) * (1 - pow(1 - 1 / nodes, c->topk));
+
+		bytes *= reached < apart ? reached / apart : 1;
+	}
 	send_s = collective(t, f, MT_ALL_TO_ALL, span, bytes);
-	send_s += collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), bytes * c->tp);
+	send_s += collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), 2 * tokens * c->topk * c->hidden);
 	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s; /* there and back, in one pass */
 }
 
@@ -154,7 +160,7 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 		       const struct mt_factors *f)
 {
 	double tokens = c->mbs * c->seq / c->cp, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, tp_s, again_s = 0;
-	double core_s, core_back_s, vector_s, cp_s, cp_back_s, forward_s, backward_s, host_s, host_back_s, calls;
+	double core_s, core_back_s, vector_s, cp_s, cp_back_s, forward_s, backward_s, host_s, host_back_s, calls, more_us;
 	struct linear lin = {0};
 
 	memset(card, 0, sizeof *card);
@@ -176,8 +182,9 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	backward_s = lin.backward_s + core_back_s + BACKWARD_VECTOR * vector_s + tp_s + card->ep_s + cp_back_s;
 	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
 	calls += c->experts > 0 ? 2 : 0;
-	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + calls * s->host_comm_us);
-	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + calls * s->host_comm_us);
+	more_us = c->experts > 0 ? s->host_expert_us : 0;
+	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us + calls * s->host_comm_us);
+	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us + calls * s->host_comm_us);
 	if (c->recompute == MT_CASE_SELECTIVE)
 		again_s = core_s + s->selective_frac * lin.forward_s;
 	if (c->recompute == MT_CASE_FULL) {
@@ -213,7 +220,7 @@ void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 	embedding->forward_s = embedding->vector_s + tp_s;
 	embedding->backward_s = embedding->vector_s + tp_s;
 	head->products_s = lin.forward_s + lin.backward_s;
-	head->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (s->fused_elementwise ? 18 : 30) * tokens * words);
+	head->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (s->fused_elementwise ? 18 : 24) * tokens * words);
 	head->tp_s = 2 * tp_s;
 	head->forward_s = lin.forward_s + 0.6 * head->vector_s + tp_s;
 	head->backward_s = lin.backward_s + 0.4 * head->vector_s + tp_s;

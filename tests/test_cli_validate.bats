@@ -1,0 +1,62 @@
+# validate and calibrate: predictions against tables of measured runs.
+
+load cli_support
+
+setup() {
+	start_here
+	RUNS=$ROOT/tests/data/runs
+}
+
+@test "validate prints the documented document" {
+	attempt megatune validate "$RUNS/sample.csv" --json
+	finished
+	check 'join(",", sort keys %$d) eq "bias_frac,coverage_frac,groups,mape_frac,median_ape_frac,p90_ape_frac,predicted,runs,skipped"' "$OUT"
+	check '$d->{runs} == $d->{predicted} + @{$d->{skipped}}' "$OUT"
+	check 'join(",", sort keys %{$d->{groups}[0]}) eq "bias_frac,group,mape_frac,regret_frac,runs,spearman"' "$OUT"
+	check '!grep { !$_->{why} } @{$d->{skipped}}' "$OUT"
+}
+
+@test "calibrate writes a file that makes the same runs nearer" {
+	attempt megatune validate "$RUNS/sample.csv" --json
+	finished
+	cp "$OUT" "$GIVEN/before.json"
+	attempt megatune calibrate "$RUNS/sample.csv" --bootstrap 2 --out fit.yaml
+	finished
+	grep -q '^calibration:' fit.yaml
+	attempt megatune validate "$RUNS/sample.csv" --calibrate fit.yaml --json
+	finished
+	before=$(json '$d->{mape_frac}' "$GIVEN/before.json")
+	check "\$d->{mape_frac} < $before" "$OUT"
+	cp "$OUT" "$GIVEN/file.json"
+	attempt megatune validate "$RUNS/sample.csv" --calibrate "$RUNS/sample.csv" --json
+	finished
+	check "abs(\$d->{mape_frac} - $(json '$d->{mape_frac}' "$GIVEN/file.json")) < 1e-4" "$OUT"
+}
+
+@test "cross-validation does not depend on the order of the rows" {
+	attempt megatune validate "$RUNS/sample.csv" --folds 3 --json
+	finished
+	cp "$OUT" "$GIVEN/one.json"
+	(head -1 "$RUNS/sample.csv" && tail -n +2 "$RUNS/sample.csv" | tac) >"$GIVEN/turned.csv"
+	attempt megatune validate "$GIVEN/turned.csv" --folds 3 --json
+	finished
+	check "abs(\$d->{mape_frac} - $(json '$d->{mape_frac}' "$GIVEN/one.json")) < 1e-4" "$OUT"
+}
+
+@test "bad tables, maps and calibrations are refused" {
+	attempt megatune validate no.csv
+	refused "no.csv"
+	printf 'id,gpus\na,8,9\n' >"$GIVEN/wide.csv"
+	attempt megatune validate "$GIVEN/wide.csv"
+	refused "wide.csv:2"
+	printf 'id,gpus\na,8\n' >"$GIVEN/few.csv"
+	attempt megatune validate "$GIVEN/few.csv"
+	refused "no column"
+	printf 'map:\n  - {hardwar: x, machine: b200}\n' >"$GIVEN/map.yaml"
+	attempt megatune validate "$RUNS/sample.csv" --machine-map "$GIVEN/map.yaml"
+	refused "hardwar"
+	attempt megatune validate "$RUNS/sample.csv" --machine nothing
+	refused "nothing"
+	attempt megatune validate "$RUNS/sample.csv" --calibrate "$GIVEN/map.yaml"
+	refused "calibration"
+}

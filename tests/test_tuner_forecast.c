@@ -1,0 +1,310 @@
+/* The prediction of machines that are not at hand: its parts against measured values, its sums against a replay, its memory and
+ * time against published figures. */
+#include "base/file.h"
+#include "tuner/fit.h"
+#include "tuner/pipeline.h"
+#include "tuner/score.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define KORTHIKANTI "tests/data/runs/korthikanti.csv"
+#define SAMPLE      "tests/data/runs/sample.csv"
+
+static void within(const char *what, double found, double wanted, double least, double most)
+{
+	if (!(found >= wanted * (1 + least) && found <= wanted * (1 + most)))
+		fail_msg("%s: %.6g, wanted %.6g within %+.1f%% to %+.1f%%", what, found, wanted, 100 * least, 100 * most);
+}
+
+static struct mt_target machine(const char *name)
+{
+	struct mt_target t;
+
+	if (mt_target_load(&t, name) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return t;
+}
+
+static struct mt_stack stack_of(const char *name)
+{
+	struct mt_stack s;
+
+	if (mt_stack_load(&s, name) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return s;
+}
+
+/* Times of lone products: NVIDIA aiconfigurator 095f58a, systems/data a100_sxm and h100_sxm gemm (Apache-2.0). */
+static void lone_products_are_near_measured_times(void **state)
+{
+	static const struct {
+		const char *machine;
+		double m, n, k, ms;
+	} rows[] = {{"a100-80g-sxm", 1024, 1024, 1024, 0.01792}, {"a100-80g-sxm", 1024, 1024, 2048, 0.030174}};
+
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		struct mt_target t = machine(rows[i].machine);
+
+		t.sustained_frac = 1; /* alone, not in training */
+		within(rows[i].machine, 1e3 * mt_target_product_s(&t, MT_WIDTH_16, 1, rows[i].m, rows[i].n, rows[i].k), rows[i].ms,
+		       -0.2, 0.2);
+		mt_target_free(&t);
+	}
+}
+
+static void products_cost_a_wave_more_only_when_tiles_do_not_fit(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	double full = mt_target_product_s(&t, MT_WIDTH_16, 1, 256 * 9, 128 * 12, 4096); /* 108 tiles, 108 units */
+	double more = mt_target_product_s(&t, MT_WIDTH_16, 1, 256 * 9 + 1, 128 * 12, 4096);
+
+	assert_true(more > 1.05 * full);
+	for (double k = 64; k < 65536; k *= 2) /* rate grows with k */
+		assert_true(k / mt_target_product_s(&t, MT_WIDTH_16, 1, 4096, 4096, k) <
+			    2 * k / mt_target_product_s(&t, MT_WIDTH_16, 1, 4096, 4096, 2 * k));
+	mt_target_free(&t);
+}
+
+/* The same source, nccl: all-reduce and all-gather of 8 GPUs, bytes, microseconds. */
+static void collectives_of_a_node_are_near_measured_times(void **state)
+{
+	static const struct {
+		const char *machine;
+		enum mt_collective op;
+		double bytes, us;
+	} rows[] = {
+		{"a100-80g-sxm", MT_ALL_REDUCE, 1048576, 38.85},    {"a100-80g-sxm", MT_ALL_REDUCE, 67108864, 595.3},
+		{"a100-80g-sxm", MT_ALL_GATHER, 268435456, 1216.8}, {"h100-80g-sxm", MT_ALL_REDUCE, 268435456, 1092.1},
+		{"h100-80g-sxm", MT_ALL_GATHER, 67108864, 208.14},  {"b200", MT_ALL_GATHER, 268435456, 393.1},
+	};
+
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		struct mt_target t = machine(rows[i].machine);
+		double link_s, nic_s;
+
+		mt_target_collective(&t, rows[i].op, mt_target_span(&t, 8, 1), rows[i].bytes, &link_s, &nic_s);
+		assert_true(nic_s == 0);
+		within(rows[i].machine, 1e6 * link_s, rows[i].us, -0.25, 0.25);
+		mt_target_free(&t);
+	}
+}
+
+static void groups_that_share_network_cards_wait_for_them(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	double link_s, packed_s, spread_s;
+
+	mt_target_collective(&t, MT_ALL_REDUCE, mt_target_span(&t, 64, 1), 1e9, &link_s, &packed_s);
+	mt_target_collective(&t, MT_ALL_REDUCE, mt_target_span(&t, 64, 8), 1e9, &link_s, &spread_s);
+	within("one card against eight", spread_s / packed_s, 8, -0.15, 0.15);
+	mt_target_free(&t);
+}
+
+static struct mt_runs_table table_of(const char *path)
+{
+	struct mt_runs_table table;
+
+	if (mt_runs_table_load(&table, path, NULL, NULL, NULL) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return table;
+}
+
+static struct mt_forecast forecast(const struct mt_runs_table *table, int row, const struct mt_case *c)
+{
+	const struct mt_measured_run *run = &table->runs[row];
+	struct mt_forecast out;
+
+	mt_forecast_step(&out, c, &table->targets[run->target], &table->stacks[run->stack], &mt_factors_none);
+	return out;
+}
+
+/* Korthikanti et al. 2022, arXiv:2205.05198, table 5; from the files alone, nothing fitted to these rows. */
+static void korthikanti_times_within_4_percent(void **state)
+{
+	struct mt_runs_table table = table_of(KORTHIKANTI);
+
+	assert_int_equal(table.count, 8);
+	for (int i = 0; i < table.count; i++)
+		within(table.runs[i].id, forecast(&table, i, &table.runs[i].layout).step_s, table.runs[i].measured_s, -0.04, 0.04);
+	mt_runs_table_free(&table);
+}
+
+/* The same, figure 1: GiB of state (16-bit weights, gradients and optimizer: layers only) and of activations, first stage. */
+static void korthikanti_memory_within_3_percent(void **state)
+{
+	static const struct {
+		const char *row;
+		double state_gib, whole_gib, selective_gib;
+	} figure[] = {{"22b-selective", 45.5625, 59.25, 9.5625},
+		      {"175b-selective", 45.5625, 66.84, 12.35},
+		      {"530b-selective", 31.64, 114.02, 23.08},
+		      {"1t-selective", 32.96, 131.25, 26.5625}};
+	struct mt_runs_table table = table_of(KORTHIKANTI);
+
+	for (int i = 0; i < 4; i++) {
+		int row = 2 * i + 1;
+		struct mt_case c = table.runs[row].layout;
+
+		assert_string_equal(table.runs[row].id, figure[i].row);
+		c.vocab = 0; /* the figure leaves embeddings out */
+		struct mt_forecast f = forecast(&table, row, &c);
+		within(figure[i].row, (f.memory[0].parameters + f.memory[0].gradients + f.memory[0].optimizer) / 1073741824,
+		       figure[i].state_gib, -0.03, 0.03);
+		within(figure[i].row, f.memory[0].activations / 1073741824, figure[i].selective_gib, -0.03, 0.03);
+		c.recompute = MT_CASE_NONE;
+		c.sp = false;
+		within(figure[i].row, forecast(&table, row, &c).memory[0].activations / 1073741824, figure[i].whole_gib, -0.03,
+		       0.03);
+	}
+	mt_runs_table_free(&table);
+}
+
+/* Passes of equal stages, no messages: the sum equals the replay of the schedule. */
+static void pipeline_sum_equals_the_replay(void **state)
+{
+	struct mt_runs_table table = table_of(KORTHIKANTI);
+	struct mt_stack s = stack_of("megatron-lm-2021");
+	const struct mt_target *t = &table.targets[table.runs[2].target];
+
+	s.microbatch_us = s.step_us = s.jitter_frac = 0;
+	for (int i = 2; i < table.count; i++) {
+		struct mt_case c = table.runs[i].layout;
+		struct mt_pass_forecast layer, none = {0};
+		struct mt_pipeline_stage stages[64] = {{0}};
+		struct mt_forecast f;
+		double end_s = 0;
+
+		c.vp = 1;
+		mt_forecast_layer(&layer, &c, t, &s, &mt_factors_none);
+		mt_forecast_compose(&f, &c, t, &s, &mt_factors_none, &layer, &none, &none);
+		for (int k = 0; k < (int)c.pp; k++) {
+			stages[k].forward_s = c.layers / c.pp * layer.forward_s;
+			stages[k].backward_s = c.layers / c.pp * layer.backward_s;
+		}
+		assert_int_equal(mt_pipeline_time(stages, (int)c.pp, (int64_t)f.microbatches, 0), MT_OK);
+		for (int k = 0; k < (int)c.pp; k++)
+			end_s = fmax(end_s, stages[k].end_s);
+		within(table.runs[i].id, f.step_s - f.pp_s - f.dp_s - f.optimizer_s - f.other_s, end_s, -1e-9, 1e-9);
+	}
+	mt_stack_free(&s);
+	mt_runs_table_free(&table);
+}
+
+static void parts_of_a_step_add_up(void **state)
+{
+	struct mt_runs_table table = table_of(SAMPLE);
+
+	for (int i = 0; i < table.count; i++) {
+		if (table.runs[i].skip[0])
+			continue;
+		struct mt_forecast f = forecast(&table, i, &table.runs[i].layout);
+		double sum = f.compute_s + f.tp_s + f.ep_s + f.cp_s + f.pp_s + f.bubble_s + f.dp_s + f.optimizer_s + f.host_s +
+			     f.other_s;
+
+		within(table.runs[i].id, sum, f.step_s, -1e-9, 1e-9);
+		assert_true(f.compute_s > 0 && f.peak_bytes > 0);
+	}
+	mt_runs_table_free(&table);
+}
+
+/* Published step times from the files alone, nothing calibrated: a bound on the mean, to notice a model that got worse. */
+static void sample_of_published_runs_within_15_percent(void **state)
+{
+	struct mt_runs_table table = table_of(SAMPLE);
+	double sum = 0;
+	int count = 0;
+
+	for (int i = 0; i < table.count; i++) {
+		if (table.runs[i].skip[0])
+			continue;
+		sum += fabs(forecast(&table, i, &table.runs[i].layout).step_s / table.runs[i].measured_s - 1);
+		count++;
+	}
+	assert_true(count >= 30);
+	within("1 + mean error", 1 + sum / count, 1, 0, 0.15);
+	mt_runs_table_free(&table);
+}
+
+/* Runs made by the model itself with other factors: the fit must find times within 1%, and tell so in a file that is read back. */
+static void calibration_finds_what_made_the_runs(void **state)
+{
+	struct mt_runs_table table = table_of(SAMPLE);
+	struct mt_factors truth = mt_factors_none, found;
+	struct mt_fit_model model, again;
+	char path[64] = "/tmp/mt-calibration-XXXXXX";
+	int handle = mkstemp(path);
+
+	assert_true(handle >= 0);
+	truth.of[MT_FACTOR_PRODUCT] = 1.08;
+	truth.of[MT_FACTOR_MEMORY] = 1.2;
+	for (int i = 0; i < table.count; i++) {
+		const struct mt_measured_run *run = &table.runs[i];
+		struct mt_forecast f;
+
+		if (run->skip[0])
+			continue;
+		mt_forecast_step(&f, &run->layout, &table.targets[run->target], &table.stacks[run->stack], &truth);
+		table.runs[i].measured_s = f.step_s;
+	}
+	assert_int_equal(mt_fit_runs(&model, &table, NULL), MT_OK);
+	assert_int_equal(mt_fit_save(&model, path), MT_OK);
+	assert_int_equal(mt_fit_load(&again, path), MT_OK);
+	for (int i = 0; i < table.count; i++) {
+		const struct mt_measured_run *run = &table.runs[i];
+		struct mt_forecast f;
+
+		if (run->skip[0])
+			continue;
+		mt_fit_factors(&again, &table, run, &found);
+		mt_forecast_step(&f, &run->layout, &table.targets[run->target], &table.stacks[run->stack], &found);
+		within(run->id, f.step_s, run->measured_s, -0.02, 0.02);
+	}
+	remove(path);
+	mt_fit_free(&model);
+	mt_fit_free(&again);
+	mt_runs_table_free(&table);
+}
+
+static void interconnects_are_read(void **state)
+{
+	assert_float_equal(mt_interconnect_gbps("NVLink4/NVSwitch; 8x400 Gb/s IB NDR per node (DGX H100)", 8), 50, 1e-9);
+	assert_float_equal(mt_interconnect_gbps("NVLink3/NVSwitch; 1600 Gb/s per node RoCE (200 Gb/s per GPU)", 8), 25, 1e-9);
+	assert_float_equal(mt_interconnect_gbps("NVLink3; 4x100 Gb/s Omni-Path per node (Jean Zay)", 8), 6.25, 1e-9);
+	assert_float_equal(mt_interconnect_gbps("NVLink4/NVSwitch; 400 Gb/s RDMA per GPU (Grand Teton)", 8), 50, 1e-9);
+	assert_float_equal(mt_interconnect_gbps("NVLink3 single node", 8), 0, 1e-9);
+}
+
+static void ranks_correlate_as_spearman_says(void **state)
+{
+	const double x[] = {1, 2, 3, 4, 5}, up[] = {2, 4, 6, 8, 100}, down[] = {5, 4, 3, 2, 1}, ties[] = {1, 1, 2, 2, 3};
+
+	assert_float_equal(mt_score_spearman(x, up, 5), 1, 1e-12);
+	assert_float_equal(mt_score_spearman(x, down, 5), -1, 1e-12);
+	assert_float_equal(mt_score_spearman(x, ties, 5), 0.9486832980505138, 1e-12);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(lone_products_are_near_measured_times),
+		cmocka_unit_test(products_cost_a_wave_more_only_when_tiles_do_not_fit),
+		cmocka_unit_test(collectives_of_a_node_are_near_measured_times),
+		cmocka_unit_test(groups_that_share_network_cards_wait_for_them),
+		cmocka_unit_test(korthikanti_times_within_4_percent),
+		cmocka_unit_test(korthikanti_memory_within_3_percent),
+		cmocka_unit_test(pipeline_sum_equals_the_replay),
+		cmocka_unit_test(parts_of_a_step_add_up),
+		cmocka_unit_test(sample_of_published_runs_within_15_percent),
+		cmocka_unit_test(calibration_finds_what_made_the_runs),
+		cmocka_unit_test(interconnects_are_read),
+		cmocka_unit_test(ranks_correlate_as_spearman_says),
+	};
+	return cmocka_run_group_tests_name("tuner_forecast", tests, NULL, NULL);
+}

@@ -2,7 +2,7 @@
 #   make            the program, build/megatune          make test      build and pass the tests
 #   make tune       tune GPT-2 124M on this machine      make bench     the speed figures of the README
 #   make deps       install what is missing              make lint      static checks    make layers   the include rules
-#   make bundle     a folder that runs elsewhere
+#   make bundle     a folder that runs elsewhere   make gpu-check   is it right on a GPU   make gpu-bench   how fast is it there
 #   make install PREFIX=/usr/local DESTDIR=              make clean
 # Options: DEBUG=1 (asserts, agreement checks of collectives)  SANITIZE=1 (ASan and UBSan)  WERROR=1  V=1
 #          MPI=no HWLOC=no PCRE2=no UTF8PROC=no CUDA=no (leave out what was found)  CUDA_HOME=/usr/local/cuda
@@ -101,6 +101,8 @@ CUDA_HOST_FLAGS = -std=gnu++17 $(subst -Og,-O1,$(OPT)) -g $(EXTRA) $(if $(EXTRA)
 	-Itests/cuda_host/include -I. -MMD -MP
 
 UNIT_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(filter-out $(if $(CXX_FOUND),,tests/test_cuda_host_%),$(wildcard tests/test_*.c)))
+# Started by tests/gpu_check.sh and gpu_bench.sh.
+GPU_TESTS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/gpu_*.c))
 MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/mpi_*.c)))
 
 # Plugins: name, header that must be there, sources, libraries. One without sources or without its header is left out.
@@ -134,7 +136,7 @@ endif
 
 # Objects of tests are kept, not removed as intermediate files.
 .SECONDARY:
-.PHONY: all deps tune test check bench bundle lint layers install uninstall clean found
+.PHONY: all deps tune test check bench bundle gpu-check gpu-bench lint layers install uninstall clean found
 all: found $(PROGRAM) $(PLUGINS)
 
 found:
@@ -223,15 +225,22 @@ tune: deps
 test: deps
 	@$(MAKE) --no-print-directory check
 
-check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS)
+check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS) $(GPU_TESTS)
 	BUILD=$(BUILD) tests/run.sh $(TESTS)
 
 bench: $(PROGRAM) $(BUILD)/tests/bench_kernels
 	BUILD=$(BUILD) tests/bench.sh
 
 # A folder that runs on another machine: the program, its plugins and the libraries they need.
-bundle: $(PROGRAM) $(PLUGINS)
+bundle: $(PROGRAM) $(PLUGINS) $(GPU_TESTS)
 	tools/bundle.sh $(BUILD)
+
+# Both together in 10 minutes. DEVICE=cpu or late SIZE=few runs the same on the host.
+gpu-check: $(PROGRAM) $(PLUGINS) $(GPU_TESTS)
+	BUILD=$(BUILD) tests/gpu_check.sh
+
+gpu-bench: $(PROGRAM) $(PLUGINS) $(GPU_TESTS)
+	BUILD=$(BUILD) tests/gpu_bench.sh
 
 lint: export LINT_CFLAGS = $(ALL_CFLAGS)
 lint:

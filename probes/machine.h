@@ -27,7 +27,7 @@ struct mt_machine_host {
 struct mt_machine_rate {
 	enum mt_dtype dtype;
 	int threads, busy_ranks;
-	double tflops, spread_tflops; /* product of 1024-cubes: median, MAD */
+	double tflops, spread_tflops; /* product of cubes, 1024 wide on processors, 8192 on GPUs: median, MAD */
 };
 
 /* Ranks a pair of which has alike latency and bandwidth. */

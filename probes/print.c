@@ -43,7 +43,7 @@ static void print_memory(const struct mt_machine *m, FILE *file)
 static void print_rates(const struct mt_machine *m, FILE *file)
 {
 	if (m->rate_count > 0)
-		fprintf(file, "\nproduct 1024^3    threads  busy ranks   TFLOP/s a rank    spread\n");
+		fprintf(file, "\nproduct of cubes  threads  busy ranks   TFLOP/s a rank    spread\n");
 	for (int i = 0; i < m->rate_count; i++) {
 		const struct mt_machine_rate *r = &m->rates[i];
 		fprintf(file, "%-17s %7d %11d %16.4f %8.1f%%\n", mt_dtype_name(r->dtype), r->threads, r->busy_ranks, r->tflops,

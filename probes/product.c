@@ -1,5 +1,6 @@
-/* product: the rate of a 1024-cube matrix product through the device, in f32 and bf16, with all ranks of each host busy and
- * with one rank a host alone. The rate kept is that of the slowest rank, as a step waits for it. */
+/* product: the rate of a cube's matrix product through the device, in f32 and bf16, with all ranks of each host busy and with one
+ * rank a host alone. The rate kept is that of the slowest rank, as a step waits for it. The cube is 1024 wide on processors, 8192
+ * on devices that run behind the host: a GPU is not filled by less, and a processor takes seconds for more. */
 #include "probes/parts.h"
 
 #include "base/clock.h"
@@ -8,8 +9,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define CUBE  1024
-#define FLOPS (2.0 * CUBE * CUBE * CUBE)
+enum { HOST_CUBE = 1024, GPU_CUBE = 8192 };
+
+static int64_t cube_of(const struct mt_device *device)
+{
+	return device->ops->async ? GPU_CUBE : HOST_CUBE;
+}
 
 struct product {
 	struct mt_probe *probe;
@@ -42,7 +47,7 @@ static enum mt_status add_rate(struct mt_probe *probe, const struct mt_probe_ser
 	if (!rates)
 		return mt_fail(MT_NOMEM, "probe: no memory for the rates");
 	m->rates = rates;
-	double tflops = FLOPS / v[0] * 1e-12;
+	double cube = (double)cube_of(probe->device), tflops = 2 * cube * cube * cube / v[0] * 1e-12;
 	m->rates[m->rate_count++] = (struct mt_machine_rate){dtype, probe->threads, busy, tflops, tflops * v[1]};
 	return MT_OK;
 }
@@ -58,20 +63,21 @@ static int most_local_ranks(const struct mt_machine *machine)
 /* x, w and y in one range of the arena; x and w hold small numbers, never denormal ones, which some units multiply slowly. */
 static enum mt_status prepare(struct mt_probe *probe, struct mt_arena *arena, enum mt_dtype dtype, struct mt_op *op, void **memory)
 {
-	size_t bytes = (size_t)CUBE * CUBE * mt_dtype_bytes(dtype);
+	const int64_t cube = cube_of(probe->device);
+	size_t bytes = (size_t)(cube * cube) * mt_dtype_bytes(dtype);
 	MT_TRY(mt_arena_alloc(arena, 3 * bytes, memory));
 	char *x = *memory;
 	struct mt_op fill = {.kind = MT_OP_FILL, .dtype = dtype};
-	fill.move = (struct mt_move){.count = 3 * (int64_t)CUBE * CUBE,
+	fill.move = (struct mt_move){.count = 3 * cube * cube,
 				     .rows = 1,
-				     .cols = 3 * (int64_t)CUBE * CUBE,
+				     .cols = 3 * cube * cube,
 				     .dst_dtype = dtype,
 				     .src_dtype = dtype,
 				     .value = 0.03125,
 				     .dst = x};
 	MT_TRY(mt_device_enqueue(probe->device, probe->stream, &fill));
 	*op = (struct mt_op){.kind = MT_OP_LINEAR, .dtype = dtype};
-	op->linear = (struct mt_linear){.rows = CUBE, .in = CUBE, .out = CUBE, .x = x, .w = x + bytes, .y = x + 2 * bytes};
+	op->linear = (struct mt_linear){.rows = cube, .in = cube, .out = cube, .x = x, .w = x + bytes, .y = x + 2 * bytes};
 	return MT_OK;
 }
 
@@ -99,7 +105,8 @@ out:
 enum mt_status mt_probe_product(struct mt_probe *probe, double share_s)
 {
 	struct mt_arena *arena = NULL;
-	enum mt_status st = mt_arena_create(&arena, "probe product", mt_device_memory(probe->device), 64u << 20);
+	const size_t most_bytes = 3 * (size_t)(cube_of(probe->device) * cube_of(probe->device)) * mt_dtype_bytes(MT_F32);
+	enum mt_status st = mt_arena_create(&arena, "probe product", mt_device_memory(probe->device), most_bytes + (1u << 20));
 	MT_GOTO(out, mt_probe_agree(probe, st));
 	MT_GOTO(out, measure(probe, arena, MT_F32, share_s / 2));
 	MT_GOTO(out, measure(probe, arena, MT_BF16, share_s / 2));

@@ -1,5 +1,6 @@
-/* kernels_compare: a problem of the cpu device: an op with its operands, random values for them, and the two checks: equal to
- * the reference in f64, and the same bits for any number of threads and from run to run. */
+/* kernels_compare: a problem of a device: an op with its operands, random values for them, and the two checks: equal to
+ * the reference in f64, and the same bits for any number of threads and from run to run. On a device that runs behind the host
+ * operands lie in an arena of it; what is read and written past them there is found by its pattern. */
 #ifndef MT_TESTS_KERNELS_COMPARE_H
 #define MT_TESTS_KERNELS_COMPARE_H
 
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <cmocka.h>
 
 enum role { IN, OUT, INOUT };
@@ -119,18 +121,67 @@ static void *elements_of(const struct problem *problem, void *buffer, size_t wid
 	return (char *)buffer + (size_t)problem->shift * width;
 }
 
+static inline size_t bytes_of(const struct problem *problem, int n, enum mt_dtype dtype)
+{
+	const struct operand *o = &problem->operands[n];
+	return (size_t)(size_of(o) + problem->shift) * width_of(o, dtype);
+}
+
+/* Device memory for all operands; NULL where the host's own will do. */
+static inline struct mt_arena *open_arena(const struct problem *problem, struct mt_device *device, enum mt_dtype dtype)
+{
+	struct mt_arena *arena = NULL;
+	size_t bytes = 0;
+	if (!device->ops->async)
+		return NULL;
+	for (int n = 0; n < problem->count; n++)
+		bytes += bytes_of(problem, n, dtype) + SLACK_BYTES + MT_ARENA_ALIGN_BYTES;
+	if (mt_arena_create(&arena, "test", mt_device_memory(device), bytes) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return arena;
+}
+
+/* A copy of a buffer on the device, the slack too. */
+static inline void *upload(struct mt_arena *arena, struct mt_stream *stream, const void *host, size_t bytes)
+{
+	void *there = NULL;
+	if (mt_arena_alloc(arena, bytes, &there) != MT_OK || mt_device_upload(stream->device, stream, there, host, bytes) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return there;
+}
+
+/* Brings the buffers back; what is before and behind the elements must be as it was. */
+static inline void download(const struct problem *problem, struct mt_stream *stream, enum mt_dtype dtype, void *const *there,
+			    void **data)
+{
+	for (int n = 0; n < problem->count; n++) {
+		const size_t bytes = bytes_of(problem, n, dtype);
+		const size_t before = (size_t)problem->shift * width_of(&problem->operands[n], dtype);
+		const unsigned char *byte = data[n];
+		if (mt_device_download(stream->device, stream, data[n], there[n], bytes + SLACK_BYTES) != MT_OK)
+			fail_msg("%s", mt_error_message());
+		for (size_t i = 0; i < bytes + SLACK_BYTES; i++)
+			if ((i < before || i >= bytes) && byte[i] != 0xff)
+				fail_msg("%s: written %s the operand", problem->operands[n].name, i < before ? "before" : "past");
+	}
+}
+
 /* Runs the problem on a device; data[i] gets operand i's buffer, to be freed. Values are those rounded to `rounding`,
  * so that a reference in f64 gets what the device under test got. */
 static void solve(const struct problem *problem, struct mt_device *device, enum mt_dtype dtype, enum mt_dtype rounding, void **data)
 {
 	struct mt_stream *stream = NULL;
+	struct mt_arena *arena = open_arena(problem, device, dtype);
+	void *there[MOST_OPERANDS];
 	struct mt_op op = problem->op;
 	op.dtype = dtype;
 	assert_int_equal(mt_stream_create(device, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
 	for (int n = 0; n < problem->count; n++) {
 		const struct operand *o = &problem->operands[n];
 		const size_t width = width_of(o, dtype), rounded = width_of(o, rounding);
-		data[n] = malloc((size_t)(size_of(o) + problem->shift) * width + SLACK_BYTES);
+		const size_t bytes = bytes_of(problem, n, dtype) + SLACK_BYTES;
+		data[n] = malloc(bytes);
+		memset(data[n], 0xff, bytes);
 		void *elements = elements_of(problem, data[n], width);
 		for (int64_t i = 0; i < size_of(o); i++) {
 			union {
@@ -141,6 +192,10 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 			} exact;
 			put(&exact, 0, o->role == OUT ? (double)NAN : value_of(o, n, i), rounded, o->type == WORD);
 			put(elements, i, get(&exact, 0, rounded, o->type == WORD), width, o->type == WORD);
+		}
+		if (arena) {
+			there[n] = upload(arena, stream, data[n], bytes);
+			elements = elements_of(problem, there[n], width);
 		}
 		memcpy((char *)&op + o->offset, &elements, sizeof elements);
 		if (o->alias)
@@ -153,7 +208,10 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 		if (mt_device_enqueue(device, stream, &op) != MT_OK)
 			fail_msg("%s on %s: %s", mt_op_name(op.kind), device->info.kind, mt_error_message());
 	}
-	mt_stream_destroy(stream);
+	if (arena)
+		download(problem, stream, dtype, there, data);
+	mt_stream_destroy(stream); /* first: its work uses the arena */
+	mt_arena_destroy(arena);
 }
 
 static void describe(const struct problem *problem, enum mt_dtype dtype, char text[96])

@@ -3,6 +3,7 @@
 # they need other than libc's and CUDA's. Called by `make bundle`.
 #
 #   run [-n RANKS] PROGRAM ...    starts a program of bin/ with the bundle's libraries; over ranks with its own mpirun
+#   gpu-check, gpu-bench          tests/gpu_check.sh and gpu_bench.sh with their programs, where those are built (make bundle does)
 #   bin/ lib/ lib/megatune/ share/megatune/models/
 #
 # Open MPI goes in whole (5 MB): the program starts without one on the machine, and several ranks can run, which the tests of a
@@ -34,6 +35,11 @@ for plugin in "$BUILD"/megatune-*.so; do
 	[ -f "$plugin" ] && bring "$plugin" "$OUT/lib/megatune"
 done
 cp examples/models/*.yaml "$OUT/share/megatune/models/"
+if [ -x "$BUILD/tests/gpu_kernels" ]; then
+	for program in kernels engine times bench step; do bring "$BUILD/tests/gpu_$program" "$OUT/bin"; done
+	cp tests/gpu_check.sh "$OUT/gpu-check" && cp tests/gpu_bench.sh "$OUT/gpu-bench" && cp tests/gpu_support.bash "$OUT/"
+	cp tests/peer_pytorch.py "$OUT/share/megatune/"
+fi
 
 mpi=no
 if ldd "$BUILD/megatune" | grep 'libmpi\.so' >/dev/null && command -v ompi_info >/dev/null; then
@@ -60,7 +66,7 @@ if ldd "$BUILD/megatune" | grep 'libmpi\.so' >/dev/null && command -v ompi_info 
 	fi
 fi
 
-mapfile -t files < <(find "$OUT" -type f \( -perm -u+x -o -name '*.so' \) ! -name '*.sh' ! -name run)
+mapfile -t files < <(find "$OUT" -type f \( -perm -u+x -o -name '*.so' \) ! -name '*.sh' ! -name run ! -name 'gpu-*')
 while read -r library; do
 	[ -e "$OUT/lib/$(basename "$library")" ] || bring "$library" "$OUT/lib"
 done < <(for f in "${files[@]}"; do libraries "$f"; done | sort -u)
@@ -104,6 +110,7 @@ cat >"$OUT/README" <<TEXT
 megatune, built on $(. /etc/os-release && echo "$PRETTY_NAME") for $(uname -m). Needs libc ${glibc#GLIBC_} or newer; MPI inside: $mpi.
   ./run megatune doctor
   ./run -n 2 megatune train RUN.yaml
+  ./gpu-check; ./gpu-bench      whether and how fast it runs on this machine's NVIDIA GPU
 TEXT
 echo "bundle   $OUT: $((bytes >> 20)) MiB, libc ${glibc#GLIBC_} or newer, MPI inside: $mpi"
 [ "$bytes" -lt $((MOST_MB << 20)) ] || { echo "bundle: $((bytes >> 20)) MiB, the limit is $MOST_MB MiB" >&2; exit 1; }

@@ -108,7 +108,7 @@ static json_t *machine_json(const struct mt_session *s)
 	set_int(o, "rank_memory_bytes", m->rank_memory_bytes);
 	set_number(o, "memory_gbps", m->memory_gbps);
 	set_number(o, "peak_tflops", peak_tflops(s));
-	set_string(o, "peak_source", "measured: 1024-cube products with all ranks of a host busy");
+	set_string(o, "peak_source", "measured: products of cubes with all ranks of a host busy");
 	json_object_set_new(o, "pair_classes", links_json(m));
 	for (int i = 0; i < m->rate_count; i++) {
 		json_t *r = json_object();

@@ -1,0 +1,62 @@
+/* kernels_products: the operands of matrix products and attention, for a check of a device against the reference. */
+#ifndef MT_TESTS_KERNELS_PRODUCTS_H
+#define MT_TESTS_KERNELS_PRODUCTS_H
+
+#include "tests/kernels_operands.h"
+
+static inline void linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, bool bias)
+{
+	struct problem p = start(kind, kind, 4e-6, 6e-3);
+	p.op.linear.rows = rows, p.op.linear.in = in, p.op.linear.out = out;
+	if (kind != MT_OP_LINEAR_DGRAD)
+		add(&p, "x", AT(linear.x), IN, ACT, rows, in);
+	if (kind != MT_OP_LINEAR_WGRAD)
+		normal(add(&p, "w", AT(linear.w), IN, ACT, out, in), 0.1, 0.0);
+	if (kind != MT_OP_LINEAR)
+		add(&p, "dy", AT(linear.dy), IN, ACT, rows, out);
+	if (kind == MT_OP_LINEAR) {
+		if (bias)
+			add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
+		add(&p, "y", AT(linear.y), OUT, ACT, rows, out);
+	} else if (kind == MT_OP_LINEAR_DGRAD) {
+		add(&p, "dx", AT(linear.dx), OUT, ACT, rows, in);
+	} else {
+		add(&p, "dw", AT(linear.dw), INOUT, STAT, out, in);
+	}
+	body(&p);
+}
+
+/* `window` 0: none; a document starts at one row in `document`, 0: none. */
+static inline void masked_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim,
+				    int64_t pad, int64_t window, int64_t document)
+{
+	struct problem p = start(MT_OP_ATTENTION, MT_OP_ATTENTION_BWD, 1e-5, 3e-2);
+	const int64_t rows = batch * seq, q = heads * dim, kv = kv_heads * dim;
+	p.op.attention = (struct mt_attention){.batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_dim = dim};
+	p.op.attention.q_stride = q + pad, p.op.attention.kv_stride = kv + 2 * pad, p.op.attention.o_stride = q + 3 * pad;
+	p.op.attention.scale = 1.0 / sqrt((double)dim);
+	add(&p, "q", AT(attention.q), IN, ACT, rows, q)->stride = q + pad;
+	add(&p, "k", AT(attention.k), IN, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "v", AT(attention.v), IN, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "do", AT(attention.do_), IN, ACT, rows, q)->stride = q + 3 * pad;
+	add(&p, "o", AT(attention.o), OUT, ACT, rows, q)->stride = q + 3 * pad;
+	add(&p, "dq", AT(attention.dq), OUT, ACT, rows, q)->stride = q + pad;
+	add(&p, "dk", AT(attention.dk), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "dv", AT(attention.dv), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "lse", AT(attention.lse), OUT, STAT, batch * heads, seq);
+	add(&p, "delta", AT(attention.delta), OUT, STAT, batch * heads, seq);
+	p.op.attention.window = window;
+	if (document) {
+		struct operand *starts = add(&p, "starts", AT(attention.starts), IN, WORD, batch, seq);
+		starts->starts = true;
+		starts->range = document;
+	}
+	body(&p);
+}
+
+static inline void attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad)
+{
+	masked_attention(body, batch, seq, heads, kv_heads, dim, pad, 0, 0);
+}
+
+#endif

@@ -10,7 +10,7 @@
  * Results are the same bits from run to run for the same group, and the same on every member (all_reduce).
  *
  * Fabrics: self (one rank), mpi (Open MPI, host memory), dry (costs only, any number of ranks, one thread a rank),
- * nccl (NVIDIA GPUs, a plugin; layered on mpi or tcp for what is done on the host),
+ * nccl (NVIDIA GPUs, a plugin; layered on mpi for what is done on the host),
  * alone (one rank of a world that is not there, for timing its kernels: results of collectives are meaningless). */
 #ifndef MT_COMM_COMM_H
 #define MT_COMM_COMM_H

@@ -25,7 +25,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"nccl", "dry",  "alone", NULL,
+		"nccl", "dry", "alone", NULL,
 	};
 	return kinds;
 }

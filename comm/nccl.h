@@ -1,7 +1,7 @@
 /* nccl: inside the NCCL fabric, a plugin (base/plugin.h): the only files of ours that include nccl.h.
  *
  * The fabric is layered on another one, its base, which knows ranks and hosts, does the host-side calls, exchanges NCCL's ids,
- * and has the watchdog: mpi under mpirun and srun, tcp under megatune launch.
+ * and has the watchdog: mpi; without it one rank.
  *
  * A group's communicator is made at its first data operation, by all members. Communicators are non-blocking, so no call hangs in
  * NCCL: what is in progress is polled, and given up at the watchdog's deadline. A group of the same ranks as another is split from

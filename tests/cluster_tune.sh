@@ -63,7 +63,7 @@ up 1gbit 250mbit
 # shellcheck disable=SC2016 # Perl's
 found=$(json "$OUT/probe.json" 'join "\n", $d->{hosts},
 	map { sprintf "%s %.4f %d", $_->{name} =~ s/ /_/gr, $_->{bandwidth_gbps}, $_->{pairs} } @{$d->{pair_classes}}')
-sed "s,^,      ," <<<"$found"
+awk '{ print "      " $0 }' <<<"$found"
 verdict "$(awk 'NR == 1 { print($1 == 4) }' <<<"$found")" "4 hosts"
 verdict "$(awk 'NR > 1 { n++; g[n] = $2 } function near(x, set) { return x / set > 0.85 && x / set < 1.15 }
 	END { print(n == 2 && near(g[1], 0.125) && near(g[2], 0.03125)) }' <<<"$found")" "two classes, within 15% of 0.125 and 0.0313 GB/s"

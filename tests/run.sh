@@ -27,7 +27,8 @@ for name in $(compgen -e); do
 done
 export LC_ALL=C.UTF-8 TZ=UTC
 # Programs of the tests lie in a folder below the plugins.
-export MEGATUNE_PLUGINS=$(readlink -f "$BUILD")
+MEGATUNE_PLUGINS=$(readlink -f "$BUILD")
+export MEGATUNE_PLUGINS
 # Programs built with SANITIZE=1 read these; Open MPI's own leaks are named in the file.
 export LSAN_OPTIONS=suppressions=$PWD/tests/sanitizers/lsan.supp:print_suppressions=0
 export ASAN_OPTIONS=fast_unwind_on_malloc=0 UBSAN_OPTIONS=print_stacktrace=1

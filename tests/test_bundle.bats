@@ -24,7 +24,7 @@ setup() {
 }
 
 @test "a copy of the bundle trains, with every library but libc's its own" {
-	[ -z "$(nm "$BIN/megatune" 2>/dev/null | grep __asan_init)" ] || skip "a sanitizer's library must come first"
+	! nm "$BIN/megatune" 2>/dev/null | grep -q __asan_init || skip "a sanitizer's library must come first"
 	LD_DEBUG=files LD_DEBUG_OUTPUT=$BATS_TEST_TMPDIR/loaded attempt "$HERE/run" megatune train "$GIVEN/run.yaml" --steps 2
 	finished
 	grep -q '^step     1' "$OUT"
@@ -36,7 +36,7 @@ setup() {
 
 @test "in an empty root with libc alone it trains on two ranks, without an Open MPI" {
 	[ -d "$HERE/lib/openmpi" ] || skip "built without MPI"
-	[ -z "$(nm "$BIN/megatune" 2>/dev/null | grep __asan_init)" ] || skip "a sanitizer's library must come first"
+	! nm "$BIN/megatune" 2>/dev/null | grep -q __asan_init || skip "a sanitizer's library must come first"
 	unshare -m true 2>/dev/null || skip "no mount namespaces for this user"
 	R=$BATS_TEST_TMPDIR/root
 	mkdir -p "$R"/{lib64,bin,usr/bin,tmp,proc,sys,dev,etc}

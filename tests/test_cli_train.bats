@@ -108,7 +108,7 @@ same_losses() {
 
 @test "the validation loss is told when it is due, and does not depend on the layout" {
 	ranks 2
-	local options=(--eval-every 2 --eval-steps 3 --split 8,1,1) layout
+	local options=(--eval-every 2 --eval-steps 3 --split "8,1,1") layout
 	run_file one.yaml
 	attempt megatune train "$GIVEN/one.yaml" "${options[@]}"
 	finished

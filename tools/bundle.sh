@@ -106,8 +106,10 @@ chmod +x "$OUT/run"
 glibc=$({ find "$OUT" -type f \( -perm -u+x -o -name '*.so*' \) -exec readelf -V {} + 2>/dev/null || true; } |
 	grep -o 'GLIBC_2\.[0-9]*' | sort -t. -k2 -n | tail -n 1)
 bytes=$(du -s --apparent-size -B1 "$OUT" | cut -f1)
+# shellcheck source=/dev/null
+system=$(. /etc/os-release && echo "$PRETTY_NAME")
 cat >"$OUT/README" <<TEXT
-megatune, built on $(. /etc/os-release && echo "$PRETTY_NAME") for $(uname -m). Needs libc ${glibc#GLIBC_} or newer; MPI inside: $mpi.
+megatune, built on $system for $(uname -m). Needs libc ${glibc#GLIBC_} or newer; MPI inside: $mpi.
   ./run megatune doctor
   ./run -n 2 megatune train RUN.yaml
   ./gpu-check; ./gpu-bench      whether and how fast it runs on this machine's NVIDIA GPU

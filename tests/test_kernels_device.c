@@ -80,7 +80,9 @@ static void every_kind_that_is_listed_can_be_made(void **state)
 		struct mt_device_config config = {.kind = *kind, .threads = 1};
 		enum mt_status st = mt_device_create(&device, &config);
 		if (st == MT_UNAVAILABLE && !strcmp(*kind, "cuda")) { /* no plugin, no driver or no GPU, as it says */
-			assert_non_null(strstr(mt_error_message(), "CUDA"));
+			const char *why = mt_error_message();
+
+			assert_true(strstr(why, "CUDA") || strstr(why, "driver") || strstr(why, "GPU"));
 			mt_error_clear();
 			continue;
 		}

@@ -179,12 +179,16 @@ $(LIB): $(OBJ) $(ISA_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+# All of the library, not only what a program itself uses: a plugin looks up its symbols in the program that loads it.
+whole = $(filter-out $(LIB),$(1)) $(if $(filter $(LIB),$(1)),-Wl$(,)--whole-archive $(LIB) -Wl$(,)--no-whole-archive)
+, := ,
+
 $(PROGRAM): $(BUILD)/obj/tuner/main.o $(SANITIZE_OBJ) $(LIB)
-	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(call whole,$^) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(call whole,$^) $(LIBS) -lcmocka
 
 $(CUDA_HOST_OBJ): $(BUILD)/obj/%.host.o: % $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -193,7 +197,7 @@ $(CUDA_HOST_OBJ): $(BUILD)/obj/%.host.o: % $(BUILD)/flags
 # Named one by one, so that the pattern above never takes them.
 $(filter $(BUILD)/tests/test_cuda_host_%,$(UNIT_TESTS)): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(CUDA_HOST_OBJ) $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(call whole,$^) $(LIBS) -lcmocka
 
 # A stand-in for the NVIDIA driver's management library.
 NVML_DOUBLE := $(BUILD)/tests/nvml/libnvidia-ml.so.1

@@ -109,6 +109,8 @@ MPI_TESTS  := $(if $(MPICC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tes
 NVCC_GENCODE := $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_$(a),code=sm_$(a))
 NVCC_FLAGS := -std=c++17 -O3 -t 2 -Werror all-warnings -I. $(NVCC_GENCODE) \
 	-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
+# Less than half the bytes of what four architectures take; known to nvcc from CUDA 12.4 on.
+NVCC_COMPRESS := $(if $(NVCC_FOUND),$(shell $(NVCC_FOUND) --help | grep -q -e --compress-mode && echo --compress-mode=size))
 PLUGIN_CFLAGS := -fPIC -fvisibility=hidden $(CUDA_INCLUDES:%=-isystem %)
 PLUGIN_LIBS := -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -L$(CUDA_HOME)/extras/CUPTI/lib64
 
@@ -166,7 +168,7 @@ $(BUILD)/obj/%.c.pic.o: %.c $(BUILD)/flags $(BUILD)/flags-cuda
 	$(Q)echo "cc       $< (plugin)"; $(CC) $(ALL_CFLAGS) $(PLUGIN_CFLAGS) -c $< -o $@
 $(BUILD)/obj/%.cu.pic.o: %.cu $(BUILD)/flags-cuda
 	@mkdir -p $(@D)
-	$(Q)echo "nvcc     $<"; $(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(Q)echo "nvcc     $<"; $(NVCC) $(NVCC_FLAGS) $(NVCC_COMPRESS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 define isa_rule
 $(BUILD)/obj/kernels/cpu/isa/%.$(1).o: kernels/cpu/isa/%.c $(BUILD)/flags

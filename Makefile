@@ -181,7 +181,8 @@ $(LIB): $(OBJ) $(ISA_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-# All of the library, not only what a program itself uses: a plugin looks up its symbols in the program that loads it.
+# All of the library, not only what a program itself uses: a plugin looks up its symbols in the program that loads it. Those of
+# the bundle must be small, and use what its plugins need.
 whole = $(filter-out $(LIB),$(1)) $(if $(filter $(LIB),$(1)),-Wl$(,)--whole-archive $(LIB) -Wl$(,)--no-whole-archive)
 , := ,
 
@@ -190,7 +191,7 @@ $(PROGRAM): $(BUILD)/obj/tuner/main.o $(SANITIZE_OBJ) $(LIB)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(SANITIZE_OBJ) $(LIB)
 	@mkdir -p $(@D)
-	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(call whole,$^) $(LIBS) -lcmocka
+	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(if $(filter gpu_%,$*),$^,$(call whole,$^)) $(LIBS) -lcmocka
 
 $(CUDA_HOST_OBJ): $(BUILD)/obj/%.host.o: % $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -37,6 +37,7 @@ static const struct mt_option machine_options[] = {
 	TEXT("name", M(name), "name of the machine"),
 	TEXT("like", M(like), "machine file whose values this one starts from"),
 	TEXT("source", M(source), "where the numbers come from"),
+	TEXT("accelerator", M(accelerator), "machine whose accelerators a cluster has"),
 	INT("units", M(units), "108", 1, 4096, "multiprocessors of an accelerator"),
 	NUM("tflops_16", M(tflops_16), "312", 1, 1e6, "dense peak of 16-bit products, TFLOP/s"),
 	NUM("tflops_8", M(tflops_8), "0", 0, 1e6, "dense peak of 8-bit products, TFLOP/s; 0: none"),
@@ -52,8 +53,10 @@ static const struct mt_option machine_options[] = {
 	    "share of the bandwidth that products reach, caches included"),
 	NUM("tile_128_frac", M(tile_128_frac), "0.9", 0.1, 1.2, "rate of 128x128 tiles over that of 256x128"),
 	NUM("tile_64_frac", M(tile_64_frac), "0.7", 0.1, 1.2, "rate of 64x64 tiles over that of 256x128"),
+	NUM("unaligned_frac", M(unaligned_frac), "0.35", 0.02, 1, "rate of products with rows that are no multiple of 8 elements"),
 	NUM("product_us", M(product_us), "3", 0, 1000, "start of a product, us"),
 	NUM("attention_frac", M(attention_frac), "0.7", 0.05, 1.2, "rate of fused attention over that of products"),
+	NUM("attention_2_frac", M(attention_2_frac), "0.66", 0.05, 1.2, "the same of FlashAttention-2's kernels"),
 	NUM("kernel_us", M(kernel_us), "3", 0, 1000, "shortest kernel, us"),
 	INT("node_gpus", M(node_gpus), "8", 1, 1024, "accelerators of a node"),
 	INT("domain_gpus", M(domain_gpus), "8", 1, 1024, "accelerators joined by fast links"),
@@ -79,6 +82,10 @@ static const struct mt_option stack_options[] = {
 	FLAG("fused_attention", S(fused_attention), "true", "attention never writes its scores"),
 	FLAG("fused_elementwise", S(fused_elementwise), "true", "bias, dropout, activation and residual are fused"),
 	FLAG("sp_default", S(sp_default), "true", "sequence parallelism wherever tp > 1 and nothing is said"),
+	FLAG("balanced_stages", S(balanced_stages), "false", "layers are dealt to stages so that the head counts for its cost"),
+	INT("vocab_multiple", S(vocab_multiple), "128", 1, 65536, "words a tensor-parallel rank that the vocabulary is padded to"),
+	FLAG("pads_whole_vocab", S(pads_whole_vocab), "true", "the vocabulary is padded also where it is not split"),
+	INT("attention_generation", S(attention_generation), "3", 2, 3, "fused attention: 3, made for the machine, or 2"),
 	NUM("attention_gain", S(attention_gain), "1", 0.05, 4, "this software's fused attention over the machine's"),
 	NUM("elementwise_passes", S(elementwise_passes), "1.2", 0.1, 10, "traffic of vector operations over the least"),
 	NUM("host_forward_us", S(host_forward_us), "250", 0, 1e6, "host time of a layer's forward pass, us"),
@@ -95,7 +102,7 @@ static const struct mt_option stack_options[] = {
 	FLAG("scatter_gather", S(scatter_gather), "true", "pipeline messages are split over tensor-parallel ranks"),
 	NUM("optimizer_bytes", S(optimizer_bytes), "40", 1, 1000, "memory traffic of the update, bytes a parameter"),
 	NUM("selective_frac", S(selective_frac), "0", 0, 1, "share of a layer's products that selective recompute repeats"),
-	NUM("low_precision_frac", S(low_precision_frac), "0.85", 0, 1, "share of the gain of 8-bit products that is left"),
+	NUM("cast_passes", S(cast_passes), "1", 0, 10, "traffic of casts to 8 and 4 bits over one read and two writes"),
 	NUM("jitter_frac", S(jitter_frac), "0.003", 0, 0.2, "time lost to the slowest rank for each factor of e in ranks"),
 	NUM("context_gib", S(context_gib), "2", 0, 100, "context, libraries and communicators, GiB"),
 	NUM("fragmentation_frac", S(fragmentation_frac), "0.03", 0, 1, "memory lost to fragmentation"),
@@ -103,8 +110,8 @@ static const struct mt_option stack_options[] = {
 };
 const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};
 
-static const char *const factor_names[MT_FACTORS] = {"product", "low",     "attention", "memory", "host",   "link",
-						     "nic",     "exposed", "pipe",      "step",   "jitter", "expert"};
+static const char *const factor_names[MT_FACTORS] = {"product", "low",  "attention", "memory", "host",   "link", "nic",
+						     "exposed", "pipe", "step",      "jitter", "expert", "layer"};
 
 const char *mt_factor_name(enum mt_factor factor)
 {

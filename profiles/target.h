@@ -11,6 +11,7 @@ enum mt_width { MT_WIDTH_16, MT_WIDTH_8, MT_WIDTH_4 };
 
 struct mt_target {
 	char *name, *like, *source; /* owned; like: the file whose values this one starts from */
+	char *accelerator;          /* owned; of a cluster: the machine whose accelerators it has; NULL: its own */
 	/* the accelerator */
 	int64_t units;                               /* streaming multiprocessors or compute units */
 	double tflops_16, tflops_8, tflops_4;        /* dense peaks; 0: the type is not there */
@@ -19,8 +20,10 @@ struct mt_target {
 	double sustained_frac;                       /* of those rates kept in training: power, clocks, cold caches */
 	double product_k0;                           /* inner steps' worth of prologue and epilogue a tile */
 	double product_memory_frac, tile_128_frac, tile_64_frac, product_us;
-	double attention_frac; /* fused attention's forward rate over the product rate, head size 128 */
-	double kernel_us;      /* shortest kernel */
+	double unaligned_frac;   /* rate of products with rows that are no multiple of 8 elements */
+	double attention_frac;   /* fused attention's forward rate over the product rate, long causal sequences, head size 128 */
+	double attention_2_frac; /* the same of kernels of the generation before (FlashAttention-2) */
+	double kernel_us;        /* shortest kernel */
 	/* links of one node or NVLink domain */
 	int64_t node_gpus, domain_gpus;
 	double link_gbps, link_frac, link_fast_frac, link_us, link_hop_us, link_bulk_us, switch_gain;
@@ -33,21 +36,25 @@ struct mt_target {
 struct mt_stack {
 	char *name, *like, *source; /* owned */
 	bool fused_attention, fused_elementwise, sp_default;
-	double attention_gain;     /* of this software's fused attention over the machine's attention_frac */
-	double elementwise_passes; /* traffic of the vector operations over the least that fused kernels need */
+	bool balanced_stages;         /* layers are dealt to stages so that the head counts for what it costs */
+	int64_t vocab_multiple;       /* the vocabulary is padded to this many words a tensor-parallel rank; 1: to what divides */
+	bool pads_whole_vocab;        /* also where one rank has it all */
+	int64_t attention_generation; /* of its fused attention: 3, written for the machine, or 2 */
+	double attention_gain;        /* of this software's fused attention over the machine's */
+	double elementwise_passes;    /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
 	double host_expert_us;                                  /* further, a layer of experts */
 	bool expert_dedup;                                      /* a token goes to a node once */
 	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
 	double grad_bytes;                                      /* bytes of a gradient element on the wire */
-	double dp_overlap_frac;    /* of the last backward pass (of each, when sharded) that may hide reductions */
-	double tp_overlap_frac;    /* of tensor-parallel communication hidden behind products */
-	double p2p_overlap_frac;   /* of pipeline messages hidden */
-	bool scatter_gather;       /* pipeline messages are split over the tensor-parallel ranks */
-	double optimizer_bytes;    /* memory traffic a parameter of the update */
-	double selective_frac;     /* of a layer's products that selective recompute does again, beside the attention */
-	double low_precision_frac; /* of the gain of 8-bit over 16-bit products that casts and scales leave */
-	double jitter_frac;        /* time lost to the slowest rank, each factor of e in ranks */
+	double dp_overlap_frac;  /* of the last backward pass (of each, when sharded) that may hide reductions */
+	double tp_overlap_frac;  /* of tensor-parallel communication hidden behind products */
+	double p2p_overlap_frac; /* of pipeline messages hidden */
+	bool scatter_gather;     /* pipeline messages are split over the tensor-parallel ranks */
+	double optimizer_bytes;  /* memory traffic a parameter of the update */
+	double selective_frac;   /* of a layer's products that selective recompute does again, beside the attention */
+	double cast_passes;      /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
+	double jitter_frac;      /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
 	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
 };
@@ -76,6 +83,7 @@ enum mt_factor {
 	MT_FACTOR_STEP,      /* time of a step outside of the passes */
 	MT_FACTOR_JITTER,    /* time lost to many ranks */
 	MT_FACTOR_EXPERT,    /* time of dispatch and experts */
+	MT_FACTOR_LAYER,     /* time of a layer, where layers of its shape were measured */
 	MT_FACTORS
 };
 const char *mt_factor_name(enum mt_factor factor);

@@ -86,7 +86,8 @@ void mt_target_collective(const struct mt_target *t, enum mt_collective op, stru
 		if (op == MT_ALL_TO_ALL) /* all that leaves the node goes through its NICs */
 			w = bytes * (n - span.local) / n * span.local;
 		ring_s = t->nic_us * 1e-6 * (op == MT_ALL_TO_ALL ? log2(nodes) : ways * (nodes - 1)) + w / inter;
-		tree_s = t->nic_us * 1e-6 * 2 * ceil(log2(nodes)) + w / (0.85 * inter);
+		/* up and down once: between two nodes every byte crosses once each way, beyond them twice */
+		tree_s = t->nic_us * 1e-6 * 2 * ceil(log2(nodes)) + (nodes <= 2 ? 1 : 2) * bytes / (0.85 * inter);
 		*nic_s = op == MT_ALL_REDUCE && tree_s < ring_s ? tree_s : ring_s;
 		/* The ring's links inside and between nodes work at once: the slower sets the pace. */
 		if (*nic_s > *link_s)

@@ -107,6 +107,122 @@ static void groups_that_share_network_cards_wait_for_them(void **state)
 	mt_target_free(&t);
 }
 
+/* Two nodes: a tree sends every byte up once and down once; more nodes cannot do with that. */
+static void an_all_reduce_of_two_nodes_crosses_once(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	double link_s, two_s, four_s, line_s = 1e9 / (8 * t.nic_gbps * 1e9 * t.nic_frac);
+
+	mt_target_collective(&t, MT_ALL_REDUCE, mt_target_span(&t, 16, 1), 1e9, &link_s, &two_s);
+	mt_target_collective(&t, MT_ALL_REDUCE, mt_target_span(&t, 32, 1), 1e9, &link_s, &four_s);
+	within("two nodes over one crossing", two_s / line_s, 1, 0, 0.3);
+	within("four nodes over two nodes", four_s / two_s, 1.7, -0.1, 0.2);
+	mt_target_free(&t);
+}
+
+/* GPT-2's 50,257 words: no side of 8 elements divides them. */
+static void odd_vocabularies_are_slow_unless_padded(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	struct mt_stack s = stack_of("megatron-core");
+	struct mt_case c = {.layers = 12,
+			    .hidden = 2048,
+			    .heads = 16,
+			    .kv_heads = 16,
+			    .head_dim = 128,
+			    .ffn = 8192,
+			    .vocab = 50257,
+			    .seq = 1024,
+			    .tp = 1,
+			    .pp = 1,
+			    .vp = 1,
+			    .cp = 1,
+			    .ep = 1,
+			    .dp = 1,
+			    .mbs = 4,
+			    .gbs = 4};
+	struct mt_pass_forecast embedding, padded, odd, split;
+
+	mt_forecast_ends(&embedding, &padded, &c, &t, &s, &mt_factors_none);
+	s.pads_whole_vocab = false;
+	mt_forecast_ends(&embedding, &odd, &c, &t, &s, &mt_factors_none);
+	c.tp = 2;
+	mt_forecast_ends(&embedding, &split, &c, &t, &s, &mt_factors_none);
+	assert_true(odd.products_s > 2 * padded.products_s);
+	within("half of the words", split.products_s, padded.products_s / 2, -0.02, 0.1);
+	mt_stack_free(&s);
+	mt_target_free(&t);
+}
+
+/* Casts move T h elements, products multiply T h^2: so 8 bits gain more in a wide model. */
+static void eight_bits_gain_more_in_wide_models(void **state)
+{
+	struct mt_target t = machine("h100-80g-sxm");
+	struct mt_stack s = stack_of("megatron-core");
+	double before = 0;
+
+	for (double h = 2048; h <= 16384; h *= 2) {
+		struct mt_case c = {.layers = 1,
+				    .hidden = h,
+				    .heads = h / 128,
+				    .kv_heads = h / 128,
+				    .head_dim = 128,
+				    .ffn = 4 * h,
+				    .vocab = 32000,
+				    .seq = 8192,
+				    .tp = 1,
+				    .pp = 1,
+				    .vp = 1,
+				    .cp = 1,
+				    .ep = 1,
+				    .dp = 1,
+				    .mbs = 1,
+				    .gbs = 1,
+				    .fused_attention = true};
+		struct mt_pass_forecast wide, narrow;
+
+		mt_forecast_layer(&wide, &c, &t, &s, &mt_factors_none);
+		c.width = MT_WIDTH_8;
+		mt_forecast_layer(&narrow, &c, &t, &s, &mt_factors_none);
+		assert_true(wide.products_s / narrow.products_s > before);
+		before = wide.products_s / narrow.products_s;
+	}
+	assert_true(before > 1.3 && before < 2);
+	mt_stack_free(&s);
+	mt_target_free(&t);
+}
+
+/* Where the head counts for what it costs, no stage has more than a layer's FLOPs over the mean. */
+static void balanced_stages_differ_by_less_than_a_layer(void **state)
+{
+	struct mt_case c = {.layers = 16,
+			    .hidden = 2048,
+			    .heads = 16,
+			    .kv_heads = 16,
+			    .head_dim = 128,
+			    .ffn = 8192,
+			    .vocab = 131072,
+			    .seq = 4096,
+			    .gated = true,
+			    .balanced_stages = true,
+			    .tp = 1,
+			    .vp = 1,
+			    .cp = 1,
+			    .ep = 1,
+			    .dp = 1};
+	double layers[MT_FORECAST_STAGES], expert,
+		head = c.hidden * c.vocab / (mt_case_layer_parameters(&c, &expert) + c.seq * c.heads * c.head_dim);
+
+	for (c.pp = 2; c.pp <= 4; c.pp++) {
+		double mean = (c.layers + head) / c.pp;
+
+		mt_case_layers(&c, layers);
+		assert_true(fabs(layers[2] + head - mean) <= 1);
+		assert_true(layers[0] >= mean - 1 && layers[0] <= mean + 1);
+		assert_true(layers[0] * (c.pp - 1) + layers[2] >= c.layers);
+	}
+}
+
 static struct mt_runs_table table_of(const char *path)
 {
 	struct mt_runs_table table;
@@ -297,6 +413,10 @@ int main(void)
 		cmocka_unit_test(products_cost_a_wave_more_only_when_tiles_do_not_fit),
 		cmocka_unit_test(collectives_of_a_node_are_near_measured_times),
 		cmocka_unit_test(groups_that_share_network_cards_wait_for_them),
+		cmocka_unit_test(an_all_reduce_of_two_nodes_crosses_once),
+		cmocka_unit_test(odd_vocabularies_are_slow_unless_padded),
+		cmocka_unit_test(eight_bits_gain_more_in_wide_models),
+		cmocka_unit_test(balanced_stages_differ_by_less_than_a_layer),
 		cmocka_unit_test(korthikanti_times_within_4_percent),
 		cmocka_unit_test(korthikanti_memory_within_3_percent),
 		cmocka_unit_test(pipeline_sum_equals_the_replay),

@@ -49,22 +49,19 @@ static const struct mt_option_table calibrate_table = {"calibrate", calibrate_op
 static enum mt_status load_calibration(struct mt_fit_model *model, const struct validate_options *o)
 {
 	size_t length = strlen(o->calibrate);
+	struct mt_fit_check check = {0};
 	struct mt_runs_table other;
-	double *predicted, *half;
 	enum mt_status st;
 
 	if (length < 4 || strcmp(o->calibrate + length - 4, ".csv") != 0)
 		return mt_fit_load(model, o->calibrate);
 	MT_TRY(mt_runs_table_load(&other, o->calibrate, o->machine_map, o->machine, o->stack));
-	predicted = calloc((size_t)other.count + 1, sizeof *predicted);
-	half = calloc((size_t)other.count + 1, sizeof *half);
-	st = predicted && half ? mt_fit_runs(model, &other, NULL) : mt_fail(MT_NOMEM, "no memory for a calibration");
+	st = mt_fit_runs(model, &other, NULL);
 	if (st == MT_OK)
-		st = mt_fit_cross(predicted, half, &other, 5, false);
+		st = mt_fit_cross(&check, &other, 5, false);
 	if (st == MT_OK)
-		mt_fit_intervals(model, &other, predicted);
-	free(predicted);
-	free(half);
+		st = mt_fit_intervals(model, &other, &check);
+	mt_fit_check_free(&check);
 	mt_runs_table_free(&other);
 	return st;
 }
@@ -86,8 +83,14 @@ static enum mt_status predict(const struct mt_runs_table *table, const struct mt
 {
 	struct mt_file file = {0};
 
-	if (o->folds >= 2)
-		MT_TRY(mt_fit_cross(predicted, half, table, (int)o->folds, o->by_run));
+	if (o->folds >= 2) {
+		struct mt_fit_check check = {0};
+
+		MT_TRY(mt_fit_cross(&check, table, (int)o->folds, o->by_run));
+		memcpy(predicted, check.predicted_s, (size_t)table->count * sizeof *predicted);
+		memcpy(half, check.half_frac, (size_t)table->count * sizeof *half);
+		mt_fit_check_free(&check);
+	}
 	if (o->rows) {
 		MT_TRY(mt_file_create(&file, o->rows));
 		fprintf(file.stream,
@@ -143,40 +146,37 @@ static enum mt_status calibrate(const struct mt_cli *cli, const struct validate_
 {
 	struct mt_runs_table table = {0};
 	struct mt_fit_model model = {0};
-	double *predicted = NULL, *half = NULL;
+	struct mt_fit_check check = {0};
 	int usable = 0;
 	enum mt_status st;
 
 	MT_TRY(mt_runs_table_load(&table, cli->words[0], o->machine_map, o->machine, o->stack));
 	for (int i = 0; i < table.count; i++)
 		usable += !table.runs[i].skip[0];
-	predicted = calloc((size_t)table.count + 1, sizeof *predicted);
-	half = calloc((size_t)table.count + 1, sizeof *half);
-	st = predicted && half ? MT_OK : mt_fail(MT_NOMEM, "no memory for %d predictions", table.count);
-	if (st == MT_OK && usable < 3)
+	st = MT_OK;
+	if (usable < 3)
 		st = mt_fail(MT_INPUT, "%s: %d of %d runs can be predicted, 3 are needed; megatune validate tells why",
 			     cli->words[0], usable, table.count);
 	if (st == MT_OK)
 		st = mt_fit_runs(&model, &table, NULL);
 	if (st == MT_OK)
-		st = mt_fit_cross(predicted, half, &table, (int)o->folds, o->by_run);
-	if (st == MT_OK) {
-		mt_fit_intervals(&model, &table, predicted);
+		st = mt_fit_cross(&check, &table, (int)o->folds, o->by_run);
+	if (st == MT_OK)
+		st = mt_fit_intervals(&model, &table, &check);
+	if (st == MT_OK)
 		st = mt_fit_bootstrap(&model, &table, (int)o->bootstrap, (uint64_t)o->seed);
-	}
 	if (st == MT_OK)
 		st = mt_fit_save(&model, o->out);
 	if (st == MT_OK && cli->common.json) {
-		json_t *score = mt_score_json(&table, predicted, half);
+		json_t *score = mt_score_json(&table, check.predicted_s, check.half_frac);
 
 		json_object_set_new(score, "file", json_string(o->out));
 		st = mt_cli_print_json(score);
 	} else if (st == MT_OK) {
 		printf("%s: %d keys from %d runs; errors in cross-validation:\n", o->out, model.count, usable);
-		mt_score_print(&table, predicted, half, stdout);
+		mt_score_print(&table, check.predicted_s, check.half_frac, stdout);
 	}
-	free(predicted);
-	free(half);
+	mt_fit_check_free(&check);
 	mt_fit_free(&model);
 	mt_runs_table_free(&table);
 	return st;

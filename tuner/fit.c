@@ -22,6 +22,7 @@
 #define DIFFERENCE  0.02
 #define GROUP_ROWS  20.0 /* rows of a group that weigh fully: the rest, nearly alike, a tenth */
 #define LEVEL_SHARE 0.6
+#define TURNS       2
 
 static const double prior_sd[MT_FACTORS] = {
 	[MT_FACTOR_PRODUCT] = 0.084, [MT_FACTOR_LOW] = 0.105,  [MT_FACTOR_ATTENTION] = 0.245, [MT_FACTOR_MEMORY] = 0.245,
@@ -35,22 +36,26 @@ void mt_fit_free(struct mt_fit_model *model)
 	memset(model, 0, sizeof *model);
 }
 
-static void key_name(char name[96], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)
+void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)
 {
 	const struct mt_target *t = &table->targets[run->target];
-	const char *stack = table->stacks[run->stack].name;
+	const char *stack = table->stacks[run->stack].name, *accelerator = t->accelerator ? t->accelerator : t->name;
+	const struct mt_case *c = &run->layout;
 
 	if (level == MT_FIT_ACCELERATOR)
-		snprintf(name, 96, "%.60s", t->name);
+		snprintf(name, MT_FIT_NAME, "%.60s", accelerator);
 	else if (level == MT_FIT_CLUSTER)
-		snprintf(name, 96, "%.60s @ %.4g GB/s", t->name, t->nic_gbps);
+		snprintf(name, MT_FIT_NAME, "%.60s @ %.4g GB/s", t->name, t->nic_gbps);
 	else if (level == MT_FIT_STACK)
-		snprintf(name, 96, "%.60s", stack);
+		snprintf(name, MT_FIT_NAME, "%.60s", stack);
+	else if (level == MT_FIT_PAIR)
+		snprintf(name, MT_FIT_NAME, "%.44s + %.44s", t->name, stack);
 	else
-		snprintf(name, 96, "%.44s + %.44s", t->name, stack);
+		snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f s%.0f x%.0f e%.0f/%.0f tp%.0f cp%.0f w%d r%d", accelerator,
+			 stack, c->hidden, c->ffn, c->seq, c->mbs, c->experts, c->ep, c->tp, c->cp, (int)c->width, c->recompute);
 }
 
-static int find_key(const struct mt_fit_model *model, int level, const char *name)
+int mt_fit_find(const struct mt_fit_model *model, int level, const char *name)
 {
 	for (int i = 0; i < model->count; i++)
 		if (model->keys[i].level == level && strcmp(model->keys[i].name, name) == 0)
@@ -62,11 +67,11 @@ void mt_fit_factors(const struct mt_fit_model *model, const struct mt_runs_table
 		    struct mt_factors *factors)
 {
 	double sum[MT_FACTORS] = {0};
-	char name[96];
+	char name[MT_FIT_NAME];
 
-	for (int level = 0; level < MT_FIT_LEVELS; level++) {
-		key_name(name, table, run, level);
-		int k = find_key(model, level, name);
+	for (int level = 0; level <= MT_FIT_LAYER; level++) {
+		mt_fit_key_name(name, table, run, level);
+		int k = mt_fit_find(model, level, name);
 		for (int f = 0; k >= 0 && f < MT_FACTORS; f++)
 			sum[f] += model->keys[k].log_factor[f];
 	}
@@ -76,16 +81,20 @@ void mt_fit_factors(const struct mt_fit_model *model, const struct mt_runs_table
 
 double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_measured_run *run)
 {
-	char name[96];
+	char name[MT_FIT_NAME];
+	double half;
 	int k;
 
-	key_name(name, table, run, MT_FIT_PAIR);
-	k = find_key(model, MT_FIT_PAIR, name);
-	if (k >= 0 && model->keys[k].half_frac > 0)
-		return model->keys[k].half_frac;
-	key_name(name, table, run, MT_FIT_STACK);
-	k = find_key(model, MT_FIT_STACK, name);
-	return k >= 0 && model->half_frac > 0 ? model->half_frac : table->stacks[run->stack].spread_frac;
+	mt_fit_key_name(name, table, run, MT_FIT_LAYER);
+	bool seen = mt_fit_find(model, MT_FIT_LAYER, name) >= 0;
+	mt_fit_key_name(name, table, run, MT_FIT_PAIR);
+	k = mt_fit_find(model, MT_FIT_PAIR, name);
+	half = k < 0 ? 0 : seen ? model->keys[k].half_frac : model->keys[k].half_new_frac;
+	if (half > 0)
+		return half;
+	mt_fit_key_name(name, table, run, MT_FIT_STACK);
+	k = mt_fit_find(model, MT_FIT_STACK, name);
+	return k >= 0 && model->half_new_frac > 0 ? model->half_new_frac : table->stacks[run->stack].spread_frac;
 }
 
 /* --- the fit --- */
@@ -93,26 +102,28 @@ double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table 
 struct problem {
 	const struct mt_runs_table *table;
 	struct mt_fit_model *model;
-	const double *weight; /* of each run */
-	int (*keys)[MT_FIT_LEVELS];
-	double *normal, *right; /* size * size, size */
-	int size;
+	const double *weight;           /* of each run */
+	int (*keys)[MT_FIT_LEVELS + 1]; /* of each run; last: of its layers, -1: none yet */
+	double *normal, *right;         /* size * size, size */
+	int count, size;                /* keys that are fitted here: all but those of layers */
 };
+
+enum { FITTED = MT_FACTOR_LAYER }; /* factors of such a key */
 
 static enum mt_status collect_keys(struct problem *p)
 {
 	struct mt_fit_model *m = p->model;
-	char name[96];
+	char name[MT_FIT_NAME];
 
-	m->keys = calloc((size_t)p->table->count * MT_FIT_LEVELS + 1, sizeof *m->keys);
+	m->keys = calloc((size_t)p->table->count * (MT_FIT_LEVELS + 1) + 1, sizeof *m->keys);
 	if (!m->keys)
 		return mt_fail(MT_NOMEM, "no memory for a fit");
 	for (int i = 0; i < p->table->count; i++) {
 		if (p->weight[i] <= 0)
 			continue;
 		for (int level = 0; level < MT_FIT_LEVELS; level++) {
-			key_name(name, p->table, &p->table->runs[i], level);
-			int k = find_key(m, level, name);
+			mt_fit_key_name(name, p->table, &p->table->runs[i], level);
+			int k = mt_fit_find(m, level, name);
 			if (k < 0) {
 				k = m->count++;
 				m->keys[k].level = level;
@@ -121,9 +132,24 @@ static enum mt_status collect_keys(struct problem *p)
 			m->keys[k].runs++;
 			p->keys[i][level] = k;
 		}
+		p->keys[i][MT_FIT_LAYER] = -1;
 	}
-	p->size = m->count * MT_FACTORS;
+	p->count = m->count;
+	p->size = m->count * FITTED;
 	return MT_OK;
+}
+
+/* Factors of a run by the keys that were found for it. */
+static void factors_of(const struct problem *p, int i, struct mt_factors *f)
+{
+	for (int k = 0; k < MT_FACTORS; k++) {
+		double sum = 0;
+
+		for (int level = 0; level <= MT_FIT_LAYER; level++)
+			if (p->keys[i][level] >= 0)
+				sum += p->model->keys[p->keys[i][level]].log_factor[k];
+		f->of[k] = exp(sum);
+	}
 }
 
 static double predicted_s(const struct mt_runs_table *table, const struct mt_measured_run *run, const struct mt_factors *f)
@@ -138,29 +164,29 @@ static double predicted_s(const struct mt_runs_table *table, const struct mt_mea
 static void add_run(struct problem *p, int i)
 {
 	const struct mt_measured_run *run = &p->table->runs[i];
-	double g[MT_FACTORS], base_s, miss, weight;
+	double g[FITTED], base_s, miss, weight;
 	struct mt_factors f;
 
-	mt_fit_factors(p->model, p->table, run, &f);
+	factors_of(p, i, &f);
 	base_s = predicted_s(p->table, run, &f);
 	miss = log(run->measured_s / base_s);
 	weight = p->weight[i] / (NOISE * NOISE);
 	if (fabs(miss) > HUBER * NOISE)
 		weight *= HUBER * NOISE / fabs(miss);
-	for (int k = 0; k < MT_FACTORS; k++) {
+	for (int k = 0; k < FITTED; k++) {
 		struct mt_factors moved = f;
 
 		moved.of[k] *= exp(DIFFERENCE);
 		g[k] = log(predicted_s(p->table, run, &moved) / base_s) / DIFFERENCE;
 	}
 	for (int a = 0; a < MT_FIT_LEVELS; a++) {
-		for (int k = 0; k < MT_FACTORS; k++) {
-			size_t row = (size_t)(p->keys[i][a] * MT_FACTORS + k);
+		for (int k = 0; k < FITTED; k++) {
+			size_t row = (size_t)(p->keys[i][a] * FITTED + k);
 
 			p->right[row] += weight * g[k] * miss;
 			for (int b = 0; b < MT_FIT_LEVELS && g[k] != 0; b++)
-				for (int l = 0; l < MT_FACTORS; l++)
-					p->normal[row * (size_t)p->size + (size_t)(p->keys[i][b] * MT_FACTORS + l)] +=
+				for (int l = 0; l < FITTED; l++)
+					p->normal[row * (size_t)p->size + (size_t)(p->keys[i][b] * FITTED + l)] +=
 						weight * g[k] * g[l];
 		}
 	}
@@ -207,17 +233,12 @@ static double objective(const struct problem *p)
 
 		if (p->weight[i] <= 0)
 			continue;
-		for (int k = 0; k < MT_FACTORS; k++) {
-			f.of[k] = 0;
-			for (int level = 0; level < MT_FIT_LEVELS; level++)
-				f.of[k] += p->model->keys[p->keys[i][level]].log_factor[k];
-			f.of[k] = exp(f.of[k]);
-		}
+		factors_of(p, i, &f);
 		double miss = fabs(log(run->measured_s / predicted_s(p->table, run, &f))) / NOISE;
 		sum += p->weight[i] * (miss < HUBER ? miss * miss : HUBER * (2 * miss - HUBER));
 	}
-	for (int k = 0; k < p->model->count; k++) {
-		for (int f = 0; f < MT_FACTORS; f++) {
+	for (int k = 0; k < p->count; k++) {
+		for (int f = 0; f < FITTED; f++) {
 			double off = p->model->keys[k].log_factor[f] / (LEVEL_SHARE * prior_sd[f]);
 
 			sum += off * off;
@@ -228,9 +249,9 @@ static double objective(const struct problem *p)
 
 static void move(struct problem *p, double share)
 {
-	for (int k = 0; k < p->model->count; k++)
-		for (int f = 0; f < MT_FACTORS; f++)
-			p->model->keys[k].log_factor[f] += share * p->right[k * MT_FACTORS + f];
+	for (int k = 0; k < p->count; k++)
+		for (int f = 0; f < FITTED; f++)
+			p->model->keys[k].log_factor[f] += share * p->right[k * FITTED + f];
 }
 
 /* One Gauss-Newton step, halved until it gains; returns the objective. */
@@ -243,9 +264,9 @@ static double one_round(struct problem *p, double now)
 	for (int i = 0; i < p->table->count; i++)
 		if (p->weight[i] > 0)
 			add_run(p, i);
-	for (int k = 0; k < p->model->count; k++) {
-		for (int f = 0; f < MT_FACTORS; f++) {
-			size_t at = (size_t)(k * MT_FACTORS + f);
+	for (int k = 0; k < p->count; k++) {
+		for (int f = 0; f < FITTED; f++) {
+			size_t at = (size_t)(k * FITTED + f);
 			double sd = LEVEL_SHARE * prior_sd[f];
 
 			p->normal[at * n + at] += 1 / (sd * sd);
@@ -265,6 +286,16 @@ static double one_round(struct problem *p, double now)
 	return now;
 }
 
+static void settle(struct problem *p)
+{
+	double now = objective(p), before = INFINITY;
+
+	for (int round = 0; round < ROUNDS && now < before * (1 - SETTLED); round++) {
+		before = now;
+		now = one_round(p, now);
+	}
+}
+
 static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight)
 {
 	struct problem p = {.table = table, .model = model, .weight = weight};
@@ -281,10 +312,18 @@ static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_r
 		st = mt_fail(MT_NOMEM, "no memory for a fit of %d factors", p.size);
 		goto out;
 	}
-	double now = objective(&p), before = INFINITY;
-	for (int round = 0; round < ROUNDS && now < before * (1 - SETTLED); round++) {
-		before = now;
-		now = one_round(&p, now);
+	/* Factors, layers given these, and once more: what layers explain no longer pulls the factors. */
+	for (int turn = 0; turn < TURNS; turn++) {
+		settle(&p);
+		mt_fit_layers(model, table, weight);
+		for (int i = 0; i < table->count; i++) {
+			char name[MT_FIT_NAME];
+
+			if (weight[i] <= 0)
+				continue;
+			mt_fit_key_name(name, table, &table->runs[i], MT_FIT_LAYER);
+			p.keys[i][MT_FIT_LAYER] = mt_fit_find(model, MT_FIT_LAYER, name);
+		}
 	}
 out:
 	free(p.keys);
@@ -334,7 +373,7 @@ enum mt_status mt_fit_bootstrap(struct mt_fit_model *model, const struct mt_runs
 			drawn[i] = -weight[i] * log(1 - mt_random_uniform(seed, (uint64_t)d, (uint64_t)i));
 		st = fit_weighted(&again, table, drawn);
 		for (int k = 0; st == MT_OK && k < model->count; k++) {
-			int at = find_key(&again, model->keys[k].level, model->keys[k].name);
+			int at = mt_fit_find(&again, model->keys[k].level, model->keys[k].name);
 
 			for (int f = 0; at >= 0 && f < MT_FACTORS; f++) {
 				double off = again.keys[at].log_factor[f] - model->keys[k].log_factor[f];

@@ -65,105 +65,146 @@ static double quantile_of(const double *x, int count)
 	return mt_stats_quantile(x, (size_t)count, q < 1 ? q : 1);
 }
 
-/* Each interval from the errors of the other folds' runs of the same pair, or of all. */
-static enum mt_status halves(double *half, const struct mt_runs_table *table, const double *predicted, const int *fold)
+static double miss(const struct mt_runs_table *table, const double *predicted_s, int i)
+{
+	return fabs(log(table->runs[i].measured_s / predicted_s[i]));
+}
+
+/* Each interval from the errors of the other folds' runs of the same pair, or of all; of runs with a layer that was measured, or of
+ * all as if none had been. */
+static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold)
 {
 	double *errors = calloc((size_t)table->count + 1, sizeof *errors);
 
 	if (!errors)
 		return mt_fail(MT_NOMEM, "no memory for intervals");
 	for (int i = 0; i < table->count; i++) {
+		const double *predicted_s = check->seen[i] ? check->predicted_s : check->new_s;
 		int count = 0;
 
-		if (!(predicted[i] > 0))
+		if (!(check->predicted_s[i] > 0))
 			continue;
 		for (int pass = 0; pass < 2 && count < PAIR_LEAST; pass++) {
 			count = 0;
 			for (int j = 0; j < table->count; j++)
-				if (predicted[j] > 0 && fold[j] != fold[i] &&
+				if (check->predicted_s[j] > 0 && fold[j] != fold[i] && (!check->seen[i] || check->seen[j]) &&
 				    (pass || same_pair(&table->runs[i], &table->runs[j], table)))
-					errors[count++] = fabs(log(table->runs[j].measured_s / predicted[j]));
+					errors[count++] = miss(table, predicted_s, j);
 		}
-		half[i] = count ? quantile_of(errors, count) : table->stacks[table->runs[i].stack].spread_frac;
+		check->half_frac[i] = count ? quantile_of(errors, count) : table->stacks[table->runs[i].stack].spread_frac;
 	}
 	free(errors);
 	return MT_OK;
 }
 
-enum mt_status mt_fit_cross(double *predicted_s, double *half_frac, const struct mt_runs_table *table, int folds, bool by_run)
+/* Predicts the runs of fold k by a fit to the others. */
+static enum mt_status predict_fold(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int k,
+				   unsigned char *use)
 {
-	int *fold = calloc((size_t)table->count + 1, sizeof *fold);
-	unsigned char *use = calloc((size_t)table->count + 1, 1);
-	enum mt_status st = fold && use ? MT_OK : mt_fail(MT_NOMEM, "no memory for cross-validation");
+	struct mt_fit_model model;
 
-	for (int i = 0; st == MT_OK && i < table->count; i++) {
-		predicted_s[i] = 0;
+	for (int i = 0; i < table->count; i++)
+		use[i] = fold[i] >= 0 && fold[i] != k;
+	MT_TRY(mt_fit_runs(&model, table, use));
+	for (int i = 0; i < table->count; i++) {
+		const struct mt_measured_run *run = &table->runs[i];
+		char name[MT_FIT_NAME];
+		struct mt_factors factors;
+		struct mt_forecast out;
+
+		if (fold[i] != k)
+			continue;
+		mt_fit_factors(&model, table, run, &factors);
+		mt_forecast_step(&out, &run->layout, &table->targets[run->target], &table->stacks[run->stack], &factors);
+		check->predicted_s[i] = out.step_s;
+		factors.of[MT_FACTOR_LAYER] = 1;
+		mt_forecast_step(&out, &run->layout, &table->targets[run->target], &table->stacks[run->stack], &factors);
+		check->new_s[i] = out.step_s;
+		mt_fit_key_name(name, table, run, MT_FIT_LAYER);
+		check->seen[i] = mt_fit_find(&model, MT_FIT_LAYER, name) >= 0;
+	}
+	mt_fit_free(&model);
+	return MT_OK;
+}
+
+void mt_fit_check_free(struct mt_fit_check *check)
+{
+	free(check->predicted_s);
+	free(check->new_s);
+	free(check->half_frac);
+	free(check->seen);
+	memset(check, 0, sizeof *check);
+}
+
+enum mt_status mt_fit_cross(struct mt_fit_check *check, const struct mt_runs_table *table, int folds, bool by_run)
+{
+	size_t n = (size_t)table->count + 1;
+	int *fold = calloc(n, sizeof *fold);
+	unsigned char *use = calloc(n, 1);
+	enum mt_status st = MT_OK;
+
+	check->predicted_s = calloc(n, sizeof *check->predicted_s);
+	check->new_s = calloc(n, sizeof *check->new_s);
+	check->half_frac = calloc(n, sizeof *check->half_frac);
+	check->seen = calloc(n, 1);
+	if (!fold || !use || !check->predicted_s || !check->new_s || !check->half_frac || !check->seen)
+		st = mt_fail(MT_NOMEM, "no memory for cross-validation");
+	for (int i = 0; st == MT_OK && i < table->count; i++)
 		fold[i] = table->runs[i].skip[0] ? -1 : fold_of(table, i, folds, by_run);
-	}
-	for (int k = 0; k < folds && st == MT_OK; k++) {
-		struct mt_fit_model model;
-
-		for (int i = 0; i < table->count; i++)
-			use[i] = fold[i] >= 0 && fold[i] != k;
-		st = mt_fit_runs(&model, table, use);
-		for (int i = 0; st == MT_OK && i < table->count; i++) {
-			const struct mt_measured_run *run = &table->runs[i];
-			struct mt_factors factors;
-			struct mt_forecast out;
-
-			if (fold[i] != k)
-				continue;
-			mt_fit_factors(&model, table, run, &factors);
-			mt_forecast_step(&out, &run->layout, &table->targets[run->target], &table->stacks[run->stack], &factors);
-			predicted_s[i] = out.step_s;
-		}
-		if (st == MT_OK)
-			mt_fit_free(&model);
-	}
+	for (int k = 0; k < folds && st == MT_OK; k++)
+		st = predict_fold(check, table, fold, k, use);
 	if (st == MT_OK)
-		st = halves(half_frac, table, predicted_s, fold);
+		st = halves(check, table, fold);
 	free(fold);
 	free(use);
+	if (st != MT_OK)
+		mt_fit_check_free(check);
 	return st;
 }
 
-void mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs_table *table, const double *predicted_s)
+enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_fit_check *check)
 {
-	double *errors = calloc((size_t)table->count + 1, sizeof *errors), *all = calloc((size_t)table->count + 1, sizeof *all);
+	size_t n = (size_t)table->count + 1;
+	double *seen = calloc(n, sizeof *seen), *new = calloc(n, sizeof *new), *all = calloc(n, sizeof *all);
+	enum mt_status st = seen && new &&all ? MT_OK : mt_fail(MT_NOMEM, "no memory for intervals");
 	int total = 0;
 
-	for (int k = 0; errors && all && k < model->count; k++) {
+	for (int k = 0; st == MT_OK && k < model->count; k++) {
 		struct mt_fit_key *key = &model->keys[k];
-		int count = 0;
-		char name[96];
+		int count = 0, seen_count = 0;
+		char name[MT_FIT_NAME];
 
 		if (key->level != MT_FIT_PAIR)
 			continue;
 		for (int i = 0; i < table->count; i++) {
-			if (!(predicted_s[i] > 0))
+			if (!(check->predicted_s[i] > 0))
 				continue;
-			snprintf(name, sizeof name, "%.44s + %.44s", table->targets[table->runs[i].target].name,
-				 table->stacks[table->runs[i].stack].name);
+			mt_fit_key_name(name, table, &table->runs[i], MT_FIT_PAIR);
 			if (strcmp(name, key->name) != 0)
 				continue;
-			key->mape_frac += fabs(predicted_s[i] / table->runs[i].measured_s - 1);
-			errors[count] = all[total++] = fabs(log(table->runs[i].measured_s / predicted_s[i]));
-			count++;
+			key->mape_frac += fabs(check->predicted_s[i] / table->runs[i].measured_s - 1);
+			new[count++] = all[total++] = miss(table, check->new_s, i);
+			if (check->seen[i])
+				seen[seen_count++] = miss(table, check->predicted_s, i);
 		}
 		key->runs = count;
 		key->mape_frac /= count > 0 ? count : 1;
 		if (count >= PAIR_LEAST)
-			key->half_frac = quantile_of(errors, count);
+			key->half_frac = key->half_new_frac = quantile_of(new, count);
+		if (seen_count >= PAIR_LEAST)
+			key->half_frac = quantile_of(seen, seen_count);
 	}
 	if (total > 0)
-		model->half_frac = quantile_of(all, total);
-	free(errors);
+		model->half_new_frac = quantile_of(all, total);
+	free(seen);
+	free(new);
 	free(all);
+	return st;
 }
 
 /* --- files --- */
 
-static const char *const level_names[MT_FIT_LEVELS] = {"accelerator", "cluster", "stack", "pair"};
+static const char *const level_names[MT_FIT_LAYER + 1] = {"accelerator", "cluster", "stack", "pair", "layer"};
 
 enum mt_status mt_fit_save(const struct mt_fit_model *model, const char *path)
 {
@@ -173,17 +214,21 @@ enum mt_status mt_fit_save(const struct mt_fit_model *model, const char *path)
 	fprintf(file.stream,
 		"# calibration: factors on the physical values, each with its spread (a factor of e^spread) from a bootstrap; "
 		"errors and\n"
-		"# half of the 90%% interval of each pair from cross-validation. Read by --calibrate.\ncalibration:\n  half_frac: "
-		"%.6g\n  keys:\n",
-		model->half_frac);
+		"# half of the 90%% interval of each pair from cross-validation: half_new of layers that no run had. Read by "
+		"--calibrate.\ncalibration:\n  "
+		"half_new_frac: %.6g\n  keys:\n",
+		model->half_new_frac);
 	for (int k = 0; k < model->count; k++) {
 		const struct mt_fit_key *key = &model->keys[k];
 
 		fprintf(file.stream, "    - level: %s\n      name: \"%s\"\n      runs: %d\n", level_names[key->level], key->name,
 			key->runs);
 		if (key->level == MT_FIT_PAIR)
-			fprintf(file.stream, "      mape_frac: %.6g\n      half_frac: %.6g\n", key->mape_frac, key->half_frac);
-		for (int f = 0; f < MT_FACTORS; f++)
+			fprintf(file.stream, "      mape_frac: %.6g\n      half_frac: %.6g\n      half_new_frac: %.6g\n",
+				key->mape_frac, key->half_frac, key->half_new_frac);
+		int first = key->level == MT_FIT_LAYER ? MT_FACTOR_LAYER : 0,
+		    end = key->level == MT_FIT_LAYER ? MT_FACTORS : MT_FACTOR_LAYER;
+		for (int f = first; f < end; f++)
 			fprintf(file.stream, "      %s: %.8g # spread %.3f\n", mt_factor_name((enum mt_factor)f),
 				exp(key->log_factor[f]), key->log_sd[f]);
 	}
@@ -202,10 +247,10 @@ static enum mt_status read_key(struct mt_fit_key *key, const struct mt_yaml *nod
 
 		if (!strcmp(name, "level")) {
 			MT_TRY(mt_yaml_string(node->items[i], "level", &text));
-			for (key->level = 0; key->level < MT_FIT_LEVELS && strcmp(level_names[key->level], text) != 0; key->level++)
+			for (key->level = 0; key->level <= MT_FIT_LAYER && strcmp(level_names[key->level], text) != 0; key->level++)
 				;
-			if (key->level == MT_FIT_LEVELS)
-				return mt_fail(MT_INPUT, "%s:%d: level '%s' is none of accelerator, cluster, stack, pair",
+			if (key->level > MT_FIT_LAYER)
+				return mt_fail(MT_INPUT, "%s:%d: level '%s' is none of accelerator, cluster, stack, pair, layer",
 					       node->file, node->line, text);
 		} else if (!strcmp(name, "name")) {
 			MT_TRY(mt_yaml_string(node->items[i], "name", &text));
@@ -221,6 +266,8 @@ static enum mt_status read_key(struct mt_fit_key *key, const struct mt_yaml *nod
 				key->mape_frac = value;
 			else if (!strcmp(name, "half_frac"))
 				key->half_frac = value;
+			else if (!strcmp(name, "half_new_frac"))
+				key->half_new_frac = value;
 			else if (f < MT_FACTORS && value > 0 && isfinite(value))
 				key->log_factor[f] = log(value);
 			else
@@ -245,7 +292,7 @@ enum mt_status mt_fit_load(struct mt_fit_model *model, const char *path)
 		st = mt_fail(MT_INPUT, "%s: no 'calibration:' with a list of 'keys:'; megatune calibrate writes one", path);
 		goto out;
 	}
-	MT_GOTO(out, mt_yaml_float(mt_yaml_get(top, "half_frac"), "half_frac", &model->half_frac));
+	MT_GOTO(out, mt_yaml_float(mt_yaml_get(top, "half_new_frac"), "half_new_frac", &model->half_new_frac));
 	model->keys = calloc(keys->count + 1, sizeof *model->keys);
 	if (!model->keys)
 		st = mt_fail(MT_NOMEM, "no memory for a calibration");

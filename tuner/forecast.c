@@ -31,6 +31,19 @@ double mt_case_model_flops(const struct mt_case *c)
 	return 6 * c->gbs * c->seq * (c->layers * active + c->hidden * c->vocab + c->layers * c->seq * c->heads * c->head_dim);
 }
 
+/* Stages of about equal FLOPs, head included. */
+static void balance(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
+{
+	double expert, all = mt_case_layer_parameters(c, &expert), active = all - expert, head;
+
+	if (c->experts > 0)
+		active += expert * c->topk / c->experts;
+	head = c->hidden * c->vocab / (active + c->seq * c->heads * c->head_dim);
+	layers[2] = floor((c->layers + head) / c->pp - head + 0.5);
+	layers[2] = layers[2] > 0 ? layers[2] : 0;
+	layers[0] = layers[1] = ceil((c->layers - layers[2]) / (c->pp - 1));
+}
+
 void mt_case_layers(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
 {
 	double each = c->layers / c->pp;
@@ -42,6 +55,8 @@ void mt_case_layers(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
 							    : floor(each);
 	if (c->pp == 1)
 		layers[0] = layers[1] = layers[2] = c->layers;
+	else if (c->balanced_stages)
+		balance(c, layers);
 }
 
 struct exchange {
@@ -148,7 +163,7 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 		bool first = i == 0 || c->pp == 1, last = i == 2 || c->pp == 1;
 
 		forward[i] = layers[i] * layer->forward_s + first * embedding->forward_s + last * head->forward_s;
-		backward[i] = layers[i] * layer->backward_s + first * embedding->backward_s + last * head->backward_s + host;
+		backward[i] = layers[i] * layer->backward_s + first * embedding->backward_s + last * (head->backward_s + host);
 		if (forward[i] + backward[i] > pace && (i != 1 || c->pp > 2)) {
 			pace = forward[i] + backward[i];
 			slowest = i;
@@ -161,7 +176,7 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 	out->tp_s = m * layers[slowest] * layer->tp_s;
 	out->ep_s = m * layers[slowest] * layer->ep_s;
 	out->cp_s = m * layers[slowest] * layer->cp_s;
-	out->host_s = m * (layers[slowest] * layer->host_s + host);
+	out->host_s = m * (layers[slowest] * layer->host_s + (slowest == 2 || c->pp == 1 ? host : 0));
 	comm = out->tp_s + out->ep_s + out->cp_s + out->host_s;
 	out->compute_s = m * pace - comm;
 	out->pp_s = messages_s(out, c, t, s, f);

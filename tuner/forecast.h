@@ -20,6 +20,7 @@ struct mt_case {
 	int recompute; /* enum mt_case_recompute */
 	enum mt_width width;
 	bool fused_attention;
+	bool balanced_stages; /* the head counts for as many layers as it costs */
 };
 
 /* One layer, and the ends, of one micro-batch on one rank. */

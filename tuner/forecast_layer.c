@@ -13,32 +13,40 @@
 #include <math.h>
 #include <string.h>
 
-const struct mt_factors mt_factors_none = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+const struct mt_factors mt_factors_none = {{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
 
-#define BACKWARD_VECTOR    1.8  /* traffic of the vector operations' backward over their forward */
-#define BACKWARD_ATTENTION 2.9  /* time: 2.5 times the FLOPs at 0.86 of the rate (Dao 2023, arXiv:2307.08691, fig. 5) */
-#define EXPERT_IMBALANCE   1.05 /* busiest expert group over the mean, balanced routing */
+#define BACKWARD_VECTOR    1.8 /* traffic of the vector operations' backward over their forward */
+#define BACKWARD_ATTENTION 2.9 /* time: 2.5 times the FLOPs at 0.86 of the rate (Dao 2023, arXiv:2307.08691, fig. 5) */
+enum { ALIGNED = 8 };
+#define EXPERT_IMBALANCE 1.05 /* busiest expert group over the mean, balanced routing */
 
-/* The larger of two times that hide each other but for the corner. */
+/* The larger of two times that hide each other but for the corner: some stretches of a layer wait for the host, others for the
+ * device, whichever is later over all. */
 static double later(double a, double b)
 {
 	double most = a > b ? a : b, ratio = most > 0 ? (a > b ? b : a) / most : 0;
 
-	ratio *= ratio;
-	ratio *= ratio;
-	return most * sqrt(sqrt(sqrt(1 + ratio * ratio)));
+	return most * cbrt(1 + ratio * ratio * ratio);
 }
 
-static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
-		      double groups, double m, double n, double k)
+static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double groups, double m,
+		      double n, double k)
 {
-	double full_s = mt_target_product_s(t, MT_WIDTH_16, groups, m, n, k), low_s;
+	double low_s;
 
 	if (c->width == MT_WIDTH_16)
-		return f->of[MT_FACTOR_PRODUCT] * full_s;
+		return f->of[MT_FACTOR_PRODUCT] * mt_target_product_s(t, MT_WIDTH_16, groups, m, n, k);
 	low_s = mt_target_product_s(t, c->width, groups, m, n, k);
-	low_s = full_s - s->low_precision_frac * (full_s - low_s);
-	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * (low_s < full_s ? low_s : full_s);
+	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * low_s;
+}
+
+/* An operand of 16 bits becomes one of 8 or 4 bits as it is and transposed. Weights are cast once a step: not counted. */
+static double cast_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+		     double elements)
+{
+	double bytes = c->width == MT_WIDTH_16 ? 0 : c->width == MT_WIDTH_8 ? 2 + 2 * 1 : 2 + 2 * 0.5625;
+
+	return bytes > 0 ? f->of[MT_FACTOR_LOW] * s->cast_passes * mt_target_vector_s(t, bytes * elements) : 0;
 }
 
 /* Seconds of y = x w, forward and both backward products. */
@@ -49,8 +57,12 @@ struct linear {
 static void add_linear(struct linear *sum, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 		       const struct mt_factors *f, double groups, double m, double n, double k)
 {
-	sum->forward_s += product(c, t, s, f, groups, m, n, k);
-	sum->backward_s += product(c, t, s, f, groups, m, k, n) + product(c, t, s, f, groups, n, k, m);
+	/* Rows of k and n elements: a load of 16 bytes holds 8 of 16 bits (NVIDIA, Matrix Multiplication Background, section 4). */
+	double slow = fmod(n, ALIGNED) != 0 || fmod(k, ALIGNED) != 0 ? 1 / t->unaligned_frac : 1;
+
+	sum->forward_s += slow * product(c, t, f, groups, m, n, k) + cast_s(c, t, s, f, groups * m * k);
+	sum->backward_s +=
+		slow * (product(c, t, f, groups, m, k, n) + product(c, t, f, groups, n, k, m)) + cast_s(c, t, s, f, groups * m * n);
 }
 
 static double collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
@@ -70,11 +82,14 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	struct mt_case wide = *c;
 
 	if (c->fused_attention) {
-		/* causal half, and the half-masked blocks of the diagonal; small heads leave the tensor units waiting */
-		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 128),
-		       rate = t->tflops_16 * t->product_frac * t->sustained_frac * t->attention_frac;
+		/* causal half, blocks of the diagonal and the loop's ends; small heads leave the tensor units waiting, the
+		 * more the faster these are (Dao 2023, fig. 4; Shah et al. 2024, fig. 5) */
+		bool third = s->attention_generation >= 3 && t->attention_frac != t->attention_2_frac;
+		double flops = 2 * c->mbs * heads * d * rows * (c->seq + 512), wait = third ? 56 : 12,
+		       rate = t->tflops_16 * t->product_frac * t->sustained_frac *
+			      (third ? t->attention_frac : t->attention_2_frac);
 
-		rate *= s->attention_gain * d / (d + 32) * 1.25;
+		rate *= s->attention_gain * d / (d + wait) * (128 + wait) / 128;
 		forward_s = t->kernel_us * 1e-6 + flops / (rate * 1e12);
 		*backward_s = BACKWARD_ATTENTION * forward_s * f->of[MT_FACTOR_ATTENTION];
 		return forward_s * f->of[MT_FACTOR_ATTENTION];
@@ -82,12 +97,12 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	wide.width = MT_WIDTH_16;
 	double scores = c->mbs * heads * rows * c->seq, products_s, more_s;
 
-	products_s =
-		product(&wide, t, s, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, s, f, c->mbs * heads, rows, d, c->seq);
-	more_s =
-		product(&wide, t, s, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, s, f, c->mbs * heads, c->seq, rows, d);
-	forward_s = products_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 9 * scores);
-	*backward_s = products_s + more_s + f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, 11 * scores);
+	products_s = product(&wide, t, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, f, c->mbs * heads, rows, d, c->seq);
+	more_s = product(&wide, t, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, f, c->mbs * heads, c->seq, rows, d);
+	forward_s = products_s +
+		    f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, (c->dropout ? 8 : 3) * scores);
+	*backward_s = products_s + more_s +
+		      f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, (c->dropout ? 9 : 4) * scores);
 	return forward_s;
 }
 
@@ -183,8 +198,10 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
 	calls += c->experts > 0 ? 2 : 0;
 	more_us = c->experts > 0 ? s->host_expert_us : 0;
-	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us + calls * s->host_comm_us);
-	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us + calls * s->host_comm_us);
+	/* a collective waits for the last host of its ranks */
+	more_us += calls * s->host_comm_us * (1 + log2(c->tp));
+	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
+	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
 	if (c->recompute == MT_CASE_SELECTIVE)
 		again_s = core_s + s->selective_frac * lin.forward_s;
 	if (c->recompute == MT_CASE_FULL) {
@@ -200,12 +217,22 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	card->forward_s = later(forward_s, host_s);
 	card->backward_s = later(backward_s + again_s, host_back_s);
 	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
+	card->forward_s *= f->of[MT_FACTOR_LAYER];
+	card->backward_s *= f->of[MT_FACTOR_LAYER];
+}
+
+/* Words of a rank, padded as the software does. */
+static double words_of(const struct mt_case *c, const struct mt_stack *s)
+{
+	double each = c->tp > 1 || s->pads_whole_vocab ? (double)s->vocab_multiple : 1;
+
+	return each * ceil(c->vocab / c->tp / each);
 }
 
 void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
 		      const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f)
 {
-	double tokens = c->mbs * c->seq / c->cp, words = c->vocab / c->tp, tp_s = 0;
+	double tokens = c->mbs * c->seq / c->cp, words = words_of(c, s), tp_s = 0;
 	struct mt_case wide = *c;
 	struct linear lin = {0};
 

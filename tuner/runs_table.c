@@ -197,6 +197,7 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 		       : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE
 							     : MT_CASE_NONE;
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
+	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
 	if (c->vp < 1)
 		c->vp = 1;

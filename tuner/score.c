@@ -1,5 +1,6 @@
 /* score: see score.h. Regret is judged where a choice was measured: among runs of one group with the same model, devices, batch,
- * sequence and precision; the group's is the worst of these, NaN where there was no choice. */
+ * sequence and precision; the group's is the worst of these, NaN where there was no choice. A layout that was run more than once
+ * counts with the mean of its times: no predictor can tell which release or day was the fast one. */
 #include "tuner/score.h"
 
 #include "base/json.h"
@@ -72,11 +73,31 @@ static bool in_group(const struct mt_runs_table *table, int i, const char *group
 	return !table->runs[i].skip[0] && strcmp(table->runs[i].group, group) == 0;
 }
 
-/* Of the runs that compete with run `first`: the time of the one picked over the best, less 1. NaN: no other layout. */
+/* Mean measured time of the runs of run `of`'s layout among those that compete with it. */
+static double layout_s(const struct mt_runs_table *table, int of)
+{
+	const struct mt_measured_run *lead = &table->runs[of];
+	double sum = 0;
+	int count = 0;
+
+	for (int i = 0; i < table->count; i++) {
+		const struct mt_measured_run *run = &table->runs[i];
+
+		if (in_group(table, i, lead->group) && strcmp(run->same, lead->same) == 0 &&
+		    memcmp(&run->layout, &lead->layout, sizeof run->layout) == 0) {
+			sum += run->measured_s;
+			count++;
+		}
+	}
+	return sum / count;
+}
+
+/* Of the layouts that compete with run `first`: the time of the one picked over the best, less 1. NaN: no other layout. */
 static double regret_among(const struct mt_runs_table *table, const double *predicted, int first)
 {
 	const struct mt_measured_run *lead = &table->runs[first];
-	int pick = first, best = first, layouts = 1;
+	double best_s = INFINITY;
+	int pick = first, layouts = 1;
 
 	for (int i = 0; i < table->count; i++) {
 		const struct mt_measured_run *run = &table->runs[i];
@@ -85,9 +106,9 @@ static double regret_among(const struct mt_runs_table *table, const double *pred
 			continue;
 		layouts += memcmp(&run->layout, &lead->layout, sizeof run->layout) != 0;
 		pick = predicted[i] < predicted[pick] ? i : pick;
-		best = run->measured_s < table->runs[best].measured_s ? i : best;
+		best_s = fmin(best_s, layout_s(table, i));
 	}
-	return layouts > 1 ? table->runs[pick].measured_s / table->runs[best].measured_s - 1 : NAN;
+	return layouts > 1 ? layout_s(table, pick) / best_s - 1 : NAN;
 }
 
 static double regret_of(const struct mt_runs_table *table, const double *predicted, const char *group)

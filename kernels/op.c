@@ -42,6 +42,15 @@ const char *mt_op_name(enum mt_op_kind kind)
 			key->dims[i_] = set_[i_];                                                                                  \
 	} while (0)
 
+static void attention_key(const struct mt_attention *a, struct mt_op_key *key)
+{
+	int64_t keys = mt_attention_keys(a), offset = a->offset < keys ? a->offset : keys;
+	bool part = keys != a->seq || offset != 0;
+
+	SET(a->batch, a->seq, a->heads, a->kv_heads, a->head_dim, a->window < a->seq + offset ? a->window : 0, part ? keys : 0,
+	    part ? offset : 0);
+}
+
 void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 {
 	key->kind = (int32_t)op->kind;
@@ -56,8 +65,7 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 		return;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
-		SET(op->attention.batch, op->attention.seq, op->attention.heads, op->attention.kv_heads, op->attention.head_dim,
-		    op->attention.window < op->attention.seq ? op->attention.window : 0);
+		attention_key(&op->attention, key);
 		return;
 	case MT_OP_NORM:
 		SET((int64_t)op->norm.kind, op->norm.rows, op->norm.cols, op->norm.residual != NULL);
@@ -149,7 +157,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 {
 	const int64_t *d = key->dims;
 	const char *word = "", *first_flag = "", *second_flag = "";
-	char window[24] = "";
+	char window[24] = "", part[48] = "";
 	int skip = 0, sizes = 1;
 	switch ((enum mt_op_kind)key->kind) {
 	case MT_OP_LINEAR:
@@ -163,7 +171,10 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		sizes = 5;
 		if (d[5])
 			snprintf(window, sizeof window, "w%" PRId64, d[5]);
+		if (d[6])
+			snprintf(part, sizeof part, "k%" PRId64 "+%" PRId64, d[6], d[7]);
 		first_flag = window;
+		second_flag = part;
 		break;
 	case MT_OP_NORM:
 	case MT_OP_NORM_BWD:

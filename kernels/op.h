@@ -55,13 +55,21 @@ struct mt_linear {
 /* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads). Row t of a sequence sees rows
  * first(t)..t of it, first(t) = max(0, t - window + 1, starts[b,t]): `window` is the number of rows seen at most, its own
  * included (0: no limit), `starts` the first row of the document that row t belongs to (NULL: the sequence is one document);
- * starts[b,t] <= t and it never falls from one row to the next.
+ * it never falls from one row to the next.
  * Element (b,t,h,d) of q is at q[(b*T + t) * q_stride + h*D + d], likewise k, v (kv_stride, kv_heads), o and do (o_stride);
  * dq has q's strides, dk and dv have k's. lse(B,H,T) f32 = log of the sum of exp of the scaled scores, kept for backward.
  *   o = softmax(q k^T * scale + mask) v, never storing T x T (Dao et al. 2022, arXiv:2205.14135).
  * delta(B,H,T) f32 is workspace of the backward pass (row sums of do*o). dq, dk, dv are written, not accumulated.
  * FLOPs: forward 4*B*H*D times the pairs seen, T*T / 2 (causal) or W*T - W*W/2 for a window W < T; backward 2.5 times that.
- * Documents do not count: what they save is known only from their data. */
+ * Documents do not count: what they save is known only from their data.
+ *
+ * A part of attention: other keys than the queries' own (context parallelism). There are `kv_seq` rows of keys and values a
+ * sequence (0: as many as queries), and query t stands beside key t + offset (offset >= 0): it sees keys first(t) to
+ * min(t + offset, kv_seq - 1), where first(t) = max(0, t + offset - window + 1, starts[b,t]), and none when that is empty: then
+ * o = 0 and lse = -inf. A sequence takes q_rows rows of q, o, do, dq and starts, and lse and delta are (B,H,q_rows); it takes
+ * kv_rows rows of k, v, dk and dv (0: seq and kv_seq): so halves of a sequence are given by pointers to where they begin. With
+ * `merge` o and lse are at first those of other keys, and at last those of both; the backward pass of a part takes o and lse of all
+ * keys. With add_dq, add_dkv the gradients are added to what dq, dk and dv hold. */
 struct mt_attention {
 	int64_t batch, seq, heads, kv_heads, head_dim;
 	int64_t q_stride, kv_stride, o_stride; /* in elements */
@@ -71,7 +79,31 @@ struct mt_attention {
 	void *lse, *delta; /* f32 */
 	int64_t window;
 	const void *starts; /* i32 (B,T) */
+	int64_t kv_seq, offset, q_rows, kv_rows;
+	bool merge, add_dq, add_dkv;
 };
+
+static inline int64_t mt_attention_keys(const struct mt_attention *a)
+{
+	return a->kv_seq ? a->kv_seq : a->seq;
+}
+
+static inline int64_t mt_attention_q_rows(const struct mt_attention *a)
+{
+	return a->q_rows ? a->q_rows : a->seq;
+}
+
+static inline int64_t mt_attention_kv_rows(const struct mt_attention *a)
+{
+	return a->kv_rows ? a->kv_rows : mt_attention_keys(a);
+}
+
+/* Whether it is attention of sequences as they are, which needs none of the fields of a part. */
+static inline bool mt_attention_is_whole(const struct mt_attention *a)
+{
+	return mt_attention_keys(a) == a->seq && !a->offset && mt_attention_q_rows(a) == a->seq &&
+	       mt_attention_kv_rows(a) == a->seq && !a->merge && !a->add_dq && !a->add_dkv;
+}
 
 enum mt_norm_kind { MT_NORM_LAYER, MT_NORM_RMS };
 
@@ -105,7 +137,8 @@ struct mt_activation {
 	void *y, *dx;
 };
 
-/* Rotary positions in place on `heads` heads of D at x[row*stride + h*D]; row = b*T + t has position t + first_position.
+/* Rotary positions in place on `heads` heads of D at x[row*stride + h*D]; row = b*T + t has position t + first_position, or
+ * positions[row] when that is not NULL (below `position_count`).
  * Pairs (d, d + D/2) are rotated by position * theta^(-2d/D) (the half-split form of LLaMA in Hugging Face);
  * sign -1 rotates back (the backward pass). Su 2021, arXiv:2104.09864. */
 struct mt_rope {
@@ -113,12 +146,15 @@ struct mt_rope {
 	double theta;
 	int sign;
 	void *x;
+	const void *positions; /* i32 (B,T) */
+	int64_t position_count;
 };
 
 /* EMBEDDING      y(R,C) = table[token - first] for first <= token < first + count, else 0 (vocabulary-parallel);
- *                adds position[t] for row b*T + t when position (T,C) is not NULL
+ *                adds position[t] for row b*T + t when position (T,C) is not NULL, or position[positions[row]] when
+ *                positions is not NULL either (all below position_count)
  * EMBEDDING_BWD  dtable[token - first] f32 += dy(R,C) for tokens in range, in row order (deterministic);
- *                dposition[t] f32 += dy when not NULL; either may be NULL.
+ *                dposition[t] f32 += dy when not NULL, or dposition[positions[row]] in row order; either may be NULL.
  * `first_row`: the R rows given are rows first_row.. of the micro-batch (sequence parallelism), tokens too. */
 struct mt_embedding {
 	int64_t rows, cols, seq, first, count, first_row;
@@ -127,6 +163,8 @@ struct mt_embedding {
 	void *y;
 	const void *dy;
 	void *dtable, *dposition;
+	const void *positions; /* i32 (R) */
+	int64_t position_count;
 };
 
 /* ADD: out(R,C) = a(R,C) + b(R,C) + bias(C); b and bias may be NULL; out may alias a or b.
@@ -203,11 +241,12 @@ struct mt_op {
 
 /* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
  * dims by kind, unused ones 0:
- *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when >= seq)
+ *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing),
+ *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count */
-#define MT_OP_DIMS 6
+#define MT_OP_DIMS 8
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */
 	int32_t dtype; /* enum mt_dtype */

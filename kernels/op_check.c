@@ -17,6 +17,10 @@ static const char *check_attention(const struct mt_attention *a)
 		return "seq, heads, kv_heads and head_dim must be at least 1";
 	if (a->window < 0)
 		return "window must not be negative (0: none)";
+	if (a->kv_seq < 0 || a->offset < 0)
+		return "kv_seq and offset must not be negative (0: those of the queries)";
+	if (mt_attention_q_rows(a) < a->seq || mt_attention_kv_rows(a) < mt_attention_keys(a))
+		return "q_rows and kv_rows must hold the rows of a sequence";
 	if (a->heads % a->kv_heads)
 		return "heads must be a multiple of kv_heads";
 	if (a->q_stride < a->heads * a->head_dim || a->o_stride < a->heads * a->head_dim)
@@ -44,6 +48,8 @@ static const char *check_rope(const struct mt_rope *r)
 		return "seq and heads must be at least 1 and head_dim even";
 	if (r->stride < r->heads * r->head_dim)
 		return "stride must hold heads * head_dim elements";
+	if (r->positions && r->position_count < 1)
+		return "with positions position_count must be at least 1";
 	return r->sign == 1 || r->sign == -1 ? NULL : "sign must be 1 or -1";
 }
 
@@ -51,6 +57,8 @@ static const char *check_embedding(const struct mt_embedding *e)
 {
 	if (e->rows < 0 || e->cols < 1 || e->seq < 1)
 		return "cols and seq must be at least 1";
+	if (e->positions && e->position_count < 1)
+		return "with positions position_count must be at least 1";
 	return e->first < 0 || e->count < 0 || e->first_row < 0 ? "first, count and first_row must not be negative" : NULL;
 }
 

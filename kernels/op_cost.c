@@ -4,11 +4,29 @@
  * element of the op's dtype, `s` that of what op.h calls f32. */
 #include "kernels/op.h"
 
+/* The keys before row t + shift, no more than `keys`, summed over t < rows. */
+static double pairs_before(double rows, double keys, double shift)
+{
+	double sum = 0;
+	for (int end = 1; end >= 0; end--) { /* the integral of min(max(x, 0), keys) from shift to rows + shift */
+		double x = end ? rows + shift : shift, most = x < keys ? x : keys;
+		double area = x <= 0 ? 0 : most * most / 2 + keys * (x - most);
+		sum += end ? area : -area;
+	}
+	return sum;
+}
+
+static double attention_keys(const struct mt_op_key *key)
+{
+	return (double)(key->dims[6] ? key->dims[6] : key->dims[1]);
+}
+
 /* Pairs of a query and a key of one sequence and head: causal, within the window if there is one. */
 static double attention_pairs(const struct mt_op_key *key)
 {
-	double rows = (double)key->dims[1], window = (double)key->dims[5];
-	return window > 0 ? window * rows - window * window / 2 : rows * rows / 2;
+	double rows = (double)key->dims[1], window = (double)key->dims[5], offset = (double)key->dims[7];
+	double before = window > 0 ? pairs_before(rows, attention_keys(key), offset - window) : 0;
+	return pairs_before(rows, attention_keys(key), offset) - before;
 }
 
 double mt_op_key_flops(const struct mt_op_key *key)
@@ -39,8 +57,9 @@ static double linear_bytes(const struct mt_op_key *key, double a, double s)
 /* q, o and k, v once; backward reads q, k, v, o, do and writes dq, dk, dv, and delta is written and read. */
 static double attention_bytes(const struct mt_op_key *key, double a, double s)
 {
-	double rows = (double)key->dims[0] * (double)key->dims[1], heads = (double)key->dims[2];
-	double q = rows * heads * (double)key->dims[4], kv = rows * (double)key->dims[3] * (double)key->dims[4];
+	double batch = (double)key->dims[0], rows = batch * (double)key->dims[1], heads = (double)key->dims[2];
+	double q = rows * heads * (double)key->dims[4];
+	double kv = batch * attention_keys(key) * (double)key->dims[3] * (double)key->dims[4];
 	if (key->kind == MT_OP_ATTENTION)
 		return a * 2 * (q + kv) + s * rows * heads;
 	return a * 4 * (q + kv) + s * 3 * rows * heads;

@@ -49,13 +49,18 @@ static void linear(const int64_t *d, struct operands *to)
 static void attention(const int64_t *d, struct operands *to)
 {
 	enum mt_dtype t = to->op.dtype;
-	int64_t rows = d[0] * d[1], heads = d[2], packed = (heads + 2 * d[3]) * d[4], sums = rows * heads;
+	int64_t keys = d[6] ? d[6] : d[1], most = keys > d[1] ? keys : d[1]; /* of a sequence */
+	int64_t rows = d[0] * most, heads = d[2], packed = (heads + 2 * d[3]) * d[4], sums = rows * heads;
 	to->op.attention = (struct mt_attention){.batch = d[0],
 						 .seq = d[1],
 						 .heads = heads,
 						 .kv_heads = d[3],
 						 .head_dim = d[4],
 						 .window = d[5],
+						 .kv_seq = keys,
+						 .offset = d[7],
+						 .q_rows = most,
+						 .kv_rows = most,
 						 .q_stride = packed,
 						 .kv_stride = packed,
 						 .o_stride = heads * d[4],

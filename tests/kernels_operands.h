@@ -97,7 +97,14 @@ static inline void embedding(check *body, int64_t rows, int64_t cols, int64_t se
 static inline void rope(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t dim, int64_t first_position, int sign)
 {
 	struct problem p = start(MT_OP_ROPE, MT_OP_ROPE, 2e-6, 6e-3);
-	p.op.rope = (struct mt_rope){batch, seq, heads, dim, heads * dim, first_position, 10000.0, sign, NULL};
+	p.op.rope = (struct mt_rope){.batch = batch,
+				     .seq = seq,
+				     .heads = heads,
+				     .head_dim = dim,
+				     .stride = heads * dim,
+				     .first_position = first_position,
+				     .theta = 10000.0,
+				     .sign = sign};
 	add(&p, "x", AT(rope.x), INOUT, ACT, batch * seq, heads * dim);
 	body(&p);
 }

@@ -54,6 +54,42 @@ static inline void masked_attention(check *body, int64_t batch, int64_t seq, int
 	body(&p);
 }
 
+/* Queries beside other keys: T rows of a sequence of Q in memory, U keys of K; query t beside key t + offset. `join`: the result
+ * is merged and added. A document begins at one key in `document`, 0: none. */
+struct part {
+	int64_t batch, seq, q_rows, keys, kv_rows, offset, heads, kv_heads, dim, window, document;
+	bool join;
+};
+
+static inline void part_attention(check *body, const struct part *s)
+{
+	struct problem p = start(MT_OP_ATTENTION, MT_OP_ATTENTION_BWD, 1e-5, 3e-2);
+	const int64_t q_rows = s->batch * s->q_rows, kv_rows = s->batch * s->kv_rows, q = s->heads * s->dim,
+		      kv = s->kv_heads * s->dim;
+	struct mt_attention *a = &p.op.attention;
+	*a = (struct mt_attention){
+		.batch = s->batch, .seq = s->seq, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->dim};
+	a->q_stride = a->o_stride = q, a->kv_stride = kv, a->scale = 1.0 / sqrt((double)s->dim), a->window = s->window;
+	a->kv_seq = s->keys, a->offset = s->offset, a->q_rows = s->q_rows, a->kv_rows = s->kv_rows;
+	a->merge = a->add_dq = a->add_dkv = s->join;
+	add(&p, "q", AT(attention.q), IN, ACT, q_rows, q);
+	add(&p, "k", AT(attention.k), IN, ACT, kv_rows, kv);
+	add(&p, "v", AT(attention.v), IN, ACT, kv_rows, kv);
+	add(&p, "do", AT(attention.do_), IN, ACT, q_rows, q);
+	add(&p, "o", AT(attention.o), INOUT, ACT, q_rows, q);
+	add(&p, "dq", AT(attention.dq), INOUT, ACT, q_rows, q);
+	add(&p, "dk", AT(attention.dk), INOUT, ACT, kv_rows, kv);
+	add(&p, "dv", AT(attention.dv), INOUT, ACT, kv_rows, kv);
+	add(&p, "lse", AT(attention.lse), INOUT, STAT, s->batch * s->heads, s->q_rows);
+	add(&p, "delta", AT(attention.delta), INOUT, STAT, s->batch * s->heads, s->q_rows);
+	if (s->document) {
+		struct operand *starts = add(&p, "starts", AT(attention.starts), IN, WORD, s->batch, s->q_rows);
+		starts->starts = true;
+		starts->range = s->document;
+	}
+	body(&p);
+}
+
 static inline void attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim, int64_t pad)
 {
 	masked_attention(body, batch, seq, heads, kv_heads, dim, pad, 0, 0);

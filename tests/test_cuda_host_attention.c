@@ -37,6 +37,9 @@ struct shape {
 	int64_t gap;              /* elements between rows, odd: nothing is aligned */
 	int64_t window, document; /* 0: none; a document starts at one row in `document` */
 	double scale;             /* times 1/sqrt(dim); 0: 1 */
+	/* a part: keys (0: seq), the key beside query 0, rows of a sequence in memory beyond those; merged and added */
+	int64_t keys, offset, more;
+	bool join;
 };
 
 struct problem {
@@ -80,10 +83,11 @@ static double get(const void *p, int64_t i, enum type type, enum tensor tensor)
 
 static int32_t *make_starts(const struct shape *s)
 {
-	int32_t *starts = malloc((size_t)(s->batch * s->seq) * sizeof *starts);
-	for (int64_t i = 0; i < s->batch * s->seq; i++) {
-		bool new = i % s->seq == 0 || mt_random_integer(7, 1, (uint64_t)i, (uint64_t)s->document) == 0;
-		starts[i] = new ? (int32_t)(i % s->seq) : starts[i - 1];
+	const int64_t seq = s->seq + s->more;
+	int32_t *starts = malloc((size_t)(s->batch * seq) * sizeof *starts);
+	for (int64_t i = 0; i < s->batch * seq; i++) {
+		bool new = i % seq == 0 || mt_random_integer(7, 1, (uint64_t)i, (uint64_t)s->document) == 0;
+		starts[i] = new ? (int32_t)(i % seq) : starts[i - 1];
 	}
 	return starts;
 }
@@ -92,16 +96,18 @@ static int32_t *make_starts(const struct shape *s)
 static struct problem make(const struct shape *s, enum type type, enum type rounding)
 {
 	struct problem p = {.type = type};
-	const int64_t rows = s->batch * s->seq, q = s->heads * s->dim, kv = s->kv_heads * s->dim;
+	const int64_t seq = s->seq + s->more, keys = s->keys ? s->keys : s->seq;
+	const int64_t rows = s->batch * seq, kv_rows = s->batch * (keys + s->more), q = s->heads * s->dim,
+		      kv = s->kv_heads * s->dim;
 	for (int t = 0; t < TENSORS; t++) {
 		const bool of_keys = t == K || t == V || t == DK || t == DV;
-		p.rows[t] = t >= LSE ? s->batch * s->heads : rows;
-		p.cols[t] = t >= LSE ? s->seq : of_keys ? kv : q;
+		p.rows[t] = t >= LSE ? s->batch * s->heads : of_keys ? kv_rows : rows;
+		p.cols[t] = t >= LSE ? seq : of_keys ? kv : q;
 		p.stride[t] = p.cols[t] + (t >= LSE ? 0 : of_keys ? 2 * s->gap : t == O || t == DO ? 3 * s->gap : s->gap);
 		const int64_t size = (p.rows[t] - 1) * p.stride[t] + p.cols[t];
 		p.data[t] = malloc((size_t)size * width_of(type, t));
 		for (int64_t i = 0; i < size; i++) {
-			const bool given = t <= DO && i % p.stride[t] < p.cols[t];
+			const bool given = (t <= DO || s->join) && i % p.stride[t] < p.cols[t];
 			uint64_t rounded[1];
 			put(rounded, 0, given ? mt_random_normal(11, (uint64_t)t, (uint64_t)i) : (double)NAN, rounding, t);
 			put(p.data[t], i, get(rounded, 0, rounding, t), type, t);
@@ -115,6 +121,10 @@ static struct problem make(const struct shape *s, enum type type, enum type roun
 	a->dq = p.data[DQ], a->dk = p.data[DK], a->dv = p.data[DV], a->lse = p.data[LSE], a->delta = p.data[DELTA];
 	a->scale = (s->scale > 0 ? s->scale : 1) / sqrt((double)s->dim);
 	a->window = s->window;
+	if (s->keys || s->join || s->offset) {
+		a->kv_seq = keys, a->offset = s->offset, a->q_rows = seq, a->kv_rows = keys + s->more;
+		a->merge = a->add_dq = a->add_dkv = s->join;
+	}
 	a->starts = p.starts = s->document ? make_starts(s) : NULL;
 	return p;
 }
@@ -253,6 +263,19 @@ static void windows_and_documents_equal_reference(void **state)
 	check(&(struct shape){1, 100, 1, 1, 256, .window = 40, .document = 40});
 }
 
+static void parts_equal_reference(void **state)
+{
+	check(&(struct shape){1, 20, 2, 1, 64, .keys = 50, .offset = 30});
+	check(&(struct shape){2, 66, 2, 1, 64, .keys = 150, .offset = 150, .more = 5, .join = true});
+	check(&(struct shape){1, 150, 2, 1, 64, .keys = 70, .offset = 70, .more = 3, .join = true});
+	check(&(struct shape){1, 130, 1, 1, 64, .keys = 200, .offset = 33, .join = true, .gap = 1});
+	check(&(struct shape){1, 100, 1, 1, 128, .keys = 40, .offset = 64, .document = 30, .join = true});
+	check(&(struct shape){2, 90, 4, 2, 96, .keys = 90, .offset = 20, .window = 40, .join = true});
+	check(&(struct shape){1, 40, 1, 1, 256, .keys = 90, .offset = 10, .document = 10, .more = 2, .join = true});
+	check(&(struct shape){1, 64, 2, 2, 64, .keys = 256, .offset = 2, .join = true});
+	check_type(&(struct shape){1, 50, 2, 1, 64, .keys = 90, .offset = 45, .more = 4, .join = true}, F16);
+}
+
 /* Scores of some hundreds: exponents are taken of differences from the maximum only. */
 static void large_scores_stay_finite(void **state)
 {
@@ -263,8 +286,10 @@ static void large_scores_stay_finite(void **state)
 /* Blocks and threads in another order: no result hangs on which comes first, nor on what shared memory held. */
 static void bits_do_not_depend_on_order(void **state)
 {
-	static const struct shape shapes[] = {
-		{2, 150, 4, 2, 64, .window = 90, .document = 60}, {1, 70, 2, 1, 128, .gap = 0}, {1, 40, 2, 1, 256, .gap = 1}};
+	static const struct shape shapes[] = {{2, 150, 4, 2, 64, .window = 90, .document = 60},
+					      {1, 70, 2, 1, 64, .keys = 150, .offset = 40, .more = 3, .join = true},
+					      {1, 70, 2, 1, 128, .gap = 0},
+					      {1, 40, 2, 1, 256, .gap = 1}};
 	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
 		for (int type = BF16; type <= F32; type += 2) {
 			struct problem first = make(&shapes[i], type, type), again = make(&shapes[i], type, type);
@@ -303,9 +328,13 @@ static void what_no_kernel_does_is_unavailable(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_no_kernel_does_is_unavailable),    cmocka_unit_test(every_head_size_equals_reference),
-		cmocka_unit_test(odd_lengths_equal_reference),           cmocka_unit_test(grouped_heads_equal_reference),
-		cmocka_unit_test(windows_and_documents_equal_reference), cmocka_unit_test(large_scores_stay_finite),
+		cmocka_unit_test(what_no_kernel_does_is_unavailable),
+		cmocka_unit_test(every_head_size_equals_reference),
+		cmocka_unit_test(odd_lengths_equal_reference),
+		cmocka_unit_test(grouped_heads_equal_reference),
+		cmocka_unit_test(windows_and_documents_equal_reference),
+		cmocka_unit_test(large_scores_stay_finite),
+		cmocka_unit_test(parts_equal_reference),
 		cmocka_unit_test(bits_do_not_depend_on_order),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

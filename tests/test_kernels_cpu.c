@@ -47,6 +47,19 @@ static void attention_in_windows_and_documents_equals_reference(void **state)
 	masked_attention(check_equals_reference, 3, 33, 1, 1, 16, 0, 500, 3);
 }
 
+static void parts_of_attention_equal_reference(void **state)
+{
+	(void)state;
+	part_attention(check_equals_reference, &(struct part){1, 8, 8, 20, 20, 12, 2, 1, 16, 0, 0, false});
+	part_attention(check_equals_reference, &(struct part){2, 64, 128, 192, 256, 128, 2, 1, 16, 0, 0, true});
+	part_attention(check_equals_reference, &(struct part){2, 70, 90, 33, 40, 33, 4, 2, 17, 0, 0, true});
+	part_attention(check_equals_reference, &(struct part){1, 100, 100, 230, 230, 37, 1, 1, 32, 0, 0, true});
+	part_attention(check_equals_reference, &(struct part){1, 100, 100, 230, 230, 90, 2, 1, 16, 50, 0, true});
+	part_attention(check_equals_reference, &(struct part){2, 130, 130, 60, 64, 60, 2, 2, 16, 0, 30, true});
+	part_attention(check_equals_reference, &(struct part){1, 20, 70, 200, 200, 3, 3, 1, 16, 0, 4, true});
+	part_attention(check_same_bits, &(struct part){2, 70, 90, 133, 140, 40, 4, 2, 16, 0, 20, true});
+}
+
 static void norms_equal_reference(void **state)
 {
 	(void)state;
@@ -208,6 +221,7 @@ int main(void)
 		cmocka_unit_test(linear_products_equal_reference),
 		cmocka_unit_test(attention_equals_reference),
 		cmocka_unit_test(attention_in_windows_and_documents_equals_reference),
+		cmocka_unit_test(parts_of_attention_equal_reference),
 		cmocka_unit_test(norms_equal_reference),
 		cmocka_unit_test(activations_equal_reference),
 		cmocka_unit_test(embeddings_equal_reference),

@@ -44,6 +44,9 @@ static void different_shapes_differ_in_key_hash_and_text(void **state)
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .window = 2}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .window = 3}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .kv_seq = 8}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .kv_seq = 8, .offset = 4}},
+		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 4, 8, 96, 96, 32, .kv_seq = 8, .offset = 9}},
 		{.kind = MT_OP_ATTENTION_BWD, .attention = {1, 4, 4, 4, 8, 96, 96, 32}},
 		{.kind = MT_OP_NORM, .norm = {.kind = MT_NORM_RMS, .rows = 8, .cols = 4}},
 		{.kind = MT_OP_NORM, .norm = {.rows = 8, .cols = 4}},
@@ -113,6 +116,13 @@ static void flops_and_bytes_are_those_of_the_formula(void **state)
 	assert_true(flops(attention) == 2.5 * forward);
 	attention.attention.window = 64;
 	assert_true(flops(attention) == 2.5 * forward * 3 / 4);
+	/* A part: as many queries see all of half as many keys; the second half of a sequence sees the first and a triangle. */
+	attention.attention.window = 0, attention.attention.kv_seq = 64, attention.attention.offset = 128;
+	assert_true(flops(attention) == 2.5 * forward);
+	attention.attention.seq = 64, attention.attention.kv_seq = 128, attention.attention.offset = 64;
+	assert_true(flops(attention) == 2.5 * forward * 3 / 4);
+	attention.attention.window = 64;
+	assert_true(flops(attention) == 2.5 * forward / 2);
 	assert_true(flops(fill) == 0 && bytes(fill) == 40);
 }
 

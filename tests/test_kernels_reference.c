@@ -164,6 +164,78 @@ static void documents_do_not_see_each_other(void **state)
 	}
 }
 
+/* Attention over the keys before `cut` and over the others, merged, is that over all; so are the gradients. */
+static void parts_of_keys_make_the_whole(void **state)
+{
+	static const int32_t starts[12] = {0, 0, 0, 3, 3, 3, 3, 3, 8, 8, 8, 8};
+	for (int64_t cut = 1; cut < 12; cut++) {
+		struct packed whole = packed_attention(1, 12, 4, 2, 3), parts = whole;
+		double *sums = zeros(whole.values), *o = zeros(12 * 13);
+		int32_t shifted[12];
+		whole.op.attention.starts = cut % 2 ? starts : NULL;
+		run(MT_OP_ATTENTION, whole.op);
+		run(MT_OP_ATTENTION_BWD, whole.op);
+		for (int64_t i = 0; i < whole.values; i++)
+			sums[i] = NAN; /* the first part writes, or adds to what was written */
+		parts.op.attention.o = o;
+		parts.op.attention.lse = zeros(12 * 4);
+		parts.op.attention.dq = sums;
+		for (int part = 0; part < 2; part++) {
+			/* Queries from `cut` on beside the keys from there on: the diagonal; before it all queries see the first.
+			 */
+			struct mt_op op = parts.op;
+			struct mt_attention *a = &op.attention;
+			int64_t first = part ? cut : 0;
+			for (int64_t t = 0; t < 12; t++)
+				shifted[t] = starts[t] > first ? starts[t] - (int32_t)first : 0;
+			a->starts = cut % 2 ? shifted + first : NULL;
+			a->seq = 12 - first, a->kv_seq = part ? 12 - cut : cut;
+			a->q = parts.qkv + first * parts.row, a->k = parts.qkv + 12 + first * parts.row;
+			a->v = parts.qkv + 18 + first * parts.row;
+			a->q_rows = 12, a->o = o + first * 13, a->lse = (double *)parts.op.attention.lse + first;
+			a->merge = part == 1;
+			run(MT_OP_ATTENTION, op);
+		}
+		for (int part = 0; part < 2; part++) {
+			struct mt_op op = parts.op;
+			struct mt_attention *a = &op.attention;
+			int64_t first = part ? cut : 0;
+			for (int64_t t = 0; t < 12; t++)
+				shifted[t] = starts[t] > first ? starts[t] - (int32_t)first : 0;
+			a->starts = cut % 2 ? shifted + first : NULL;
+			a->seq = 12 - first, a->kv_seq = part ? 12 - cut : cut;
+			a->q = parts.qkv + first * parts.row, a->k = parts.qkv + 12 + first * parts.row;
+			a->v = parts.qkv + 18 + first * parts.row, a->do_ = parts.do_ + first * 13;
+			a->q_rows = 12, a->o = o + first * 13, a->lse = (double *)parts.op.attention.lse + first;
+			a->delta = (double *)parts.op.attention.delta + first;
+			a->dq = sums + first * parts.row, a->dk = sums + 12 + first * parts.row,
+			a->dv = sums + 18 + first * parts.row;
+			a->add_dq = part == 1;
+			run(MT_OP_ATTENTION_BWD, op);
+		}
+		for (int64_t t = 0; t < 12; t++) {
+			assert_near("o", whole.o + t * 13, o + t * 13, 12, 1e-14);
+			assert_near("dqkv", whole.dqkv + t * whole.row, sums + t * whole.row, 24, 1e-13);
+		}
+		assert_near("lse", whole.op.attention.lse, parts.op.attention.lse, 48, 1e-14);
+	}
+}
+
+static void a_row_that_sees_nothing_is_zero(void **state)
+{
+	static const int32_t starts[3] = {0, 2, 3};
+	struct packed p = packed_attention(1, 3, 1, 1, 2);
+	double *lse = (double *)p.op.attention.lse;
+	p.op.attention.starts = starts, p.op.attention.kv_seq = 2, p.op.attention.offset = 2;
+	run(MT_OP_ATTENTION, p.op);
+	run(MT_OP_ATTENTION_BWD, p.op);
+	for (int t = 1; t < 3; t++) {
+		assert_true(isinf(lse[t]) && lse[t] < 0);
+		assert_true(p.o[t * 3] == 0 && p.o[t * 3 + 1] == 0 && p.dqkv[t * p.row] == 0 && p.dqkv[t * p.row + 1] == 0);
+	}
+	assert_true(isfinite(lse[0]));
+}
+
 static void a_window_of_one_sees_itself_only(void **state)
 {
 	struct packed p = packed_attention(2, 5, 1, 1, 4);
@@ -478,6 +550,8 @@ int main(void)
 		PROPERTY(attention_does_not_see_later_positions),
 		PROPERTY(documents_do_not_see_each_other),
 		PROPERTY(a_window_of_one_sees_itself_only),
+		PROPERTY(parts_of_keys_make_the_whole),
+		PROPERTY(a_row_that_sees_nothing_is_zero),
 		PROPERTY(norm_gradients_equal_finite_differences),
 		PROPERTY(norm_sum_may_be_x_or_residual_or_absent),
 		PROPERTY(activation_gradients_equal_finite_differences),

@@ -150,7 +150,7 @@ static struct share describe(const struct cpu_device *cpu, const struct mt_op *o
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		s.count = a->batch * (op->kind == MT_OP_ATTENTION ? a->heads : a->kv_heads);
-		item = (double)a->seq * (double)a->seq * (double)a->head_dim;
+		item = (double)a->seq * (double)mt_attention_keys(a) * (double)a->head_dim;
 		s.scratch_floats = cpu->kernels->attention_scratch(a, op->kind == MT_OP_ATTENTION_BWD);
 		break;
 	case MT_OP_NORM:
@@ -255,7 +255,7 @@ static enum mt_status run_with_sums(struct cpu_device *cpu, struct share *s)
 static enum mt_status prepare_rope(struct cpu_device *cpu, const struct mt_rope *op)
 {
 	struct cpu_rope_table *table = &cpu->rope;
-	const int64_t half = op->head_dim / 2, positions = op->first_position + op->seq;
+	const int64_t half = op->head_dim / 2, positions = op->positions ? op->position_count : op->first_position + op->seq;
 	if (table->values && table->theta == op->theta && table->head_dim == op->head_dim && table->positions >= positions)
 		return MT_OK;
 	float *values = malloc((size_t)(positions * 2 * half) * sizeof *values + 1);

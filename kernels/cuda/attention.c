@@ -247,6 +247,9 @@ enum mt_status mt_cuda_attention_choose(struct mt_cuda_attention *attention, str
 	enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
 	struct choice *c = find(attention, op);
 	*scratch_bytes = mt_cuda_attention_scratch_bytes(op);
+	/* A trial would merge or add more than once. */
+	if (!mt_attention_is_whole(&op->attention))
+		return MT_OK;
 	if (!c && op->attention.batch > 0) {
 		if (attention->cudnn)
 			MT_TRY(cuda_status(cudaStreamIsCapturing(launch->stream, &capture), "cudaStreamIsCapturing"));
@@ -263,6 +266,7 @@ enum mt_status mt_cuda_attention_choose(struct mt_cuda_attention *attention, str
 
 enum mt_status mt_cuda_attention_run(struct mt_cuda_attention *attention, struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	const struct mt_cudnn_plan *plan = plan_for(attention, find(attention, op), op);
+	const bool whole = mt_attention_is_whole(&op->attention);
+	const struct mt_cudnn_plan *plan = whole ? plan_for(attention, find(attention, op), op) : NULL;
 	return plan ? attention->ops->run(attention->cudnn, plan, launch->stream, op, launch->scratch) : run_own(launch, op);
 }

@@ -8,9 +8,10 @@
  * A warp owns MT times 16 rows of a result; its scores stay in registers from the first product to the second, where the
  * accumulators of the first, rounded, are the left operand (kernels/cuda/ptx.cuh).
  *
- * Row t of a sequence sees rows first(t)..t (kernels/op.h). first never falls, so the rows that a tile of queries sees lie between
- * first of its first row and its last row, and the queries that see a tile of keys between its first row and the last t
- * with first(t) in it. Rows at and after the end of the sequence are zeros in tiles, are seen by nobody and not stored. */
+ * Row t of a sequence sees keys first(t)..last(t) (kernels/op.h). Neither falls, so the keys that a tile of queries sees lie
+ * between first of its first row and last of its last row, and the queries that see a tile of keys between the one beside its first
+ * key and the last t with first(t) in it. Rows at and after the end of the sequence are zeros in tiles, are seen by nobody and not
+ * stored. */
 #ifndef MT_KERNELS_CUDA_ATTENTION_CUH
 #define MT_KERNELS_CUDA_ATTENTION_CUH
 
@@ -29,6 +30,9 @@ struct attention_args {
 	const int *starts;
 	int64_t q_stride, kv_stride, o_stride;
 	int seq, heads, kv_heads, dim, window;
+	int keys, offset;        /* last(t) = min(t + offset, keys - 1) */
+	int64_t q_rows, kv_rows; /* of a sequence in memory */
+	bool merge, add_dq, add_dkv;
 	float scale;
 	bool aligned; /* rows of all tensors lie at multiples of 16 bytes and have a multiple of 8 elements */
 };
@@ -48,7 +52,11 @@ static inline struct attention_args attention_args_of(const struct mt_op *op)
 	args.lse = (float *)a->lse, args.delta = (float *)a->delta, args.starts = (const int *)a->starts;
 	args.q_stride = a->q_stride, args.kv_stride = a->kv_stride, args.o_stride = a->o_stride;
 	args.seq = (int)a->seq, args.heads = (int)a->heads, args.kv_heads = (int)a->kv_heads, args.dim = (int)a->head_dim;
-	args.window = a->window < a->seq ? (int)a->window : 0;
+	args.keys = (int)mt_attention_keys(a);
+	args.offset = a->offset < args.keys ? (int)a->offset : args.keys;
+	args.window = a->window < a->seq + a->offset ? (int)a->window : 0;
+	args.q_rows = mt_attention_q_rows(a), args.kv_rows = mt_attention_kv_rows(a);
+	args.merge = a->merge, args.add_dq = a->add_dq, args.add_dkv = a->add_dkv;
 	args.scale = (float)a->scale;
 	args.aligned = a->head_dim % 8 == 0 && rows_are_aligned(a->q, a->q_stride) && rows_are_aligned(a->k, a->kv_stride) &&
 		       rows_are_aligned(a->v, a->kv_stride) && rows_are_aligned(a->o, a->o_stride);
@@ -63,35 +71,57 @@ static inline const char *attention_obstacle(const struct mt_attention *a)
 {
 	if (a->head_dim > 256)
 		return "the head size is over 256";
-	if (a->seq > 1 << 20 || a->batch * a->heads > INT32_MAX) /* a grid's limits */
+	if (a->seq > 1 << 20 || mt_attention_keys(a) > 1 << 20 || a->batch * a->heads > INT32_MAX) /* a grid's limits */
 		return "a sequence has over 2^20 rows, or there are over 2^31 heads in all";
+	/* Window and offset meet in arithmetic of 32 bits, and an offset is cut to the keys. */
+	if (a->window > 0 && a->offset > mt_attention_keys(a))
+		return "a window of keys that all lie before the queries";
 	return a->scale > 0 ? NULL : "the scale is not positive";
 }
 
-/* The first row that row t of the sequence sees; `starts` is the sequence's, or NULL. */
+/* The first key that row t of the sequence sees; `starts` is the sequence's, or NULL. */
 static __device__ __forceinline__ int first_seen(const struct attention_args &args, const int *starts, int t)
 {
-	const int first = args.window > 0 ? max(t - args.window + 1, 0) : 0;
+	const int first = args.window > 0 ? max(t + args.offset - args.window + 1, 0) : 0;
 	return starts ? max(first, __ldg(starts + t)) : first;
 }
 
 static __device__ __forceinline__ const int *starts_of(const struct attention_args &args, int batch)
 {
-	return args.starts ? args.starts + (int64_t)batch * args.seq : NULL;
+	return args.starts ? args.starts + (int64_t)batch * args.q_rows : NULL;
 }
 
-/* The last row that sees one of the rows up to `row`. */
-static __device__ __forceinline__ int last_seeing(const struct attention_args &args, const int *starts, int row)
+/* The last key that row t sees, when it sees any. */
+static __device__ __forceinline__ int last_seen(const struct attention_args &args, int t)
 {
-	int low = row, high = args.seq - 1;
+	return min(t + args.offset, args.keys - 1);
+}
+
+/* The first row that may see key j. */
+static __device__ __forceinline__ int first_seeing(const struct attention_args &args, int j)
+{
+	return max(j - args.offset, 0);
+}
+
+/* The last row that sees one of the keys j to `key`; before the first that may when none does. */
+static __device__ __forceinline__ int last_seeing(const struct attention_args &args, const int *starts, int j, int key)
+{
+	int low = first_seeing(args, j) - 1, high = args.seq - 1;
 	while (low < high) {
 		const int middle = low + (high - low + 1) / 2;
-		if (first_seen(args, starts, middle) <= row)
+		if (first_seen(args, starts, middle) <= key)
 			low = middle;
 		else
 			high = middle - 1;
 	}
 	return low;
+}
+
+/* log(exp a + exp b), also where there is nothing: -inf. */
+static __device__ __forceinline__ float merged_lse(float a, float b)
+{
+	const float most = fmaxf(a, b), least = fminf(a, b);
+	return least == -INFINITY ? most : most + log1pf(expf(least - most));
 }
 
 /* Tiles. */
@@ -135,22 +165,55 @@ static __device__ __forceinline__ void load_tile(E *tile, const E *from, int64_t
 	}
 }
 
-/* 16 rows of a tile from `row` on, columns [first, first + COLS), to global memory, as far as they are real. By a warp. */
+static __device__ __forceinline__ float widened(__nv_bfloat16 x)
+{
+	return __bfloat162float(x);
+}
+
+static __device__ __forceinline__ float widened(__half x)
+{
+	return __half2float(x);
+}
+
+static __device__ __forceinline__ float widened(float x)
+{
+	return x;
+}
+
+static __device__ __forceinline__ __nv_bfloat16 narrowed(float x, __nv_bfloat16)
+{
+	return __float2bfloat16(x);
+}
+
+static __device__ __forceinline__ __half narrowed(float x, __half)
+{
+	return __float2half_rn(x);
+}
+
+/* 16 rows of a tile from `row` on, columns [first, first + COLS), to global memory, as far as they are real. By a warp. With
+ * `joins` they are added to what is there times kept, of rows g and g + 8; what is there is not read where that is 0. */
 template <typename E, int D, int COLS>
 static __device__ __forceinline__ void store_rows(const E *tile, int row, E *to, int64_t stride, int first, int real, int dim,
-						  bool aligned)
+						  bool aligned, bool joins, float kept_upper, float kept_lower)
 {
 	constexpr int CHUNKS = COLS / 8;
+	static_assert(CHUNKS % 2 == 0, "all lanes of a warp take part in each turn");
 	for (int i = threadIdx.x % 32; i < 16 * CHUNKS; i += 32) {
-		const int r = row + i / CHUNKS, chunk = first / 8 + i % CHUNKS;
+		const int in = i / CHUNKS, r = row + in, chunk = first / 8 + i % CHUNKS;
 		const E *from = tile + swizzled<D>(r, chunk);
 		E *there = to + r * stride + chunk * 8;
+		float kept = 0;
+		if (joins) {
+			const float upper = __shfl_sync(0xffffffffu, kept_upper, in % 8 * 4),
+				    lower = __shfl_sync(0xffffffffu, kept_lower, in % 8 * 4);
+			kept = in < 8 ? upper : lower;
+		}
 		if (r >= real)
 			continue;
-		if (aligned && chunk * 8 < dim)
+		if (aligned && kept == 0 && chunk * 8 < dim)
 			*reinterpret_cast<uint4 *>(there) = *reinterpret_cast<const uint4 *>(from);
-		for (int d = 0; !aligned && d < 8 && chunk * 8 + d < dim; d++)
-			there[d] = from[d];
+		for (int d = 0; (!aligned || kept != 0) && d < 8 && chunk * 8 + d < dim; d++)
+			there[d] = kept == 0 ? from[d] : narrowed(widened(from[d]) + kept * widened(there[d]), E());
 	}
 }
 
@@ -168,21 +231,6 @@ static __device__ __forceinline__ uint32_t packed(float x, float y, __half)
 	uint32_t bits;
 	memcpy(&bits, &pair, sizeof bits);
 	return bits;
-}
-
-static __device__ __forceinline__ float widened(__nv_bfloat16 x)
-{
-	return __bfloat162float(x);
-}
-
-static __device__ __forceinline__ float widened(__half x)
-{
-	return __half2float(x);
-}
-
-static __device__ __forceinline__ float widened(float x)
-{
-	return x;
 }
 
 /* Accumulators (16, 8 NT) times `factor` of each of the two rows, into columns [first, ...) of a tile at `row`. By a warp. */

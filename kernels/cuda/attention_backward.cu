@@ -27,7 +27,8 @@ static __global__ void __launch_bounds__(128) attention_sums(const __grid_consta
 	if (row >= rows)
 		return;
 	const int head = (int)(row % args.heads), lane = threadIdx.x % 32;
-	const int64_t bt = row / args.heads, at = bt * args.o_stride + (int64_t)head * args.dim;
+	const int64_t bt = row / args.heads, batch = bt / args.seq, t = bt % args.seq;
+	const int64_t at = (batch * args.q_rows + t) * args.o_stride + (int64_t)head * args.dim;
 	const E *o = (const E *)args.o + at, *d_o = (const E *)args.d_o + at;
 	float sum = 0;
 	if (args.aligned)
@@ -47,7 +48,7 @@ static __global__ void __launch_bounds__(128) attention_sums(const __grid_consta
 	for (int step = 16; step; step /= 2)
 		sum += __shfl_xor_sync(0xffffffffu, sum, step);
 	if (lane == 0)
-		args.delta[(bt / args.seq * args.heads + head) * args.seq + bt % args.seq] = sum;
+		args.delta[(batch * args.heads + head) * args.q_rows + t] = sum;
 }
 
 /* The tile a block keeps, the pairs it goes over, and a thread's place. */
@@ -89,7 +90,7 @@ static __device__ __forceinline__ void load_stats(query_stats *stats, const atte
 /* scores(keys,queries) to p, in place; row: key of element 0, i: first query of the tile. */
 template <int NT>
 static __device__ __forceinline__ void transposed_weights(float (&scores)[NT][4], const query_stats *stats, int key, int i,
-							  bool whole, float factor)
+							  int offset, bool whole, float factor)
 {
 	const int column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -99,7 +100,7 @@ static __device__ __forceinline__ void transposed_weights(float (&scores)[NT][4]
 			const query_stats &s = stats[8 * n + column + e % 2];
 			const int t = i + 8 * n + column + e % 2, u = key + e / 2 * 8;
 			const float p = exp2_fast(scores[n][e] * factor - s.lse);
-			scores[n][e] = whole || (u <= t && u >= s.low) ? p : 0.0f;
+			scores[n][e] = whole || (u <= t + offset && u >= s.low) ? p : 0.0f;
 		}
 }
 
@@ -118,7 +119,7 @@ static __device__ __forceinline__ void transposed_gradients(float (&p)[NT][4], c
 /* Rows of a warp to global memory, through rows of a tile that only it reads. */
 template <typename E, int D, int MT, int NT>
 static __device__ __forceinline__ void leave_rows(const attention_args &args, E *tile, const float (&sums)[MT][NT][4], float factor,
-						  E *to, int64_t stride, int first, int real)
+						  E *to, int64_t stride, int first, int real, bool add)
 {
 	const int row = threadIdx.x / 32 * 16 * MT;
 	__syncwarp();
@@ -128,7 +129,7 @@ static __device__ __forceinline__ void leave_rows(const attention_args &args, E 
 	__syncwarp();
 #pragma unroll
 	for (int m = 0; m < MT; m++)
-		store_rows<E, D, NT * 8>(tile, row + 16 * m, to, stride, first, real, args.dim, args.aligned);
+		store_rows<E, D, NT * 8>(tile, row + 16 * m, to, stride, first, real, args.dim, args.aligned, add, 1.0f, 1.0f);
 }
 
 /* BR keys, the columns [blockIdx.z COLS, + COLS) of their gradients; grid (B G, key tiles, D / COLS). */
@@ -140,11 +141,12 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 	const backward_tiles<E, D, BR, BC> tiles = tiles_in<E, D, BR, BC>(shared);
 	query_stats *stats = (query_stats *)(tiles.pass2 + 2 * BC * D); /* two of BC */
 	const int kv_head = (int)(blockIdx.x % (unsigned)args.kv_heads), group = args.heads / args.kv_heads;
-	const int j0 = (int)blockIdx.y * BR, end = min(j0 + BR, args.seq), first = (int)blockIdx.z * COLS;
-	const int64_t batch = blockIdx.x / (unsigned)args.kv_heads, row0 = batch * args.seq;
-	const int64_t kv_at = (row0 + j0) * args.kv_stride + (int64_t)kv_head * args.dim;
+	const int j0 = (int)blockIdx.y * BR, end = min(j0 + BR, args.keys), first = (int)blockIdx.z * COLS;
+	const int64_t batch = blockIdx.x / (unsigned)args.kv_heads, row0 = batch * args.q_rows;
+	const int64_t kv_at = (batch * args.kv_rows + j0) * args.kv_stride + (int64_t)kv_head * args.dim;
 	const int *starts = starts_of(args, (int)batch);
-	const int i0 = j0 / BC * BC, count = (last_seeing(args, starts, end - 1) - i0) / BC + 1; /* query tiles a head */
+	const int from = first_seeing(args, j0), i0 = from / BC * BC, last_row = last_seeing(args, starts, j0, end - 1);
+	const int count = last_row < from ? 0 : (last_row - i0) / BC + 1; /* query tiles a head */
 	const int row = threadIdx.x / 32 * 16 * MT, key = j0 + row + threadIdx.x % 32 / 4;
 	float dk[MT][COLS / 8][4], dv[MT][COLS / 8][4];
 	clear(dk);
@@ -157,12 +159,19 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 					     args.q_stride, (int)real, args.dim, args.aligned);
 		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, (const E *)args.d_o + (row0 + i) * args.o_stride + column,
 					     args.o_stride, (int)real, args.dim, args.aligned);
-		load_stats<BC>(stats + place, args, starts, (batch * args.heads + head) * args.seq, i);
+		load_stats<BC>(stats + place, args, starts, (batch * args.heads + head) * args.q_rows, i);
 		copy_commit();
 	};
-	load_tile<E, D, BR, THREADS>(tiles.keep, (const E *)args.k + kv_at, args.kv_stride, args.seq - j0, args.dim, args.aligned);
-	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.v + kv_at, args.kv_stride, args.seq - j0, args.dim, args.aligned);
-	fetch(0);
+	load_tile<E, D, BR, THREADS>(tiles.keep, (const E *)args.k + kv_at, args.kv_stride, args.keys - j0, args.dim, args.aligned);
+	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.v + kv_at, args.kv_stride, args.keys - j0, args.dim,
+				     args.aligned);
+	if (count > 0) {
+		fetch(0);
+	} else { /* seen by none: the copies must not come after what is left in their place */
+		copy_commit();
+		copy_wait<0>();
+		__syncthreads();
+	}
 	for (int n = 0; n < group * count; n++) {
 		const int i = i0 + n % count * BC, place = n % 2 * BC;
 		float p[MT][BC / 8][4], dp[MT][BC / 8][4];
@@ -172,11 +181,11 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 		if (n + 1 < group * count)
 			fetch(n + 1);
 		const int last = min(i + BC, args.seq) - 1;
-		const bool whole = i + BC <= args.seq && i >= end - 1 && first_seen(args, starts, last) <= j0;
+		const bool whole = i + BC <= args.seq && i + args.offset >= end - 1 && first_seen(args, starts, last) <= j0;
 		product_abt<E, D, MT, BC / 8>(p, tiles.keep, row, tiles.pass + place * D);
 #pragma unroll
 		for (int m = 0; m < MT; m++)
-			transposed_weights(p[m], stats + place, key + 16 * m, i, whole, args.scale * LOG2_E);
+			transposed_weights(p[m], stats + place, key + 16 * m, i, args.offset, whole, args.scale * LOG2_E);
 		round_weights<E>(weights, p);
 		product_ab<E, D, MT, BC / 16, COLS / 8>(dv, weights, tiles.pass2 + place * D, first);
 		product_abt<E, D, MT, BC / 8>(dp, tiles.keep2, row, tiles.pass2 + place * D);
@@ -187,15 +196,16 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 		product_ab<E, D, MT, BC / 16, COLS / 8>(dk, weights, tiles.pass + place * D, first);
 	}
 	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep, dk, args.scale, (E *)args.dk + kv_at, args.kv_stride, first,
-				       args.seq - j0);
-	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep2, dv, 1.0f, (E *)args.dv + kv_at, args.kv_stride, first, args.seq - j0);
+				       args.keys - j0, args.add_dkv);
+	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep2, dv, 1.0f, (E *)args.dv + kv_at, args.kv_stride, first, args.keys - j0,
+				       args.add_dkv);
 }
 
-/* scores(queries,keys) and dp to ds, in place. row: query of element 0, j: first key of the tile. */
+/* scores(queries,keys) and dp to ds, in place. j: first key of the tile. */
 template <int NT>
 static __device__ __forceinline__ void gradients(float (&scores)[NT][4], const float (&dp)[NT][4], const float (&lse)[2],
-						 const float (&delta)[2], const int (&low)[2], int query, int j, bool whole,
-						 float factor)
+						 const float (&delta)[2], const int (&low)[2], const int (&high)[2], int j,
+						 bool whole, float factor)
 {
 	const int column = j + threadIdx.x % 4 * 2;
 #pragma unroll
@@ -204,7 +214,7 @@ static __device__ __forceinline__ void gradients(float (&scores)[NT][4], const f
 		for (int e = 0; e < 4; e++) {
 			const int u = column + 8 * n + e % 2, r = e / 2;
 			const float p = exp2_fast(scores[n][e] * factor - lse[r]);
-			scores[n][e] = whole || (u <= query + 8 * r && u >= low[r]) ? p * (dp[n][e] - delta[r]) : 0.0f;
+			scores[n][e] = whole || (u <= high[r] && u >= low[r]) ? p * (dp[n][e] - delta[r]) : 0.0f;
 		}
 }
 
@@ -216,16 +226,17 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 	MT_SHARED(E, shared);
 	const backward_tiles<E, D, BR, BC> tiles = tiles_in<E, D, BR, BC>(shared);
 	const int head = (int)(blockIdx.x % (unsigned)args.heads), i0 = (int)(gridDim.y - 1 - blockIdx.y) * BR;
-	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.seq,
-		      sums0 = (batch * args.heads + head) * args.seq;
+	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.q_rows, key0 = batch * args.kv_rows,
+		      sums0 = (batch * args.heads + head) * args.q_rows;
 	const int64_t column = (int64_t)head * args.dim, kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
 	const int *starts = starts_of(args, (int)batch);
-	const int row = threadIdx.x / 32 * 16 * MT, query = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq);
+	const int row = threadIdx.x / 32 * 16 * MT, query = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq),
+		  key_end = last_seen(args, end - 1) + 1;
 	const int after = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
-	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column,
-		*v = (const E *)args.v + row0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_column,
+		*v = (const E *)args.v + key0 * args.kv_stride + kv_column;
 	float dq[MT][D / 8][4], lse[MT][2], delta[MT][2];
-	int low[MT][2];
+	int low[MT][2], high[MT][2];
 	clear(dq);
 #pragma unroll
 	for (int m = 0; m < MT; m++)
@@ -235,13 +246,14 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 			lse[m][r] = args.lse[sums0 + t] * LOG2_E;
 			delta[m][r] = args.delta[sums0 + t];
 			low[m][r] = first_seen(args, starts, t);
+			high[m][r] = last_seen(args, query + 16 * m + 8 * r);
 		}
 	int j = first_seen(args, starts, i0) / BC * BC;
 	auto fetch = [&](int from) {
 		const int place = from / BC % 2 * BC;
-		load_tile<E, D, BC, THREADS>(tiles.pass + place * D, k + from * args.kv_stride, args.kv_stride, args.seq - from,
+		load_tile<E, D, BC, THREADS>(tiles.pass + place * D, k + from * args.kv_stride, args.kv_stride, args.keys - from,
 					     args.dim, args.aligned);
-		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, v + from * args.kv_stride, args.kv_stride, args.seq - from,
+		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, v + from * args.kv_stride, args.kv_stride, args.keys - from,
 					     args.dim, args.aligned);
 		copy_commit();
 	};
@@ -249,26 +261,32 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 				     args.seq - i0, args.dim, args.aligned);
 	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.d_o + (row0 + i0) * args.o_stride + column, args.o_stride,
 				     args.seq - i0, args.dim, args.aligned);
-	fetch(j);
-	for (; j < end; j += BC) {
+	if (j < key_end) {
+		fetch(j);
+	} else { /* nothing is seen: the copies must not come after what is left in their place */
+		copy_commit();
+		copy_wait<0>();
+		__syncthreads();
+	}
+	for (; j < key_end; j += BC) {
 		const int place = j / BC % 2 * BC;
 		float scores[MT][BC / 8][4], dp[MT][BC / 8][4];
 		uint32_t weights[MT][BC / 16][4];
 		copy_wait<0>();
 		__syncthreads(); /* this pair is there, the one before is used */
-		if (j + BC < end)
+		if (j + BC < key_end)
 			fetch(j + BC);
 		product_abt<E, D, MT, BC / 8>(scores, tiles.keep, row, tiles.pass + place * D);
 		product_abt<E, D, MT, BC / 8>(dp, tiles.keep2, row, tiles.pass2 + place * D);
-		const bool whole = j + BC - 1 <= i0 && j >= after;
+		const bool whole = j + BC - 1 <= last_seen(args, i0) && j >= after;
 #pragma unroll
 		for (int m = 0; m < MT; m++)
-			gradients(scores[m], dp[m], lse[m], delta[m], low[m], query + 16 * m, j, whole, args.scale * LOG2_E);
+			gradients(scores[m], dp[m], lse[m], delta[m], low[m], high[m], j, whole, args.scale * LOG2_E);
 		round_weights<E>(weights, scores);
 		product_ab<E, D, MT, BC / 16, D / 8>(dq, weights, tiles.pass + place * D, 0);
 	}
 	leave_rows<E, D, MT, D / 8>(args, tiles.keep, dq, args.scale, (E *)args.dq + (row0 + i0) * args.q_stride + column,
-				    args.q_stride, 0, args.seq - i0);
+				    args.q_stride, 0, args.seq - i0, args.add_dq);
 }
 
 template <int D, int BR, int BC, int MT, int COLS> static void launch_keys(struct mt_cuda_launch *on, const struct mt_op *op)
@@ -276,7 +294,7 @@ template <int D, int BR, int BC, int MT, int COLS> static void launch_keys(struc
 	typedef MT_ATTENTION_ELEMENT E;
 	const struct mt_attention *a = &op->attention;
 	const size_t shared_bytes = (size_t)(2 * BR + 4 * BC) * D * sizeof(E) + 2 * BC * sizeof(query_stats);
-	const dim3 grid((unsigned)(a->batch * a->kv_heads), (unsigned)((a->seq + BR - 1) / BR), D / COLS);
+	const dim3 grid((unsigned)(a->batch * a->kv_heads), (unsigned)((mt_attention_keys(a) + BR - 1) / BR), D / COLS);
 	cudaFuncSetAttribute(attention_keys<E, D, BR, BC, MT, COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
 			     (int)shared_bytes);
 	MT_LAUNCH((attention_keys<E, D, BR, BC, MT, COLS>), grid, BR / MT * 2, shared_bytes, on->stream, attention_args_of(op));

@@ -20,19 +20,19 @@
 /* The state of a thread's two rows of one m-tile: rows g and g + 8. */
 struct softmax_rows {
 	float most[2], total[2];
-	int low[2]; /* first row seen */
+	int low[2], high[2]; /* first and last key seen */
 };
 
-/* Hides what rows i, i + 8 (of this thread) do not see of the keys from j on. */
-template <int NT> static __device__ __forceinline__ void hide(float (&scores)[NT][4], const softmax_rows &rows, int i, int j)
+/* Hides what the rows of this thread do not see of the keys from j on. */
+template <int NT> static __device__ __forceinline__ void hide(float (&scores)[NT][4], const softmax_rows &rows, int j)
 {
 	const int column = j + threadIdx.x % 4 * 2;
 #pragma unroll
 	for (int n = 0; n < NT; n++)
 #pragma unroll
 		for (int e = 0; e < 4; e++) {
-			const int u = column + 8 * n + e % 2, t = i + e / 2 * 8;
-			if (u > t || u < rows.low[e / 2])
+			const int u = column + 8 * n + e % 2;
+			if (u > rows.high[e / 2] || u < rows.low[e / 2])
 				scores[n][e] = -INFINITY;
 		}
 }
@@ -74,8 +74,9 @@ static __device__ __forceinline__ void finish(const attention_args &args, E *til
 					      softmax_rows (&rows)[MT], int i0, int64_t batch, int head)
 {
 	const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16 * MT;
-	E *o = (E *)args.o + (batch * args.seq + i0) * args.o_stride + (int64_t)head * args.dim;
-	float *lse = args.lse + (batch * args.heads + head) * args.seq;
+	E *o = (E *)args.o + (batch * args.q_rows + i0) * args.o_stride + (int64_t)head * args.dim;
+	float *lse = args.lse + (batch * args.heads + head) * args.q_rows;
+	float kept[MT][2];
 	__syncwarp();
 #pragma unroll
 	for (int m = 0; m < MT; m++) {
@@ -86,16 +87,27 @@ static __device__ __forceinline__ void finish(const attention_args &args, E *til
 			total += __shfl_xor_sync(0xffffffffu, total, 1);
 			total += __shfl_xor_sync(0xffffffffu, total, 2);
 			const int t = i0 + first + 16 * m + lane / 4 + 8 * r;
+			const bool seen = total > 0;
+			const float mine = seen ? rows[m].most[r] * args.scale + logf(total) : -INFINITY;
+			const float before = args.merge && t < args.seq ? lse[t] : -INFINITY;
+			const float all = merged_lse(mine, before);
+			inverse[r] = seen ? 1.0f / total : 0.0f;
+			kept[m][r] = 0;
+			if (before > -INFINITY) {
+				inverse[r] *= seen ? expf(mine - all) : 0.0f;
+				kept[m][r] = expf(before - all);
+			}
+			__syncwarp(); /* all lanes of a row have read it */
 			if (lane % 4 == 0 && t < args.seq)
-				lse[t] = rows[m].most[r] * args.scale + logf(total);
-			inverse[r] = 1.0f / total;
+				lse[t] = all;
 		}
 		keep_rows<E, D, D / 8>(tile, first + 16 * m, 0, sums[m], inverse[0], inverse[1]);
 	}
 	__syncwarp();
 #pragma unroll
 	for (int m = 0; m < MT; m++)
-		store_rows<E, D, D>(tile, first + 16 * m, o, args.o_stride, 0, args.seq - i0, args.dim, args.aligned);
+		store_rows<E, D, D>(tile, first + 16 * m, o, args.o_stride, 0, args.seq - i0, args.dim, args.aligned, args.merge,
+				    kept[m][0], kept[m][1]);
 }
 
 template <typename E, int D, int BR, int BC, int MT>
@@ -105,13 +117,14 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_forward(const __
 	MT_SHARED(E, shared);
 	E *q_tile = shared, *k_tile = q_tile + BR * D, *v_tile = k_tile + BC * D;
 	const int head = (int)(blockIdx.x % (unsigned)args.heads), i0 = (int)(gridDim.y - 1 - blockIdx.y) * BR;
-	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.seq;
+	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.q_rows, key0 = batch * args.kv_rows;
 	const int *starts = starts_of(args, (int)batch);
-	const int row = threadIdx.x / 32 * 16 * MT, i = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq);
+	const int row = threadIdx.x / 32 * 16 * MT, i = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq),
+		  key_end = last_seen(args, end - 1) + 1;
 	const int64_t kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
 	const E *q = (const E *)args.q + (row0 + i0) * args.q_stride + (int64_t)head * args.dim;
-	const E *k = (const E *)args.k + row0 * args.kv_stride + kv_column,
-		*v = (const E *)args.v + row0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_column,
+		*v = (const E *)args.v + key0 * args.kv_stride + kv_column;
 	const int whole = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
 	float sums[MT][D / 8][4];
 	softmax_rows rows[MT];
@@ -123,27 +136,33 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_forward(const __
 			rows[m].most[r] = -INFINITY;
 			rows[m].total[r] = 0;
 			rows[m].low[r] = first_seen(args, starts, min(i + 16 * m + 8 * r, args.seq - 1));
+			rows[m].high[r] = last_seen(args, i + 16 * m + 8 * r);
 		}
 	int j = first_seen(args, starts, i0) / BC * BC;
 	load_tile<E, D, BR, THREADS>(q_tile, q, args.q_stride, args.seq - i0, args.dim, args.aligned);
-	load_tile<E, D, BC, THREADS>(k_tile, k + j * args.kv_stride, args.kv_stride, args.seq - j, args.dim, args.aligned);
+	if (j < key_end)
+		load_tile<E, D, BC, THREADS>(k_tile, k + j * args.kv_stride, args.kv_stride, args.keys - j, args.dim, args.aligned);
 	copy_commit();
-	for (; j < end; j += BC) {
+	if (j >= key_end) { /* nothing is seen: the copies must not come after what is left in their place */
+		copy_wait<0>();
+		__syncthreads();
+	}
+	for (; j < key_end; j += BC) {
 		float scores[MT][BC / 8][4];
 		uint32_t weights[MT][BC / 16][4];
 		copy_wait<0>();
 		__syncthreads(); /* keys are there, the values before are used */
-		load_tile<E, D, BC, THREADS>(v_tile, v + j * args.kv_stride, args.kv_stride, args.seq - j, args.dim, args.aligned);
+		load_tile<E, D, BC, THREADS>(v_tile, v + j * args.kv_stride, args.kv_stride, args.keys - j, args.dim, args.aligned);
 		copy_commit();
 		product_abt<E, D, MT, BC / 8>(scores, q_tile, row, k_tile);
-		if (j + BC - 1 > i0 || j < whole)
+		if (j + BC - 1 > last_seen(args, i0) || j < whole)
 #pragma unroll
 			for (int m = 0; m < MT; m++)
-				hide(scores[m], rows[m], i + 16 * m, j);
+				hide(scores[m], rows[m], j);
 		copy_wait<0>();
 		__syncthreads(); /* values are there, keys are used */
-		if (j + BC < end)
-			load_tile<E, D, BC, THREADS>(k_tile, k + (j + BC) * args.kv_stride, args.kv_stride, args.seq - j - BC,
+		if (j + BC < key_end)
+			load_tile<E, D, BC, THREADS>(k_tile, k + (j + BC) * args.kv_stride, args.kv_stride, args.keys - j - BC,
 						     args.dim, args.aligned);
 		copy_commit();
 #pragma unroll

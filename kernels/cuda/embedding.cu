@@ -1,6 +1,7 @@
 /* embedding: y(R,C) = table[token - first] for tokens in [first, first + count), else 0, plus position[t];
  *            dtable[token - first] += dy,  dposition[t] += dy, in row order.
- * Row i of the R given is row first_row + i of the micro-batch, at t = that mod T. Shoeybi et al. 2019, arXiv:1909.08053.
+ * Row i of the R given is row first_row + i of the micro-batch, at t = that mod T, or positions[i]. Shoeybi et al. 2019,
+ * arXiv:1909.08053.
  *
  * Forward moves 2*R*C elements. Backward must add rows of the same word in one order and no other, with words as uneven as language
  * is: some are in every tenth row and most are not there. So rows are sorted by word (a stable radix sort of 8 bits a pass, R
@@ -14,8 +15,8 @@
 
 template <typename T, int N>
 __global__ void __launch_bounds__(MT_CUDA_THREADS)
-	look_up(const int32_t *tokens, const T *table, const T *position, T *y, int64_t rows, int64_t cols, int64_t seq,
-		int64_t first, int64_t count, int64_t first_row)
+	look_up(const int32_t *tokens, const T *table, const T *position, const int32_t *positions, T *y, int64_t rows,
+		int64_t cols, int64_t seq, int64_t first, int64_t count, int64_t first_row)
 {
 	const int64_t per_row = cols / N, items = rows * per_row;
 	for (int64_t item = first_item(); item < items; item += item_stride()) {
@@ -24,7 +25,7 @@ __global__ void __launch_bounds__(MT_CUDA_THREADS)
 		if (word >= 0 && word < count)
 			unpack(load<T, N>(table + word * cols + c), v);
 		if (position) {
-			unpack(load<T, N>(position + (first_row + row) % seq * cols + c), p);
+			unpack(load<T, N>(position + (positions ? positions[row] : (first_row + row) % seq) * cols + c), p);
 #pragma unroll
 			for (int n = 0; n < N; n++)
 				v[n] += p[n];
@@ -37,7 +38,8 @@ template <typename T, int N> static void launch_look_up(const struct mt_cuda_lau
 {
 	MT_LAUNCH((look_up<T, N>), grid_for(launch, e->rows * (e->cols / N)), MT_CUDA_THREADS, 0, launch->stream,
 		  static_cast<const int32_t *>(e->tokens), static_cast<const T *>(e->table), static_cast<const T *>(e->position),
-		  static_cast<T *>(e->y), e->rows, e->cols, e->seq, e->first, e->count, e->first_row);
+		  static_cast<const int32_t *>(e->positions), static_cast<T *>(e->y), e->rows, e->cols, e->seq, e->first, e->count,
+		  e->first_row);
 }
 
 template <typename T> static void forward(const struct mt_cuda_launch *launch, const struct mt_embedding *e)
@@ -142,20 +144,35 @@ __global__ void __launch_bounds__(MT_CUDA_THREADS)
 	}
 }
 
+/* dtable[token - first] += dy. */
+template <typename T, int N> static void add_words(const struct mt_cuda_launch *launch, const struct mt_embedding *e)
+{
+	const T *dy = static_cast<const T *>(e->dy);
+	float *dtable = static_cast<float *>(e->dtable);
+	const struct embedding_scratch s = embedding_scratch_of(launch->scratch, e);
+	const struct sorted_row *sorted = sort_rows(launch, &s, e);
+	const dim3 grid((unsigned)divide_up(e->cols, RUN_THREADS * N), (unsigned)s.runs);
+	MT_LAUNCH((add_runs<T, N>), grid, RUN_THREADS, 0, launch->stream, sorted, e->rows, e->cols, (unsigned)e->count, dy, dtable,
+		  s.parts);
+	MT_LAUNCH(add_parts<N>, grid, RUN_THREADS, 0, launch->stream, sorted, e->rows, e->cols, (unsigned)e->count, dtable,
+		  s.parts);
+}
+
 template <typename T, int N> static void launch_backward(const struct mt_cuda_launch *launch, const struct mt_embedding *e)
 {
 	const T *dy = static_cast<const T *>(e->dy);
-	float *dtable = static_cast<float *>(e->dtable), *dposition = static_cast<float *>(e->dposition);
-	if (dtable && e->count > 0) {
-		const struct embedding_scratch s = embedding_scratch_of(launch->scratch, e);
-		const struct sorted_row *sorted = sort_rows(launch, &s, e);
-		const dim3 grid((unsigned)divide_up(e->cols, RUN_THREADS * N), (unsigned)s.runs);
-		MT_LAUNCH((add_runs<T, N>), grid, RUN_THREADS, 0, launch->stream, sorted, e->rows, e->cols, (unsigned)e->count, dy,
-			  dtable, s.parts);
-		MT_LAUNCH(add_parts<N>, grid, RUN_THREADS, 0, launch->stream, sorted, e->rows, e->cols, (unsigned)e->count, dtable,
-			  s.parts);
-	}
-	if (dposition)
+	float *dposition = static_cast<float *>(e->dposition);
+	if (e->dtable && e->count > 0)
+		add_words<T, N>(launch, e);
+	if (dposition && e->positions) {
+		/* Given positions are words of a table of positions. */
+		struct mt_embedding positions = *e;
+		positions.tokens = e->positions;
+		positions.first = 0;
+		positions.count = e->position_count;
+		positions.dtable = dposition;
+		add_words<T, N>(launch, &positions);
+	} else if (dposition)
 		MT_LAUNCH((add_positions<T, N>), grid_for(launch, min(e->seq, e->rows) * (e->cols / N)), MT_CUDA_THREADS, 0,
 			  launch->stream, dy, dposition, e->rows, e->cols, e->seq, e->first_row);
 }

@@ -1,4 +1,4 @@
-/* rope: in place, for each head of D at row b*T + t, with angle = (first_position + t) * theta^(-2d/D), d < D/2:
+/* rope: in place, for each head of D at row b*T + t, with angle = (first_position + t, or positions[row]) * theta^(-2d/D), d < D/2:
  *   x[d]       = x[d] cos - sign x[d + D/2] sin
  *   x[d + D/2] = x[d + D/2] cos + sign x[d] sin
  * Moves 2*R*H*D elements: bandwidth-bound. A block takes a few rows, computes their cosines and sines once, into shared memory,
@@ -20,14 +20,16 @@ struct frequencies {
 
 /* Shared: float2 of cosine and sine (ROWS_OF_BLOCK, D/2). */
 template <typename T, int N>
-__global__ void __launch_bounds__(MT_CUDA_THREADS) rotate(const struct frequencies frequencies, T *x, int64_t rows, int64_t seq,
-							  int64_t first_position, int64_t stride, int heads, int half, float sign)
+__global__ void __launch_bounds__(MT_CUDA_THREADS)
+	rotate(const struct frequencies frequencies, T *x, int64_t rows, int64_t seq, int64_t first_position,
+	       const int32_t *positions, int64_t stride, int heads, int half, float sign)
 {
 	MT_SHARED(float2, turn);
 	const int64_t first = (int64_t)blockIdx.x * ROWS_OF_BLOCK;
 	const int block_rows = (int)(rows - first < ROWS_OF_BLOCK ? rows - first : ROWS_OF_BLOCK);
 	for (int i = (int)threadIdx.x; i < block_rows * half; i += (int)blockDim.x) {
-		const uint64_t position = (uint64_t)((first + i / half) % seq + first_position);
+		const int64_t at = first + i / half;
+		const uint64_t position = (uint64_t)(positions ? positions[at] : at % seq + first_position);
 		/* A fraction of a turn in [-1/2, 1/2), in units of pi. */
 		const float angle = (float)(int64_t)(position * frequencies.turns[i % half]) * 0x1p-63f;
 		float sine, cosine;
@@ -72,8 +74,8 @@ template <typename T, int N> static void launch_rotate(const struct mt_cuda_laun
 	const int half = (int)(r->head_dim / 2);
 	const size_t shared_bytes = ROWS_OF_BLOCK * (size_t)half * sizeof(float2);
 	MT_LAUNCH((rotate<T, N>), (unsigned)divide_up(rows, ROWS_OF_BLOCK), MT_CUDA_THREADS, shared_bytes, launch->stream,
-		  frequencies_of(r), static_cast<T *>(r->x), rows, r->seq, r->first_position, r->stride, (int)r->heads, half,
-		  (float)r->sign);
+		  frequencies_of(r), static_cast<T *>(r->x), rows, r->seq, r->first_position,
+		  static_cast<const int32_t *>(r->positions), r->stride, (int)r->heads, half, (float)r->sign);
 }
 
 template <typename T> static void rope(const struct mt_cuda_launch *launch, const struct mt_rope *r)

@@ -1,12 +1,13 @@
-/* attention: causal self-attention, in a window and within documents, in tiles of 64 x 64 scores, forward and backward, never
- * storing T x T. Dao et al. 2022, arXiv:2205.14135.
+/* attention: causal self-attention, in a window and within documents, of all keys or of a part, in tiles of 64 x 64 scores, forward
+ * and backward, never storing T x T. Dao et al. 2022, arXiv:2205.14135.
  *
  * Inputs of one head are first packed into f32 scratch, padded with zeros: rows to a multiple of 64 (Tp), the head size to
  * a multiple of 16 (Dp); keys (and values for the backward pass) also transposed, tile by tile (Dp,64). All products are
  * then products of tiles by one micro-kernel that holds MR rows by two vectors of C in registers:
  *   S = Q K^T   O += P V   dP = dO V^T   dV += P^T dO   dK += dS^T Q   dQ += dS K
  * On a diagonal tile half of S is masked; the products skip what is zero, in steps of MR. Tiles wholly before the window or the
- * document of their queries are left out; in those partly before it, what no row sees becomes 0 in P and dS. */
+ * document of their queries are left out; in those partly before it, or partly after what a row sees, that becomes 0 in P and dS.
+ */
 #include "kernels/cpu/isa/vector.h"
 
 #define TILE 64
@@ -26,20 +27,33 @@
 /* Unaligned loads and stores of a vector through a pointer to floats. */
 typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 
-/* The first row that row t of sequence `batch` sees. */
+/* The first key that row t of sequence `batch` sees. */
 static int64_t first_seen(const struct mt_attention *op, int64_t batch, int64_t t)
 {
-	const int64_t first = op->window > 0 && t >= op->window ? t - op->window + 1 : 0;
-	const int64_t start = op->starts ? ((const int32_t *)op->starts)[batch * op->seq + t] : 0;
+	const int64_t beside = t + op->offset, first = op->window > 0 && beside >= op->window ? beside - op->window + 1 : 0;
+	const int64_t start = op->starts ? ((const int32_t *)op->starts)[batch * mt_attention_q_rows(op) + t] : 0;
 	return start > first ? start : first;
 }
 
-/* lows[r] = the first column of a tile at `j` that row i + r sees, 0 when it sees the tile from its start. */
-static void tile_lows(const struct mt_attention *op, int64_t batch, int64_t i, int64_t j, int64_t rows, int64_t *lows)
+/* The key after the last that row t sees. */
+static int64_t end_seen(const struct mt_attention *op, int64_t t)
+{
+	const int64_t keys = mt_attention_keys(op);
+	return t + op->offset < keys ? t + op->offset + 1 : keys;
+}
+
+/* Row r of a tile of keys at `j` sees columns low[r] to end[r] - 1: row i + r of the sequence. Rows past its end are like the last.
+ */
+struct columns {
+	int64_t low[TILE], end[TILE];
+};
+
+static void tile_columns(const struct mt_attention *op, int64_t batch, int64_t i, int64_t j, int64_t rows, struct columns *seen)
 {
 	for (int64_t r = 0; r < rows; r++) {
-		const int64_t first = first_seen(op, batch, i + r < op->seq ? i + r : op->seq - 1) - j;
-		lows[r] = first < 0 ? 0 : first;
+		const int64_t end = end_seen(op, i + r) - j, low = first_seen(op, batch, i + r < op->seq ? i + r : op->seq - 1) - j;
+		seen->end[r] = end < 0 ? 0 : end < TILE ? end : TILE;
+		seen->low[r] = low < 0 ? 0 : low < seen->end[r] ? low : seen->end[r];
 	}
 }
 
@@ -125,32 +139,44 @@ static void transpose_tiles(const float *packed, int64_t rows_pad, int64_t dim_p
 					tiles[d * TILE + row] = packed[row * dim_pad + d];
 }
 
+/* What a row is multiplied by, and what of the destination stays; NULL: `factor` of all, and `kept` of all. */
+struct shares {
+	const float *factors, *keeps;
+	float factor, kept;
+};
+
 INLINE void unpack_rows(const float *src, int64_t dim_pad, void *dst, int64_t stride, int64_t rows, int64_t dim,
-			const float *row_scale, float scale, enum mt_dtype dtype)
+			const struct shares *shares, enum mt_dtype dtype)
 {
 	for (int64_t row = 0; row < rows; row++, src += dim_pad) {
-		const float factor = row_scale ? scale / row_scale[row] : scale;
+		const float factor = shares->factors ? shares->factors[row] : shares->factor;
+		const float kept = shares->keeps ? shares->keeps[row] : shares->kept;
 		void *to = at(dst, row * stride, dtype);
+		if (kept == 0.0f) {
 #pragma omp simd
-		for (int64_t d = 0; d < dim; d++)
-			store(to, d, src[d] * factor, dtype);
+			for (int64_t d = 0; d < dim; d++)
+				store(to, d, src[d] * factor, dtype);
+		} else {
+#pragma omp simd
+			for (int64_t d = 0; d < dim; d++)
+				store(to, d, src[d] * factor + load(to, d, dtype) * kept, dtype);
+		}
 	}
 }
 
-/* dst(rows, D) of a head = src(rows, Dp) * scale / row_scale[row]. */
+/* dst(rows, D) of a head = src(rows, Dp) * factor + dst * kept. */
 static void unpack(const float *src, int64_t dim_pad, void *dst, int64_t offset, int64_t stride, int64_t rows, int64_t dim,
-		   const float *row_scale, float scale, enum mt_dtype dtype)
+		   struct shares shares, enum mt_dtype dtype)
 {
-	DISPATCH(dtype, unpack_rows, src, dim_pad, at(dst, offset, dtype), stride, rows, dim, row_scale, scale);
+	DISPATCH(dtype, unpack_rows, src, dim_pad, at(dst, offset, dtype), stride, rows, dim, &shares);
 }
 
 /* One tile of scores s(rows,64) to probabilities relative to the running row maximum; `most`, `total` and the rows of
- * o(rows,Dp) are brought to the new maximum. Row r has columns lows[r] to 63, to r on a diagonal tile; the rest becomes 0. */
-static void softmax_tile(float *s, int64_t rows, bool diagonal, const int64_t *lows, float *most, float *total, float *o,
-			 int64_t dim_pad)
+ * o(rows,Dp) are brought to the new maximum. What a row does not see becomes 0. */
+static void softmax_tile(float *s, int64_t rows, const struct columns *seen, float *most, float *total, float *o, int64_t dim_pad)
 {
 	for (int64_t row = 0; row < rows; row++, s += TILE, o += dim_pad) {
-		const int64_t cols = diagonal ? row + 1 : TILE, low = lows[row] < cols ? lows[row] : cols;
+		const int64_t cols = seen->end[row], low = seen->low[row];
 		float top = most[row], sum = 0.0f;
 #pragma omp simd reduction(max : top)
 		for (int64_t c = low; c < cols; c++)
@@ -174,18 +200,37 @@ static void softmax_tile(float *s, int64_t rows, bool diagonal, const int64_t *l
 	}
 }
 
+/* Row maxima and sums to lse, merged with the lse that is there, and what o is multiplied by and what of the o before stays. */
+static void finish_rows(const struct mt_attention *op, int64_t rows, float *most, float *total, float *lse)
+{
+	for (int64_t r = 0; r < rows; r++) {
+		const float sum = total[r], mine = sum > 0.0f ? most[r] + logf(sum) : -INFINITY;
+		const float before = op->merge ? lse[r] : -INFINITY;
+		const float top = mine > before ? mine : before;
+		float *factor = &total[r], *kept = &most[r];
+		*factor = sum > 0.0f ? 1.0f / sum : 0.0f;
+		*kept = 0.0f;
+		lse[r] = before > -INFINITY && sum > 0.0f ? top + log1pf(expf(-fabsf(mine - before))) : top;
+		if (before > -INFINITY) {
+			*factor *= sum > 0.0f ? expf(mine - lse[r]) : 0.0f;
+			*kept = expf(before - lse[r]);
+		}
+	}
+}
+
 void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch)
 {
-	const int64_t seq = op->seq, dim = op->head_dim, seq_pad = round_up(seq, TILE), dim_pad = round_up(dim, 16);
-	const int64_t kv_head = head / (op->heads / op->kv_heads), row0 = batch * seq;
-	const int64_t kv_offset = row0 * op->kv_stride + kv_head * dim;
-	float *keys = scratch, *values = keys + seq_pad * dim_pad, *q = values + seq_pad * dim_pad, *o = q + TILE * dim_pad;
+	const int64_t seq = op->seq, dim = op->head_dim, dim_pad = round_up(dim, 16), row0 = batch * mt_attention_q_rows(op);
+	const int64_t key_count = mt_attention_keys(op), keys_pad = round_up(key_count, TILE);
+	const int64_t kv_head = head / (op->heads / op->kv_heads);
+	const int64_t kv_offset = batch * mt_attention_kv_rows(op) * op->kv_stride + kv_head * dim;
+	float *keys = scratch, *values = keys + keys_pad * dim_pad, *q = values + keys_pad * dim_pad, *o = q + TILE * dim_pad;
 	float *s = o + TILE * dim_pad, *most = s + TILE * TILE, *total = most + TILE;
-	float *lse = (float *)op->lse + (batch * op->heads + head) * seq;
+	float *lse = (float *)op->lse + (batch * op->heads + head) * mt_attention_q_rows(op);
 
-	pack(op->k, kv_offset, op->kv_stride, seq, dim, seq_pad, dim_pad, 1.0f, values, dtype);
-	transpose_tiles(values, seq_pad, dim_pad, keys);
-	pack(op->v, kv_offset, op->kv_stride, seq, dim, seq_pad, dim_pad, 1.0f, values, dtype);
+	pack(op->k, kv_offset, op->kv_stride, key_count, dim, keys_pad, dim_pad, 1.0f, values, dtype);
+	transpose_tiles(values, keys_pad, dim_pad, keys);
+	pack(op->v, kv_offset, op->kv_stride, key_count, dim, keys_pad, dim_pad, 1.0f, values, dtype);
 	for (int64_t i = 0; i < seq; i += TILE) {
 		const int64_t rows = seq - i < TILE ? seq - i : TILE, rows_pad = round_up(rows, 8);
 		pack(op->q, (row0 + i) * op->q_stride + head * dim, op->q_stride, rows, dim, rows_pad, dim_pad, (float)op->scale, q,
@@ -195,36 +240,36 @@ void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t 
 			most[r] = -INFINITY;
 			total[r] = 0.0f;
 		}
-		for (int64_t j = first_seen(op, batch, i) / TILE * TILE; j <= i; j += TILE) {
-			int64_t lows[TILE];
-			tile_lows(op, batch, i, j, rows_pad, lows);
+		for (int64_t j = first_seen(op, batch, i) / TILE * TILE; j < end_seen(op, i + rows - 1); j += TILE) {
+			const bool diagonal = i + op->offset == j;
+			struct columns seen;
+			tile_columns(op, batch, i, j, rows_pad, &seen);
 			product(rows_pad, TILE, dim_pad, q, dim_pad, 1, keys + j * dim_pad, TILE, s, TILE, false,
-				i == j ? C_UPPER : NONE);
-			softmax_tile(s, rows_pad, i == j, lows, most, total, o, dim_pad);
-			product(rows_pad, dim_pad, i == j ? rows_pad : TILE, s, TILE, 1, values + j * dim_pad, dim_pad, o, dim_pad,
-				true, i == j ? A_UPPER : NONE);
+				diagonal ? C_UPPER : NONE);
+			softmax_tile(s, rows_pad, &seen, most, total, o, dim_pad);
+			product(rows_pad, dim_pad, diagonal ? rows_pad : TILE, s, TILE, 1, values + j * dim_pad, dim_pad, o,
+				dim_pad, true, diagonal ? A_UPPER : NONE);
 		}
-		unpack(o, dim_pad, op->o, (row0 + i) * op->o_stride + head * dim, op->o_stride, rows, dim, total, 1.0f, dtype);
-		for (int64_t r = 0; r < rows; r++)
-			lse[i + r] = most[r] + logf(total[r]);
+		finish_rows(op, rows, most, total, lse + i);
+		unpack(o, dim_pad, op->o, (row0 + i) * op->o_stride + head * dim, op->o_stride, rows, dim,
+		       (struct shares){.factors = total, .keeps = most}, dtype);
 	}
 }
 
 /* f32 scratch of the backward pass of one key/value head: of its keys and values, and of the query head at work. */
 struct backward {
-	int64_t seq_pad, dim_pad;
-	float *k, *k_tiles, *v_tiles, *dk, *dv; /* (Tp,Dp) */
+	int64_t seq_pad, keys_pad, dim_pad;
+	float *k, *k_tiles, *v_tiles, *dk, *dv; /* (Up,Dp), U keys */
 	float *q, *d_o, *dq;                    /* (Tp,Dp) */
 	float *lse, *delta;                     /* (Tp) */
 	float *p, *ds;                          /* (64,64) */
 };
 
-/* p = exp(s - lse), ds = p * (dp - delta) on one tile, in place; zero above the diagonal and before lows. */
-static void probabilities(float *p, float *ds, int64_t rows, bool diagonal, const int64_t *lows, const float *lse,
-			  const float *delta)
+/* p = exp(s - lse), ds = p * (dp - delta) on one tile, in place; zero where it is not seen. */
+static void probabilities(float *p, float *ds, int64_t rows, const struct columns *seen, const float *lse, const float *delta)
 {
 	for (int64_t row = 0; row < rows; row++, p += TILE, ds += TILE) {
-		const int64_t cols = diagonal ? row + 1 : TILE, low = lows[row] < cols ? lows[row] : cols;
+		const int64_t cols = seen->end[row], low = seen->low[row];
 		const float l = lse[row], d = delta[row];
 #pragma omp simd
 		for (int64_t c = low; c < cols; c++) {
@@ -241,10 +286,10 @@ static void probabilities(float *p, float *ds, int64_t rows, bool diagonal, cons
 /* Packs one query head, q scaled so that S and dK need no further factor; delta = row sums of do * o. */
 static void load_head(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, const struct backward *w)
 {
-	const int64_t seq = op->seq, dim = op->head_dim, row0 = batch * seq, dim_pad = w->dim_pad;
+	const int64_t seq = op->seq, dim = op->head_dim, row0 = batch * mt_attention_q_rows(op), dim_pad = w->dim_pad;
 	const int64_t q_offset = row0 * op->q_stride + head * dim, o_offset = row0 * op->o_stride + head * dim;
-	const float *lse = (const float *)op->lse + (batch * op->heads + head) * seq;
-	float *delta = (float *)op->delta + (batch * op->heads + head) * seq;
+	const float *lse = (const float *)op->lse + (batch * op->heads + head) * mt_attention_q_rows(op);
+	float *delta = (float *)op->delta + (batch * op->heads + head) * mt_attention_q_rows(op);
 	pack(op->o, o_offset, op->o_stride, seq, dim, w->seq_pad, dim_pad, 1.0f, w->q, dtype);
 	pack(op->do_, o_offset, op->o_stride, seq, dim, w->seq_pad, dim_pad, 1.0f, w->d_o, dtype);
 	memset(w->lse, 0, (size_t)w->seq_pad * sizeof *w->lse);
@@ -265,14 +310,14 @@ static void load_head(const struct mt_attention *op, enum mt_dtype dtype, int64_
 static void backward_tile(const struct mt_attention *op, int64_t batch, const struct backward *w, int64_t i, int64_t j,
 			  int64_t rows)
 {
-	int64_t lows[TILE];
-	const int64_t dp = w->dim_pad, keys = i == j ? rows : TILE;
-	const bool diagonal = i == j;
+	struct columns seen;
+	const bool diagonal = i + op->offset == j;
+	const int64_t dp = w->dim_pad, keys = diagonal ? rows : TILE;
 	const float *q = w->q + i * dp, *d_o = w->d_o + i * dp;
-	tile_lows(op, batch, i, j, rows, lows);
+	tile_columns(op, batch, i, j, rows, &seen);
 	product(rows, TILE, dp, q, dp, 1, w->k_tiles + j * dp, TILE, w->p, TILE, false, diagonal ? C_UPPER : NONE);
 	product(rows, TILE, dp, d_o, dp, 1, w->v_tiles + j * dp, TILE, w->ds, TILE, false, diagonal ? C_UPPER : NONE);
-	probabilities(w->p, w->ds, rows, diagonal, lows, w->lse + i, w->delta + i);
+	probabilities(w->p, w->ds, rows, &seen, w->lse + i, w->delta + i);
 	product(keys, dp, rows, w->p, 1, TILE, d_o, dp, w->dv + j * dp, dp, true, diagonal ? A_LOWER : NONE);
 	product(keys, dp, rows, w->ds, 1, TILE, q, dp, w->dk + j * dp, dp, true, diagonal ? A_LOWER : NONE);
 	product(rows, dp, keys, w->ds, TILE, 1, w->k + j * dp, dp, w->dq + i * dp, dp, true, diagonal ? A_UPPER : NONE);
@@ -281,38 +326,45 @@ static void backward_tile(const struct mt_attention *op, int64_t batch, const st
 void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch)
 {
 	const int64_t seq = op->seq, dim = op->head_dim, seq_pad = round_up(seq, TILE), dim_pad = round_up(dim, 16);
-	const int64_t size = seq_pad * dim_pad, group = op->heads / op->kv_heads, row0 = batch * seq;
-	const int64_t kv_offset = row0 * op->kv_stride + kv_head * dim;
-	struct backward w = {.seq_pad = seq_pad, .dim_pad = dim_pad};
-	float **arrays[] = {&w.k, &w.k_tiles, &w.v_tiles, &w.dk, &w.dv, &w.q, &w.d_o, &w.dq};
-	for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++, scratch += size)
-		*arrays[i] = scratch;
+	const int64_t keys = mt_attention_keys(op), keys_pad = round_up(keys, TILE), size = keys_pad * dim_pad;
+	const int64_t group = op->heads / op->kv_heads, row0 = batch * mt_attention_q_rows(op);
+	const int64_t kv_offset = batch * mt_attention_kv_rows(op) * op->kv_stride + kv_head * dim;
+	const struct shares added = {.factor = 1.0f, .kept = op->add_dkv ? 1.0f : 0.0f};
+	struct backward w = {.seq_pad = seq_pad, .keys_pad = keys_pad, .dim_pad = dim_pad};
+	float **of_keys[] = {&w.k, &w.k_tiles, &w.v_tiles, &w.dk, &w.dv}, **of_queries[] = {&w.q, &w.d_o, &w.dq};
+	for (size_t i = 0; i < sizeof of_keys / sizeof *of_keys; i++, scratch += size)
+		*of_keys[i] = scratch;
+	for (size_t i = 0; i < sizeof of_queries / sizeof *of_queries; i++, scratch += seq_pad * dim_pad)
+		*of_queries[i] = scratch;
 	w.lse = scratch;
 	w.delta = w.lse + seq_pad;
 	w.p = w.delta + seq_pad;
 	w.ds = w.p + TILE * TILE;
 
-	pack(op->v, kv_offset, op->kv_stride, seq, dim, seq_pad, dim_pad, 1.0f, w.k, dtype);
-	transpose_tiles(w.k, seq_pad, dim_pad, w.v_tiles);
-	pack(op->k, kv_offset, op->kv_stride, seq, dim, seq_pad, dim_pad, 1.0f, w.k, dtype);
-	transpose_tiles(w.k, seq_pad, dim_pad, w.k_tiles);
+	pack(op->v, kv_offset, op->kv_stride, keys, dim, keys_pad, dim_pad, 1.0f, w.k, dtype);
+	transpose_tiles(w.k, keys_pad, dim_pad, w.v_tiles);
+	pack(op->k, kv_offset, op->kv_stride, keys, dim, keys_pad, dim_pad, 1.0f, w.k, dtype);
+	transpose_tiles(w.k, keys_pad, dim_pad, w.k_tiles);
 	memset(w.dk, 0, (size_t)size * sizeof *w.dk);
 	memset(w.dv, 0, (size_t)size * sizeof *w.dv);
 	for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
 		load_head(op, dtype, batch, head, &w);
-		for (int64_t j = 0; j < seq; j += TILE)
-			for (int64_t i = j; i < seq && first_seen(op, batch, i) < j + TILE; i += TILE)
+		for (int64_t j = 0; j < keys; j += TILE) {
+			const int64_t from = j > op->offset ? (j - op->offset) / TILE * TILE : 0;
+			for (int64_t i = from; i < seq && first_seen(op, batch, i) < j + TILE; i += TILE)
 				backward_tile(op, batch, &w, i, j, seq - i < TILE ? round_up(seq - i, 8) : TILE);
-		unpack(w.dq, dim_pad, op->dq, row0 * op->q_stride + head * dim, op->q_stride, seq, dim, NULL, (float)op->scale,
-		       dtype);
+		}
+		unpack(w.dq, dim_pad, op->dq, row0 * op->q_stride + head * dim, op->q_stride, seq, dim,
+		       (struct shares){.factor = (float)op->scale, .kept = op->add_dq ? 1.0f : 0.0f}, dtype);
 	}
-	unpack(w.dk, dim_pad, op->dk, kv_offset, op->kv_stride, seq, dim, NULL, 1.0f, dtype);
-	unpack(w.dv, dim_pad, op->dv, kv_offset, op->kv_stride, seq, dim, NULL, 1.0f, dtype);
+	unpack(w.dk, dim_pad, op->dk, kv_offset, op->kv_stride, keys, dim, added, dtype);
+	unpack(w.dv, dim_pad, op->dv, kv_offset, op->kv_stride, keys, dim, added, dtype);
 }
 
 size_t ISA(attention_scratch)(const struct mt_attention *op, int backward)
 {
 	const size_t seq_pad = (size_t)round_up(op->seq, TILE), dim_pad = (size_t)round_up(op->head_dim, 16);
-	return backward ? 8 * seq_pad * dim_pad + 2 * seq_pad + 2 * TILE * TILE
-			: 2 * seq_pad * dim_pad + 2 * TILE * dim_pad + TILE * TILE + 2 * TILE;
+	const size_t keys_pad = (size_t)round_up(mt_attention_keys(op), TILE);
+	return backward ? (5 * keys_pad + 3 * seq_pad) * dim_pad + 2 * seq_pad + 2 * TILE * TILE
+			: 2 * keys_pad * dim_pad + 2 * TILE * dim_pad + TILE * TILE + 2 * TILE;
 }

@@ -6,7 +6,8 @@ INLINE void rotate_rows(const struct mt_rope *op, const float *table, int64_t fi
 	const int64_t half = op->head_dim / 2;
 	const float sign = op->sign < 0 ? -1.0f : 1.0f;
 	for (int64_t row = first; row < last; row++) {
-		const float *cosine = table + (op->first_position + row % op->seq) * 2 * half, *sine = cosine + half;
+		const int64_t position = op->positions ? ((const int32_t *)op->positions)[row] : op->first_position + row % op->seq;
+		const float *cosine = table + position * 2 * half, *sine = cosine + half;
 		for (int64_t head = 0; head < op->heads; head++) {
 			void *lo = at(op->x, row * op->stride + head * op->head_dim, dtype), *hi = at(lo, half, dtype);
 #pragma omp simd
@@ -24,13 +25,18 @@ void ISA(rope)(const struct mt_rope *op, enum mt_dtype dtype, const float *table
 	DISPATCH(dtype, rotate_rows, op, table, first, last);
 }
 
+INLINE int64_t position_of(const struct mt_embedding *op, int64_t row)
+{
+	return op->positions ? ((const int32_t *)op->positions)[row] : (op->first_row + row) % op->seq;
+}
+
 INLINE void embed_rows(const struct mt_embedding *op, int64_t first, int64_t last, enum mt_dtype dtype)
 {
 	const int64_t cols = op->cols;
 	for (int64_t row = first; row < last; row++) {
 		const int64_t word = ((const int32_t *)op->tokens)[row] - op->first;
 		const void *entry = word >= 0 && word < op->count ? at(op->table, word * cols, dtype) : NULL;
-		const void *position = op->position ? at(op->position, (op->first_row + row) % op->seq * cols, dtype) : NULL;
+		const void *position = op->position ? at(op->position, position_of(op, row) * cols, dtype) : NULL;
 		void *y = at(op->y, row * cols, dtype);
 		if (entry && position) {
 #pragma omp simd
@@ -62,7 +68,7 @@ INLINE void embed_back(const struct mt_embedding *op, int64_t first, int64_t las
 				dtable[c] += load(dy, c, dtype);
 		}
 		if (op->dposition) {
-			float *dposition = (float *)op->dposition + (op->first_row + row) % op->seq * op->cols;
+			float *dposition = (float *)op->dposition + position_of(op, row) * op->cols;
 #pragma omp simd
 			for (int64_t c = first; c < last; c++)
 				dposition[c] += load(dy, c, dtype);

@@ -95,6 +95,8 @@ static const char *obstacle(const struct mt_op *op)
 		return "bf16 only";
 	if (a->starts)
 		return "no packed documents";
+	if (!mt_attention_is_whole(a))
+		return "no parts of attention";
 	if (a->head_dim % 8 || a->head_dim > 256 || a->batch < 1 || a->seq < 2)
 		return "head sizes are multiples of 8 up to 256, and there is more than one row";
 	bool aligned = is_aligned(a->q, a->q_stride) && is_aligned(a->k, a->kv_stride) && is_aligned(a->v, a->kv_stride) &&

@@ -10,7 +10,7 @@ struct mt_comm_signature mt_comm_sign(const struct mt_comm_call *call, uint64_t 
 		.op = call->op,
 		.dtype = (int32_t)call->dtype,
 		.reduction = (int32_t)call->reduction,
-		.root = call->op == MT_COMM_BROADCAST ? call->peer : 0,
+		.root = call->op == MT_COMM_BROADCAST || call->op == MT_COMM_SHIFT ? call->peer : 0,
 		.count = call->count,
 		.sequence = sequence,
 	};
@@ -32,6 +32,8 @@ static void describe(const struct mt_comm_signature *s, char buf[128])
 			    (long long)s->count, type, (unsigned long long)s->sequence);
 	if (s->op == MT_COMM_BROADCAST)
 		snprintf(buf + used, 128 - (size_t)used, " from rank %d", s->root);
+	if (s->op == MT_COMM_SHIFT)
+		snprintf(buf + used, 128 - (size_t)used, " by %d", s->root);
 }
 
 static int votes(const struct mt_comm_signature *signatures, int size, int rank)

@@ -37,6 +37,7 @@ static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream
 
 	switch (call->op) {
 	case MT_COMM_ALL_REDUCE:
+	case MT_COMM_SHIFT:
 		return mt_device_copy(stream->device, stream, call->recv, call->send, bytes);
 	case MT_COMM_REDUCE_SCATTER:
 		return mt_device_copy(stream->device, stream, call->recv, (const char *)call->send + mine, bytes);

@@ -7,7 +7,7 @@
 const char *mt_comm_op_name(enum mt_comm_op op)
 {
 	static const char *const names[MT_COMM_OP_COUNT] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
-							    "broadcast",  "send_recv",      "barrier"};
+							    "broadcast",  "shift",          "send_recv",  "barrier"};
 	return (unsigned)op < MT_COMM_OP_COUNT ? names[op] : "unknown";
 }
 
@@ -52,7 +52,7 @@ static bool count_fits(const struct mt_group *group, const struct mt_comm_call *
 static enum mt_status check(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	const char *name = mt_comm_op_name(call->op);
-	bool rooted = call->op == MT_COMM_BROADCAST || call->op == MT_COMM_SEND_RECV;
+	bool rooted = call->op == MT_COMM_BROADCAST || call->op == MT_COMM_SEND_RECV || call->op == MT_COMM_SHIFT;
 	if ((unsigned)call->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "%s on group %s: type %d is not known", name, group->name, call->dtype);
 	if (!count_fits(group, call))
@@ -113,6 +113,17 @@ enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stre
 	struct mt_comm_call call = {.op = MT_COMM_ALL_TO_ALL, .send = send, .recv = recv, .count = count, .dtype = dtype};
 	if (send == recv && count > 0 && group->size > 1)
 		return mt_fail(MT_INPUT, "all_to_all on group %s: send and receive buffer are the same; it is not done in place",
+			       group->name);
+	return run(group, stream, &call);
+}
+
+enum mt_status mt_comm_shift(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+			     enum mt_dtype dtype, int distance)
+{
+	struct mt_comm_call call = {.op = MT_COMM_SHIFT, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	call.peer = distance;
+	if (send == recv && count > 0 && group->size > 1)
+		return mt_fail(MT_INPUT, "shift on group %s: send and receive buffer are the same; it is not done in place",
 			       group->name);
 	return run(group, stream, &call);
 }

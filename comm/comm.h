@@ -27,6 +27,7 @@ enum mt_comm_op {
 	MT_COMM_ALL_GATHER,
 	MT_COMM_ALL_TO_ALL,
 	MT_COMM_BROADCAST,
+	MT_COMM_SHIFT,     /* every rank sends to the one some places on */
 	MT_COMM_SEND_RECV, /* a message between two ranks */
 	MT_COMM_BARRIER,
 	MT_COMM_OP_COUNT
@@ -118,6 +119,9 @@ enum mt_status mt_comm_all_gather(struct mt_group *group, struct mt_stream *stre
 /* recv[r*count + i] = rank r's send[rank*count + i], i < count; not in place. */
 enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
 				  enum mt_dtype dtype);
+/* recv = send of the rank `distance` places before this one, round the end, for all members at once; not in place. */
+enum mt_status mt_comm_shift(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
+			     enum mt_dtype dtype, int distance);
 enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
 				 int root);
 /* Messages between group ranks; a send completes when its buffer may be reused. Messages from one rank to another on

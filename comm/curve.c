@@ -6,7 +6,7 @@
 double mt_comm_bus_factor(enum mt_comm_op op, int size)
 {
 	double n = size;
-	if (op == MT_COMM_BROADCAST || op == MT_COMM_SEND_RECV)
+	if (op == MT_COMM_BROADCAST || op == MT_COMM_SHIFT || op == MT_COMM_SEND_RECV)
 		return 1.0;
 	if (op == MT_COMM_BARRIER || size < 1)
 		return 0.0;

@@ -6,7 +6,8 @@
 
 #define MT_FABRIC_HOST 256
 
-/* One data operation as the caller asked for it. `peer`: root of a broadcast, destination of a send, source of a receive. */
+/* One data operation as the caller asked for it. `peer`: root of a broadcast, destination of a send, source of a receive,
+ * distance of a shift. */
 struct mt_comm_call {
 	enum mt_comm_op op;
 	bool receiving; /* SEND_RECV: this side receives */

@@ -36,6 +36,8 @@ const struct algorithm *mpi_choose(const struct flight *f)
 		return way == DIRECT ? &mpi_direct_all_gather : way == RING ? &mpi_ring_all_gather : &mpi_library_all_gather;
 	case MT_COMM_ALL_TO_ALL:
 		return &mpi_direct_all_to_all;
+	case MT_COMM_SHIFT:
+		return &mpi_direct_shift;
 	case MT_COMM_BROADCAST:
 		return &mpi_library_broadcast;
 	case MT_COMM_SEND_RECV:

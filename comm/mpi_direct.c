@@ -248,4 +248,23 @@ const struct algorithm mpi_direct_all_to_all = {
 	.post = all_to_all_post,
 };
 
+/* ---- shift: one message to the rank `distance` on, one from as many before ---- */
+
+static enum mt_status shift_post(struct flight *f, int64_t round)
+{
+	int distance = f->call.peer;
+
+	if (distance == 0) {
+		memmove(f->call.recv, f->call.send, (size_t)row(f));
+		return MT_OK;
+	}
+	MT_TRY(mpi_flight_recv(f, f->call.recv, row(f), peer_at(f, f->group->size - distance)));
+	return mpi_flight_send(f, f->call.send, row(f), peer_at(f, distance));
+}
+
+const struct algorithm mpi_direct_shift = {
+	.rounds = one_round,
+	.post = shift_post,
+};
+
 #endif

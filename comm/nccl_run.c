@@ -36,6 +36,18 @@ static ncclResult_t all_to_all(const struct nccl_group *g, const struct mt_comm_
 	return code == ncclSuccess ? end : code;
 }
 
+static ncclResult_t shift(const struct nccl_group *g, const struct mt_comm_call *c, cudaStream_t stream)
+{
+	int size = g->group->size, to = (g->group->rank + c->peer) % size, from = (g->group->rank + size - c->peer) % size;
+	ncclResult_t code = ncclGroupStart(), end;
+	if (code == ncclSuccess)
+		code = ncclSend(c->send, (size_t)c->count, type_of(c->dtype), to, g->comm, stream);
+	if (code == ncclSuccess || code == ncclInProgress)
+		code = ncclRecv(c->recv, (size_t)c->count, type_of(c->dtype), from, g->comm, stream);
+	end = ncclGroupEnd();
+	return code == ncclSuccess || code == ncclInProgress ? end : code;
+}
+
 static ncclResult_t enqueue(const struct nccl_group *g, const struct mt_comm_call *c, cudaStream_t stream)
 {
 	ncclDataType_t type = type_of(c->dtype);
@@ -49,6 +61,8 @@ static ncclResult_t enqueue(const struct nccl_group *g, const struct mt_comm_cal
 		return ncclAllGather(c->send, c->recv, count, type, g->comm, stream);
 	case MT_COMM_ALL_TO_ALL:
 		return all_to_all(g, c, stream);
+	case MT_COMM_SHIFT:
+		return shift(g, c, stream);
 	case MT_COMM_BROADCAST:
 		return ncclBroadcast(c->recv, c->recv, count, type, c->peer, g->comm, stream);
 	case MT_COMM_SEND_RECV:

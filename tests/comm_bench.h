@@ -122,6 +122,8 @@ static inline double expected(enum mt_comm_op op, int rank, int size, int64_t i,
 		return value((int)(i / count), i % count, salt);
 	case MT_COMM_ALL_TO_ALL:
 		return value((int)(i / count), rank * count + i % count, salt);
+	case MT_COMM_SHIFT:
+		return value((rank + size - root) % size, i, salt);
 	default:
 		return value(root, i, salt);
 	}
@@ -153,7 +155,7 @@ static inline void prepare(struct job *j, int rank, int size)
 	size_t width = mt_dtype_bytes(j->dtype);
 	if (j->op == MT_COMM_BROADCAST)
 		j->in_place = true;
-	if (j->op == MT_COMM_ALL_TO_ALL)
+	if (j->op == MT_COMM_ALL_TO_ALL || j->op == MT_COMM_SHIFT)
 		j->in_place = false;
 	j->mine = NULL;
 	if (!j->in_place) {
@@ -181,6 +183,8 @@ static inline enum mt_status call(const struct job *j, struct mt_group *group, s
 		return mt_comm_all_gather(group, stream, j->send, j->recv, j->count, j->dtype);
 	case MT_COMM_ALL_TO_ALL:
 		return mt_comm_all_to_all(group, stream, j->send, j->recv, j->count, j->dtype);
+	case MT_COMM_SHIFT:
+		return mt_comm_shift(group, stream, j->send, j->recv, j->count, j->dtype, j->root);
 	default:
 		return mt_comm_broadcast(group, stream, j->recv, j->count, j->dtype, j->root);
 	}

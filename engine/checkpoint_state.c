@@ -14,8 +14,8 @@ void mt_state_find(const struct mt_engine *e, int index, struct mt_state_run *ru
 	*run = (struct mt_state_run){0};
 	for (int i = 0; i < e->table.bucket_count; i++) {
 		const struct mt_bucket *b = &e->table.buckets[i];
-		int64_t shard = e->layout->zero ? b->count / e->layout->dp : b->count;
-		int64_t first = b->offset + (e->layout->zero ? e->at.dp * shard : 0);
+		int64_t shard = e->layout->zero ? b->count / e->replicas : b->count;
+		int64_t first = b->offset + (e->layout->zero ? e->replica * shard : 0);
 		int64_t from = p->offset > first ? p->offset : first, to = end < first + shard ? end : first + shard;
 
 		if (p->offset >= b->offset && p->offset < b->offset + b->count && from < to)
@@ -54,13 +54,13 @@ void mt_state_piece(const struct mt_engine *e, int index, int64_t first, int64_t
 		piece->count = real > piece->first ? real - piece->first : 0;
 }
 
-/* Without ZeRO every data-parallel rank holds all: each writes the parameters whose middle lies in its part of the buffer. */
+/* Without ZeRO every replica holds all: each writes the parameters whose middle lies in its part of the buffer. */
 bool mt_state_writes(const struct mt_engine *e, int index)
 {
 	const struct mt_param *p = &e->table.params[index];
 	int64_t middle = p->offset + p->rows * p->cols / 2;
 
-	if (p->copy || e->at.cp != 0 || (p->replicated && e->at.tp != 0))
+	if (p->copy || (p->replicated && e->at.tp != 0))
 		return false;
-	return e->layout->zero || middle * e->layout->dp / e->table.elements == e->at.dp;
+	return e->layout->zero || middle * e->replicas / e->table.elements == e->replica;
 }

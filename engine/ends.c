@@ -14,7 +14,9 @@ enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *fligh
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * e->model->hidden, e->dtype, &flight->input));
 	op.embedding = (struct mt_embedding){.rows = e->rows,
 					     .cols = e->model->hidden,
-					     .seq = e->layout->seq,
+					     .seq = e->seq,
+					     .positions = mt_context_positions(e),
+					     .position_count = e->layout->seq,
 					     .first = e->vocab_first,
 					     .count = e->vocab_count,
 					     .tokens = flight->tokens,
@@ -37,7 +39,9 @@ enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flig
 		MT_TRY(mt_tp_gather(e, flight->gradient, &whole, e->model->hidden));
 	op.embedding = (struct mt_embedding){.rows = e->rows,
 					     .cols = e->model->hidden,
-					     .seq = e->layout->seq,
+					     .seq = e->seq,
+					     .positions = mt_context_positions(e),
+					     .position_count = e->layout->seq,
 					     .first = e->vocab_first,
 					     .count = e->vocab_count,
 					     .tokens = flight->tokens,

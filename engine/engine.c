@@ -1,5 +1,6 @@
 /* engine: makes one rank of a job, runs its steps, takes it down. */
 #include "engine/card.h"
+#include "engine/context.h"
 #include "engine/internal.h"
 
 #include <stdlib.h>
@@ -16,7 +17,11 @@ static void set_shape(struct mt_engine *e)
 	e->first = e->at.pp == 0;
 	e->last = e->at.pp == mt_layout_head_stage(l);
 	e->sp = l->sp && l->tp > 1;
-	e->rows = l->mbs * l->seq;
+	e->replicas = (int)mt_layout_replicas(l);
+	e->replica = mt_layout_replica(l, e->at);
+	e->seq = mt_context_rank_rows(l);
+	e->rows = l->mbs * e->seq;
+	e->token_scale = 1;
 	e->shard_rows = e->sp ? e->rows / l->tp : e->rows;
 	e->q_cols = m->heads * m->head_dim / l->tp;
 	e->kv_cols = m->kv_heads * m->head_dim / l->tp;
@@ -76,8 +81,12 @@ static enum mt_status make_groups(struct mt_engine *e)
 		all[i] = i;
 	MT_GOTO(out, mt_group_create(e->config.fabric, "world", all, size, &e->world));
 	MT_GOTO(out, make_axis_group(e, 't', "tp", &e->tp));
-	MT_GOTO(out, make_axis_group(e, 'd', "dp", &e->dp));
+	MT_GOTO(out, make_axis_group(e, 'r', "dp", &e->dp));
 	MT_GOTO(out, make_axis_group(e, 'p', "pp", &e->pp));
+	if (e->layout->cp > 1) {
+		MT_GOTO(out, make_axis_group(e, 'u', "cp heads", &e->heads));
+		MT_GOTO(out, make_axis_group(e, 'o', "cp", &e->parts));
+	}
 	e->pp_back = e->pp;
 	if (e->layout->vp > 1)
 		MT_GOTO(out, make_axis_group(e, 'p', "pp back", &e->pp_back));
@@ -176,7 +185,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	if (mt_layout_world(layout) != mt_fabric_size(config->fabric))
 		return mt_fail(
 			MT_INPUT,
-			"the layout needs %lld ranks (tp*dp*pp), the job has %d: start it with that many, or change the layout",
+			"the layout needs %lld ranks (tp*cp*dp*pp), the job has %d: start it with that many, or change the layout",
 			(long long)mt_layout_world(layout), mt_fabric_size(config->fabric));
 	e = calloc(1, sizeof *e);
 	if (!e)
@@ -196,6 +205,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, make_buffers(e));
 	MT_GOTO(fail, make_flights(e));
 	MT_GOTO(fail, make_schedule(e));
+	MT_GOTO(fail, mt_context_create(e));
 	MT_GOTO(fail, mt_engine_open_loader(e, config->dataset, &e->loader));
 	MT_GOTO(fail, mt_initialize(e));
 	*engine = e;
@@ -240,6 +250,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	free_flights(e);
 	mt_event_destroy(e->event);
 	mt_stream_destroy(e->compute);
+	mt_context_destroy(e);
 	mt_group_destroy(e->ends);
 	if (e->pp_back != e->pp)
 		mt_group_destroy(e->pp_back);
@@ -275,7 +286,8 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 
 	memset(stats, 0, sizeof *stats);
 	stats->step = e->step;
-	e->tp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = e->data_s = 0;
+	e->counted = 0;
+	e->tp_s = e->cp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = e->data_s = 0;
 	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
@@ -288,7 +300,8 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	MT_TRY(mt_optimizer_step(e, stats));
 	MT_TRY(mt_lap_end(e, &start, &stats->seconds));
 	MT_TRY(mt_laps_read(e));
-	stats->tp_s = e->tp_s;
+	stats->tp_s = e->tp_s + e->cp_s;
+	stats->cp_s = e->cp_s;
 	stats->dp_s = e->dp_s + e->gather_s;
 	stats->pp_s = e->pp_s;
 	stats->optimizer_s = e->optimizer_s - e->gather_s;

@@ -24,13 +24,15 @@ enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE };
 
 struct mt_step_stats {
 	int64_t step; /* counts from 0 */
-	double loss;  /* mean over the tokens of the step, the same on every rank */
+	double loss;  /* mean over the targets that count, the same on every rank */
 	double grad_norm;
 	double lr;
 	double seconds; /* this rank's clock, from the first action to the last */
 	int skipped;    /* enum mt_skipped: parameters left as they were */
-	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis, pipeline wait, optimizer */
+	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis (tp: context-parallel ones
+	 * too), pipeline wait, optimizer */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
+	double cp_s;   /* of tp_s, what context parallelism blocked */
 	double data_s; /* the host waited for samples that were not there yet */
 };
 

@@ -2,22 +2,34 @@
  *
  * The forward passes of the stages alone, micro-batch by micro-batch, each one's activations freed when its loss is known: less
  * memory than a step. Each call takes the same samples, so that its losses can be compared. */
+#include "engine/context.h"
 #include "engine/internal.h"
 
 enum mt_status mt_engine_open_loader(struct mt_engine *e, struct mt_dataset *dataset, struct mt_loader **loader)
 {
 	const struct mt_layout *l = e->layout;
-	struct mt_loader_config config = {
-		.dataset = dataset, .seq = l->seq, .mbs = l->mbs, .gbs = l->gbs, .dp = l->dp, .rank = e->at.dp};
+	struct mt_loader_config config = {.dataset = dataset,
+					  .seq = l->seq,
+					  .mbs = l->mbs,
+					  .gbs = l->gbs,
+					  .dp = l->dp,
+					  .rank = e->at.dp,
+					  .apart = l->documents == MT_DOCUMENTS_APART,
+					  .count_boundaries = e->config.run->data.count_boundaries,
+					  .rows = e->rows_taken,
+					  .row_count = e->seq};
 
-	if (!dataset || (!e->first && !e->last))
+	if (!dataset || (!e->first && !e->last && !config.apart))
 		return MT_OK;
 	return mt_loader_create(loader, &config);
 }
 
-static enum mt_status run_batches(struct mt_engine *e, int64_t batches, double *sum)
+/* sums[0] of the losses, [1] of the targets that count. */
+static enum mt_status run_batches(struct mt_engine *e, int64_t batches, double sums[2])
 {
 	double part;
+
+	e->counted = 0;
 
 	for (int64_t i = 0; i < batches; i++) {
 		if (e->eval_loader)
@@ -26,26 +38,28 @@ static enum mt_status run_batches(struct mt_engine *e, int64_t batches, double *
 		if (!e->last || e->at.tp != 0)
 			continue;
 		MT_TRY(mt_losses_sum(e, &part));
-		*sum += part;
+		sums[0] += part;
 	}
+	if (e->last && e->at.tp == 0)
+		sums[1] = e->counted;
 	return MT_OK;
 }
 
 enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *dataset, int64_t batches, double *loss)
 {
 	struct mt_engine *e = engine;
-	double sum = 0;
+	double sums[2] = {0};
 	enum mt_status st;
 
 	if (!e->eval_loader)
 		MT_TRY(mt_engine_open_loader(e, dataset, &e->eval_loader));
 	e->evaluating = true;
-	st = run_batches(e, batches, &sum);
+	st = run_batches(e, batches, sums);
 	e->evaluating = false;
 	if (st == MT_OK)
 		st = mt_laps_read(e);
 	if (st == MT_OK)
-		st = mt_comm_host_all_reduce(e->world, &sum, 1, MT_SUM);
-	*loss = sum / (double)(batches * e->layout->gbs * e->layout->seq);
+		st = mt_comm_host_all_reduce(e->world, sums, 2, MT_SUM);
+	*loss = sums[1] > 0 ? sums[0] / sums[1] : 0;
 	return st;
 }

@@ -1,6 +1,7 @@
 /* internal: the state of one rank, shared by the files of the engine and by nobody else.
  *
- * Letters: R rows of a micro-batch (mbs*seq), S rows this rank holds between layers (R/tp under sequence parallelism, else R). */
+ * Letters: T rows of a sequence on this rank (seq/cp), R rows of a micro-batch (mbs*T), S rows this rank holds between layers (R/tp
+ * under sequence parallelism, else R). */
 #ifndef MT_ENGINE_INTERNAL_H
 #define MT_ENGINE_INTERNAL_H
 
@@ -16,7 +17,7 @@ struct mt_layer_saved {
 	void *x;               /* (S,C) input; owned by the chain of layers */
 	void *norm1, *norm2;   /* (S,C) outputs of the norms */
 	void *stats1, *stats2; /* (2,S) f32: mean, rstd */
-	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE */
+	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE; where heads are exchanged, of the part's rows */
 	void *attention;       /* (R, H*D) */
 	void *lse;             /* (B,H,T) f32 */
 	void *x2;              /* (S,C) after the attention's residual */
@@ -38,6 +39,7 @@ struct mt_wgrads {
 struct mt_flight {
 	bool live;
 	void *tokens, *targets;        /* (R) i32, first and last stage */
+	void *positions, *starts;      /* documents apart: (R) i32, and mt_context_starts' arrays */
 	struct mt_layer_saved *layers; /* owned: one a layer of the chunk */
 	int64_t layer_count;
 	void *input;                 /* (S,C) what the stage began with */
@@ -73,7 +75,8 @@ struct mt_engine {
 	struct mt_coordinates at;
 	enum mt_dtype dtype;
 	bool first, last, sp;
-	int64_t rows, shard_rows;          /* R, S */
+	int64_t seq, rows, shard_rows;     /* T, R, S */
+	int replicas, replica;             /* ranks that hold the same parameters, cp * dp, and this one's place among them */
 	int64_t q_cols, kv_cols, ffn_cols; /* local widths: H*D, G*D, F */
 	int64_t vocab_first, vocab_count;
 	int logits_arena;
@@ -82,11 +85,16 @@ struct mt_engine {
 	double loss_limit; /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
-	struct mt_stream *compute, *dp_stream;
+	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */
 	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
 	struct mt_event *event; /* scratch: recorded and waited for at once */
 	struct mt_group *world, *tp, *dp, *pp, *pp_back,
-		*ends; /* ends: first and last stage, tied embedding; NULL where not needed */
+		*ends;                   /* dp: the replicas; ends: first and last stage, tied embedding; NULL where not needed */
+	struct mt_group *heads, *parts;  /* of cp: those that exchange heads, those that have the other parts */
+	int32_t *rows_taken;             /* owned: (T) which rows of a sequence are here; NULL: all */
+	void *positions;                 /* (R) i32: where this rank's rows are in their sequences; NULL: as they lie */
+	const struct mt_flight *running; /* the micro-batch whose pass runs; NULL in a bench */
+	double counted, token_scale;     /* targets of the step on this rank; (gbs * seq) / those of all ranks */
 
 	struct mt_param_table table;
 	void *param_flat;                 /* dtype (elements) */
@@ -107,12 +115,13 @@ struct mt_engine {
 	void *losses;                           /* f32 (microbatches * R), last stage */
 	void *numbers;                          /* f64 (4): square sum of gradients, sum of losses */
 	int32_t *host_tokens;                   /* owned: what a micro-batch is without a data set */
+	int32_t *host_rows;                     /* owned: positions, then starts, on their way to the device */
 	struct mt_loader *loader, *eval_loader; /* NULL: no data set, or a stage that needs no tokens; none evaluated yet */
 	bool evaluating;                        /* only losses are wanted */
 	void *host_losses;                      /* owned: of the gradients' type */
 
 	/* seconds of the running step, by cause; gather_s: of the parameters, a part of optimizer_s */
-	double tp_s, dp_s, pp_s, optimizer_s, gather_s, data_s;
+	double tp_s, cp_s, dp_s, pp_s, optimizer_s, gather_s, data_s;
 	struct mt_lap *laps; /* owned: those whose times are not known yet */
 	int lap_count, lap_room;
 	bool last_microbatch; /* the backward pass of the last micro-batch runs: finished units are reduced */
@@ -155,6 +164,19 @@ enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flig
 enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch);
 enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight);
 void mt_logits_free(struct mt_engine *e, struct mt_flight *flight); /* NULL is fine */
+
+/* context.c: attention over all rows of the sequences, wherever they are. `plain` is that over this rank's rows alone. */
+enum mt_status mt_context_create(struct mt_engine *e); /* groups, positions */
+void mt_context_destroy(struct mt_engine *e);
+enum mt_status mt_context_load(struct mt_engine *e, struct mt_flight *flight, const struct mt_batch *batch);
+const void *mt_context_positions(const struct mt_engine *e); /* of the running micro-batch's rows; NULL: as they lie */
+/* Where heads are exchanged: qkv (R, all) becomes that of the part's rows. */
+enum mt_status mt_context_exchange(struct mt_engine *e, void **qkv);
+/* s->attention (R,H*D) and s->lse, both there, from s->qkv. */
+enum mt_status mt_context_attend(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s);
+/* dqkv (R, all), there, from d_o (R,H*D). */
+enum mt_status mt_context_attend_backward(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s,
+					  const void *d_o, void *dqkv);
 
 /* stage.c: the passes of one chunk over one micro-batch */
 enum mt_status mt_stage_forward(struct mt_engine *e, int chunk, int64_t microbatch, struct mt_flight *flight);

@@ -97,7 +97,9 @@ static enum mt_status rope(struct mt_engine *e, void *qkv, int sign)
 		return MT_OK;
 	/* Query and key heads lie side by side: one call for both. */
 	op.rope = (struct mt_rope){.batch = e->layout->mbs,
-				   .seq = e->layout->seq,
+				   .seq = e->seq,
+				   .positions = mt_context_positions(e),
+				   .position_count = e->layout->seq,
 				   .heads = (e->q_cols + e->kv_cols) / e->model->head_dim,
 				   .head_dim = e->model->head_dim,
 				   .stride = stride,
@@ -112,7 +114,7 @@ static struct mt_attention attention_args(struct mt_engine *e, const struct mt_l
 	int64_t stride = e->q_cols + 2 * e->kv_cols;
 
 	return (struct mt_attention){.batch = e->layout->mbs,
-				     .seq = e->layout->seq,
+				     .seq = e->seq,
 				     .heads = e->q_cols / e->model->head_dim,
 				     .kv_heads = e->kv_cols / e->model->head_dim,
 				     .head_dim = e->model->head_dim,
@@ -130,12 +132,12 @@ static struct mt_attention attention_args(struct mt_engine *e, const struct mt_l
 /* o and its lse, both new. */
 static enum mt_status attend(struct mt_engine *e, struct mt_layer_saved *s)
 {
-	struct mt_op op = {.kind = MT_OP_ATTENTION, .dtype = e->dtype};
+	struct mt_attention args;
 
 	MT_TRY(alloc(e, e->rows * e->q_cols, &s->attention));
 	MT_TRY(alloc_stats(e, e->rows * (e->q_cols / e->model->head_dim), &s->lse));
-	op.attention = attention_args(e, s);
-	return mt_engine_enqueue(e, &op);
+	args = attention_args(e, s);
+	return mt_context_attend(e, &args, s);
 }
 
 /* The input of a column-parallel product: all rows. Under SP a new buffer, else the shard itself. */
@@ -163,6 +165,7 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
 	drop_rows(e, s->norm1, whole);
 	MT_TRY(rope(e, s->qkv, 1));
+	MT_TRY(mt_context_exchange(e, &s->qkv));
 	MT_TRY(attend(e, s));
 	MT_TRY(alloc(e, e->rows * C, out));
 	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->q_cols, C, *out));
@@ -330,9 +333,9 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 /* *gradient of x2 -> of x. Frees the rest. */
 static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
-	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols, heads = e->q_cols / e->model->head_dim;
-	struct mt_op op = {.kind = MT_OP_ATTENTION_BWD, .dtype = e->dtype};
-	void *dy = *gradient, *whole, *d_o, *dqkv, *delta, *dh;
+	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
+	void *dy = *gradient, *whole, *d_o, *dqkv, *dh;
+	struct mt_attention args;
 
 	if (!s->attention)
 		MT_TRY(attend(e, s));
@@ -343,15 +346,8 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], e->q_cols, C));
 	drop_rows(e, dy, whole);
 	MT_TRY(alloc(e, e->rows * width, &dqkv));
-	MT_TRY(alloc_stats(e, e->rows * heads, &delta));
-	op.attention = attention_args(e, s);
-	op.attention.do_ = d_o;
-	op.attention.delta = delta;
-	op.attention.dq = dqkv;
-	op.attention.dk = at_column(e, dqkv, e->q_cols);
-	op.attention.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
-	MT_TRY(mt_engine_enqueue(e, &op));
-	mt_engine_release(e, &delta);
+	args = attention_args(e, s);
+	MT_TRY(mt_context_attend_backward(e, &args, s, d_o, dqkv));
 	mt_engine_release(e, &d_o);
 	MT_TRY(rope(e, dqkv, -1));
 	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));

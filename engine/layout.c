@@ -3,12 +3,20 @@
  * rank = tp + TP * (cp + CP * (dp + DP * pp)): tensor-parallel neighbours have neighbouring ranks, as they talk most. */
 #include "engine/layout.h"
 
+#include "engine/context.h"
+
 #include <stdio.h>
 #include <string.h>
 
 static const char *const recomputes[] = {"none", "selective", "full", NULL};
 static const char *const schedules[] = {
 	[MT_SCHEDULE_1F1B] = "1f1b", [MT_SCHEDULE_ZB_H1] = "zb-h1", [MT_SCHEDULE_ZB_V] = "zb-v", NULL};
+static const char *const contexts[] = {[MT_CONTEXT_RING] = "ring",
+				       [MT_CONTEXT_ALL_GATHER] = "allgather",
+				       [MT_CONTEXT_ULYSSES] = "ulysses",
+				       [MT_CONTEXT_HYBRID] = "hybrid",
+				       NULL};
+static const char *const documents[] = {[MT_DOCUMENTS_JOINED] = "joined", [MT_DOCUMENTS_APART] = "apart", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
 
 #define INT(field, value, least, most, help)                                                                                       \
@@ -33,14 +41,20 @@ static const struct mt_option options[] = {
 	INT(vp_group, "0", 0, 1 << 20, "interleaved: micro-batches that a chunk takes before the next; 0: pp"),
 	INT(first_layers, "0", 0, 1 << 20, "layers of the first model chunk, beside the embedding; 0: an even share"),
 	INT(last_layers, "0", 0, 1 << 20, "layers of the last model chunk, beside the head; 0: an even share"),
-	INT(cp, "1", 1, 1 << 20, "context-parallel ranks; 1 in this release"),
+	INT(cp, "1", 1, 1 << 20, "context-parallel ranks: the tokens of each sequence are split over them"),
+	CHOICE(cp_kind, "ring", contexts,
+	       "how attention reaches the keys and values of other ranks: ring passes them on, allgather gathers them, ulysses "
+	       "exchanges heads for rows, hybrid exchanges heads among cp_inner ranks and passes on among the others"),
+	INT(cp_inner, "1", 1, 1 << 20, "hybrid: context-parallel ranks that exchange heads"),
 	INT(ep, "1", 1, 1 << 20, "expert-parallel ranks; 1 in this release"),
 	INT(dp, "1", 1, 1 << 20, "data-parallel ranks: sequences are split over them"),
 	INT(mbs, "1", 1, 1 << 20, "sequences in a micro-batch"),
 	INT(gbs, "8", 1, 1 << 30, "sequences in a step, all data-parallel ranks together"),
 	INT(seq, "0", 0, 1 << 24, "tokens in a sequence; 0: the model's longest"),
+	CHOICE(documents, "joined", documents,
+	       "documents packed in one sequence; apart: attention and positions begin anew with each"),
 	BOOL(sp, "false", "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"),
-	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data-parallel ranks"),
+	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data- and context-parallel ranks"),
 	CHOICE(recompute, "none", recomputes,
 	       "full: keep only a layer's input and run its forward pass again before its backward pass; selective: do so for the "
 	       "outputs named by recompute_attention, recompute_activation and recompute_norm"),
@@ -74,6 +88,16 @@ int64_t mt_layout_world(const struct mt_layout *layout)
 	return world;
 }
 
+int64_t mt_layout_replicas(const struct mt_layout *layout)
+{
+	return layout->cp * layout->dp;
+}
+
+int mt_layout_replica(const struct mt_layout *layout, struct mt_coordinates at)
+{
+	return at.cp + (int)layout->cp * at.dp;
+}
+
 struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank)
 {
 	struct mt_coordinates at;
@@ -93,16 +117,22 @@ int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at)
 
 int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride)
 {
-	const char axes[] = "tcdp";
-	const int sizes[] = {(int)layout->tp, (int)layout->cp, (int)layout->dp, (int)layout->pp};
-	const char *found = axis ? strchr(axes, axis) : NULL;
-	int step = 1;
+	const int tp = (int)layout->tp, cp = (int)layout->cp, dp = (int)layout->dp, inner = mt_context_inner(layout);
+	const struct {
+		char axis;
+		int step, size;
+	} axes[] = {{'t', 1, tp},       {'c', tp, cp},    {'d', tp * cp, dp},           {'p', tp * cp * dp, (int)layout->pp},
+		    {'r', tp, cp * dp}, {'u', tp, inner}, {'o', tp * inner, cp / inner}};
+	int step = 0, size = 0;
 
-	if (!found)
+	for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
+		if (axes[i].axis == axis) {
+			step = axes[i].step;
+			size = axes[i].size;
+		}
+	}
+	if (!size)
 		return 0;
-	for (int i = 0; i < found - axes; i++)
-		step *= sizes[i];
-	int size = sizes[found - axes];
 	int first = rank - rank / step % size * step;
 	for (int i = 0; i < size; i++)
 		ranks[i] = first + i * step;
@@ -130,13 +160,17 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 	append(buf, "dp", layout->dp);
 	if (layout->vp != 1)
 		append(buf, "vp", layout->vp);
-	if (layout->cp != 1)
+	if (layout->cp != 1) {
 		append(buf, "cp", layout->cp);
+		append(buf, contexts[layout->cp_kind], layout->cp_kind == MT_CONTEXT_HYBRID ? layout->cp_inner : -1);
+	}
 	if (layout->ep != 1)
 		append(buf, "ep", layout->ep);
 	if (layout->schedule != MT_SCHEDULE_1F1B)
 		append(buf, schedules[layout->schedule], -1);
 	append(buf, "mbs", layout->mbs);
+	if (layout->documents == MT_DOCUMENTS_APART)
+		append(buf, "apart", -1);
 	if (layout->sp)
 		append(buf, "sp", -1);
 	if (layout->zero != 0)
@@ -154,6 +188,11 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 const char *mt_layout_recompute_name(const struct mt_layout *layout)
 {
 	return recomputes[layout->recompute];
+}
+
+const char *mt_layout_context_name(const struct mt_layout *layout)
+{
+	return contexts[layout->cp_kind];
 }
 
 const char *mt_layout_schedule_name(const struct mt_layout *layout)

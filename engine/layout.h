@@ -13,17 +13,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* How attention reaches the keys and values of the other context-parallel ranks (context.h). */
+enum mt_context_kind { MT_CONTEXT_RING, MT_CONTEXT_ALL_GATHER, MT_CONTEXT_ULYSSES, MT_CONTEXT_HYBRID };
+
+/* Documents packed in one sequence: one text, or apart: attention and positions begin anew with each. */
+enum mt_documents_kind { MT_DOCUMENTS_JOINED, MT_DOCUMENTS_APART };
+
 enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_SELECTIVE, MT_RECOMPUTE_FULL };
 
 struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
+	int cp_kind;                       /* enum mt_context_kind */
+	int64_t cp_inner;                  /* hybrid: ranks that exchange heads; the rings go over the others */
 	int64_t vp_group;                  /* interleaved: micro-batches that a chunk takes before the next; 0: pp */
 	int64_t first_layers, last_layers; /* layers of the first and of the last virtual stage; 0: an even share */
 	int64_t mbs;                       /* sequences in a micro-batch */
 	int64_t gbs;                       /* sequences in a step, all data-parallel ranks together */
 	int64_t seq;                       /* tokens in a sequence */
+	int documents;                     /* enum mt_documents_kind */
 	bool sp;                           /* sequence parallelism beside tensor parallelism */
-	int64_t zero;                      /* 0 or 1: optimizer state sharded over dp */
+	int64_t zero;                      /* 0 or 1: optimizer state sharded over dp * cp */
 	int recompute;                     /* enum mt_recompute */
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;
@@ -46,7 +55,8 @@ struct mt_coordinates {
 };
 struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank);
 int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at);
-/* World ranks of the group of `rank` along one axis: 't','c','d','p'; ranks[] must hold the axis' size; returns it.
+/* World ranks of the group of `rank` along one axis: 't','c','d','p'; 'r': all that hold the same parameters, cp and dp together;
+ * 'u', 'o': those of cp that exchange heads, and that make a ring (context.h). ranks[] must hold the axis' size; returns it.
  * Axis ranks are `stride` apart (stride may be NULL). */
 int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride);
 
@@ -68,12 +78,17 @@ enum mt_status mt_layout_check(const struct mt_model *model, const struct mt_lay
 /* Short text, the same everywhere: "tp2 pp1 dp1 mbs4 sp zero1 full t1" (only what differs from the plain case). */
 void mt_layout_text(const struct mt_layout *layout, char buf[96]);
 
+/* Ranks that hold the same parameters, and this one's place among them. */
+int64_t mt_layout_replicas(const struct mt_layout *layout);
+int mt_layout_replica(const struct mt_layout *layout, struct mt_coordinates at);
+
 /* The schedule's shape on this layout. */
 struct mt_schedule_shape mt_layout_schedule(const struct mt_layout *layout);
 /* The pipeline stage that has the head: the last, in a V the first. */
 int mt_layout_head_stage(const struct mt_layout *layout);
 /* As the options name them: "selective", "zb-h1". */
 const char *mt_layout_recompute_name(const struct mt_layout *layout);
+const char *mt_layout_context_name(const struct mt_layout *layout); /* "ring", "hybrid" */
 const char *mt_layout_schedule_name(const struct mt_layout *layout);
 
 /* Layers of a virtual stage (0 .. pp*vp-1): first and count. Those that first_layers and last_layers leave are spread evenly; a

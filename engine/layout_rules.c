@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "engine/layout.h"
 
+#include "engine/context.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,9 +59,40 @@ RULE(vp_group_is_of_interleaved)
 	return l->vp_group > 0 && (l->vp == 1 || l->schedule != MT_SCHEDULE_1F1B);
 }
 
-RULE(cp_is_one)
+RULE(cp_kind_is_known)
 {
-	return l->cp > 1;
+	return l->cp_kind < MT_CONTEXT_RING || l->cp_kind > MT_CONTEXT_HYBRID;
+}
+
+/* Both halves of a zig-zag must be whole, and every rank's part. */
+RULE(seq_divisible_by_cp)
+{
+	return l->cp > 1 && indivisible(l->seq, product(l->cp_kind == MT_CONTEXT_ULYSSES ? 1 : 2, l->cp));
+}
+
+RULE(cp_inner_divides_cp)
+{
+	return l->cp_kind == MT_CONTEXT_HYBRID && (l->cp_inner < 1 || indivisible(l->cp, l->cp_inner));
+}
+
+RULE(cp_inner_is_of_hybrid)
+{
+	return l->cp_kind != MT_CONTEXT_HYBRID && l->cp_inner > 1;
+}
+
+/* Each of the ranks that exchange heads gets as many. */
+RULE(heads_divisible_by_exchange)
+{
+	int64_t ranks = product(l->tp, mt_context_inner(l));
+
+	if (l->cp <= 1 || (l->cp_kind == MT_CONTEXT_HYBRID && cp_inner_divides_cp(m, l)))
+		return false;
+	return mt_context_inner(l) > 1 && (indivisible(m->heads, ranks) || indivisible(m->kv_heads, ranks));
+}
+
+RULE(documents_is_known)
+{
+	return l->documents < MT_DOCUMENTS_JOINED || l->documents > MT_DOCUMENTS_APART;
 }
 
 RULE(ep_is_one)
@@ -131,7 +164,7 @@ RULE(sp_needs_tp)
 
 RULE(sp_rows_divisible_by_tp)
 {
-	return l->sp && indivisible(product(l->mbs, l->seq), l->tp);
+	return l->sp && l->cp > 0 && indivisible(product(l->mbs, l->seq / l->cp), l->tp);
 }
 
 RULE(zero_is_0_or_1)
@@ -141,7 +174,7 @@ RULE(zero_is_0_or_1)
 
 RULE(zero_needs_dp)
 {
-	return l->zero > 0 && l->dp == 1;
+	return l->zero > 0 && l->dp == 1 && l->cp == 1;
 }
 
 RULE(recompute_is_known)
@@ -207,7 +240,16 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	    "interleaved, the micro-batches gbs / (dp * mbs) must be a multiple of vp_group (0: pp)"),
 	ROW(vp_group_at_least_pp, "vp_group pp", "vp_group must be 0 or at least pp"),
 	ROW(vp_group_is_of_interleaved, "vp_group vp schedule", "vp_group is of the interleaved schedule: 1f1b with vp above 1"),
-	ROW(cp_is_one, "cp", "cp must be 1: this release has no context parallelism"),
+	ROW(cp_kind_is_known, "cp_kind", "cp_kind must be ring, allgather, ulysses or hybrid"),
+	ROW(seq_divisible_by_cp, "seq cp cp_kind",
+	    "with context parallelism seq must be a multiple of 2 * cp (each rank has two halves), for ulysses of cp"),
+	ROW(cp_inner_divides_cp, "cp cp_inner", "hybrid context parallelism: cp must be a multiple of cp_inner"),
+	ROW(cp_inner_is_of_hybrid, "cp_inner cp_kind", "cp_inner is of cp_kind hybrid: elsewhere it is 1"),
+	ROW(heads_divisible_by_exchange, "heads kv_heads tp cp cp_inner",
+	    "ranks that exchange heads need as many each: heads and kv_heads must be multiples of tp * cp (ulysses) or tp * "
+	    "cp_inner "
+	    "(hybrid)"),
+	ROW(documents_is_known, "documents", "documents must be joined or apart"),
 	ROW(ep_is_one, "ep", "ep must be 1: this release has no expert parallelism"),
 	ROW(layers_at_least_pp, "layers pp vp", "every model chunk must have a layer: layers must be at least pp * vp"),
 	ROW(end_layers_fit, "layers pp vp first_layers last_layers",
@@ -221,9 +263,9 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(microbatch_tokens_fit, "mbs seq", "mbs * seq must be below 2^31 tokens"),
 	ROW(seq_within_positions, "seq model.seq", "seq must be at most the model's learned positions"),
 	ROW(sp_needs_tp, "sp tp", "sequence parallelism needs tp above 1"),
-	ROW(sp_rows_divisible_by_tp, "mbs seq tp", "with sequence parallelism mbs * seq must be a multiple of tp"),
+	ROW(sp_rows_divisible_by_tp, "mbs seq cp tp", "with sequence parallelism mbs * seq / cp must be a multiple of tp"),
 	ROW(zero_is_0_or_1, "zero", "zero must be 0 or 1"),
-	ROW(zero_needs_dp, "zero dp", "zero shards over data-parallel ranks: it needs dp above 1"),
+	ROW(zero_needs_dp, "zero dp cp", "zero shards over data- and context-parallel ranks: it needs dp or cp above 1"),
 	ROW(recompute_is_known, "recompute", "recompute must be none, selective or full"),
 	ROW(recompute_layers_need_recompute, "recompute_layers recompute", "recompute_layers needs recompute selective or full"),
 	ROW(selective_names_something, "recompute_attention recompute_activation recompute_norm",

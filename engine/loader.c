@@ -18,6 +18,7 @@ struct mt_loader {
 	uint64_t origin;      /* global sample of number 0 */
 	struct mt_batch *slots;
 	int32_t *memory; /* owned: of all slots */
+	int32_t *sample; /* owned: (2, seq) tokens and targets of a sample of which some rows are taken */
 	pthread_t thread;
 	bool started, stops;
 	pthread_mutex_t lock;
@@ -36,15 +37,21 @@ static enum mt_status fill(const struct mt_loader *l, uint64_t origin, int64_t n
 	uint64_t first = origin + (uint64_t)(step * c->gbs + (k * c->dp + c->rank) * c->mbs);
 
 	for (int64_t b = 0; b < c->mbs; b++) {
-		int64_t at = b * c->seq;
+		int32_t *tokens = l->sample ? l->sample : batch->tokens + b * c->seq;
+		int32_t *targets = l->sample ? l->sample + c->seq : batch->targets + b * c->seq;
+
 		if (c->apart)
-			MT_TRY(mt_dataset_sample_apart(c->dataset, first + (uint64_t)b, batch->tokens + at, batch->targets + at,
-						       batch->starts + at));
-		else
-			MT_TRY(mt_dataset_sample(c->dataset, first + (uint64_t)b, batch->tokens + at, batch->targets + at));
+			MT_TRY(mt_dataset_sample_apart(c->dataset, first + (uint64_t)b, tokens, targets,
+						       batch->starts + b * c->seq));
+		if (!c->apart || c->count_boundaries)
+			MT_TRY(mt_dataset_sample(c->dataset, first + (uint64_t)b, tokens, targets));
+		for (int64_t i = 0; l->sample && i < c->row_count; i++) {
+			batch->tokens[b * c->row_count + i] = tokens[c->rows[i]];
+			batch->targets[b * c->row_count + i] = targets[c->rows[i]];
+		}
 	}
 	batch->counted = 0;
-	for (int64_t i = 0; i < c->mbs * c->seq; i++)
+	for (int64_t i = 0; i < c->mbs * c->row_count; i++)
 		batch->counted += batch->targets[i] >= 0;
 	return MT_OK;
 }
@@ -89,14 +96,17 @@ static void *run(void *context)
 
 static enum mt_status make_slots(struct mt_loader *l)
 {
-	int64_t rows = l->config.mbs * l->config.seq, slots = 2 * l->microbatches, each = l->config.apart ? 3 : 2;
+	int64_t rows = l->config.mbs * l->config.row_count, slots = 2 * l->microbatches;
+	int64_t each = 2 * rows + (l->config.apart ? l->config.mbs * l->config.seq : 0);
 
 	l->slots = calloc((size_t)slots, sizeof *l->slots);
-	l->memory = calloc((size_t)(slots * rows * each), sizeof *l->memory);
-	if (!l->slots || !l->memory)
+	l->memory = calloc((size_t)(slots * each), sizeof *l->memory);
+	if (l->config.rows)
+		l->sample = calloc((size_t)(2 * l->config.seq), sizeof *l->sample);
+	if (!l->slots || !l->memory || (l->config.rows && !l->sample))
 		return mt_fail(MT_NOMEM, "out of memory for %lld micro-batches of %lld tokens", (long long)slots, (long long)rows);
 	for (int64_t i = 0; i < slots; i++) {
-		int32_t *at = l->memory + i * rows * each;
+		int32_t *at = l->memory + i * each;
 		l->slots[i] = (struct mt_batch){at, at + rows, l->config.apart ? at + 2 * rows : NULL, 0};
 	}
 	return MT_OK;
@@ -110,6 +120,8 @@ enum mt_status mt_loader_create(struct mt_loader **loader, const struct mt_loade
 	if (!l)
 		return mt_fail(MT_NOMEM, "out of memory for the loader");
 	l->config = *config;
+	if (!config->rows)
+		l->config.row_count = config->seq;
 	l->microbatches = config->gbs / (config->mbs * config->dp);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
@@ -139,6 +151,7 @@ void mt_loader_destroy(struct mt_loader *loader)
 	pthread_mutex_destroy(&l->lock);
 	free(l->slots);
 	free(l->memory);
+	free(l->sample);
 	free(l);
 }
 

@@ -9,11 +9,15 @@ struct mt_loader_config {
 	struct mt_dataset *dataset;      /* borrowed */
 	int64_t seq, mbs, gbs, dp, rank; /* rank: along dp */
 	bool apart;                      /* documents apart, see mt_dataset_sample_apart */
+	bool count_boundaries;           /* apart: the target after a document's last token counts all the same */
+	const int32_t *rows;             /* of a sequence, those that are taken, in their order; NULL: all */
+	int64_t row_count;
 };
 
 struct mt_batch {
-	int32_t *tokens, *targets, *starts; /* (mbs, seq); starts NULL unless documents are kept apart */
-	int64_t counted;                    /* targets that are no -1 */
+	int32_t *tokens, *targets; /* (mbs, rows taken) */
+	int32_t *starts;           /* (mbs, seq), of all rows; NULL unless documents are kept apart */
+	int64_t counted;           /* targets that are no -1 */
 };
 
 struct mt_loader;

@@ -39,14 +39,15 @@ enum mt_status mt_losses_sum(struct mt_engine *e, double *sum)
 	return MT_OK;
 }
 
-/* numbers[0] = square sum of the gradients, numbers[1] = sum of the losses, over all ranks; the host learns both. */
-static enum mt_status global_numbers(struct mt_engine *e, double numbers[2])
+/* numbers[0] = square sum of the gradients, [1] = sum of the losses, [2] = targets that count, over all ranks; the host learns
+ * them. */
+static enum mt_status global_numbers(struct mt_engine *e, double numbers[3])
 {
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
 	bool reports_loss = e->last && e->at.tp == 0;
 
-	numbers[0] = numbers[1] = 0;
-	MT_TRY(mt_device_upload(e->device, e->compute, e->numbers, numbers, 2 * sizeof *numbers));
+	numbers[0] = numbers[1] = numbers[2] = 0;
+	MT_TRY(mt_device_upload(e->device, e->compute, e->numbers, numbers, 3 * sizeof *numbers));
 	for (int i = 0; i < e->segment_count; i++) {
 		struct mt_op op = {.kind = MT_OP_SUMSQ, .dtype = f};
 
@@ -58,11 +59,12 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[2])
 	}
 	if (reports_loss) {
 		MT_TRY(mt_losses_sum(e, &numbers[1]));
-		MT_TRY(mt_device_upload(e->device, e->compute, offset_of(e->numbers, 1, MT_F64), &numbers[1], sizeof numbers[1]));
+		numbers[2] = e->counted;
+		MT_TRY(mt_device_upload(e->device, e->compute, offset_of(e->numbers, 1, MT_F64), &numbers[1], 2 * sizeof *numbers));
 	}
 	if (mt_group_size(e->world) > 1)
-		MT_TRY(mt_comm_all_reduce(e->world, e->compute, e->numbers, e->numbers, 2, MT_F64, MT_SUM));
-	return mt_device_download(e->device, e->compute, numbers, e->numbers, 2 * sizeof *numbers);
+		MT_TRY(mt_comm_all_reduce(e->world, e->compute, e->numbers, e->numbers, 3, MT_F64, MT_SUM));
+	return mt_device_download(e->device, e->compute, numbers, e->numbers, 3 * sizeof *numbers);
 }
 
 static struct mt_op update_of(struct mt_engine *e, const struct mt_segment *s, double lr, double grad_scale)
@@ -91,17 +93,17 @@ static struct mt_op update_of(struct mt_engine *e, const struct mt_segment *s, d
 /* ZeRO-1: every rank gets the parameters that the others updated, while later buckets are still being updated. */
 static enum mt_status gather_bucket(struct mt_engine *e, const struct mt_bucket *bucket)
 {
-	int64_t shard = bucket->count / e->layout->dp;
+	int64_t shard = bucket->count / e->replicas;
 
 	MT_TRY(mt_event_record(e->event, e->compute));
 	MT_TRY(mt_stream_wait(e->dp_stream, e->event));
-	return mt_comm_all_gather(e->dp, e->dp_stream, offset_of(e->param_flat, bucket->offset + e->at.dp * shard, e->dtype),
+	return mt_comm_all_gather(e->dp, e->dp_stream, offset_of(e->param_flat, bucket->offset + e->replica * shard, e->dtype),
 				  offset_of(e->param_flat, bucket->offset, e->dtype), shard, e->dtype);
 }
 
 static enum mt_status update_all(struct mt_engine *e, double lr, double grad_scale)
 {
-	bool gathers = e->layout->zero && e->layout->dp > 1;
+	bool gathers = e->layout->zero && e->replicas > 1;
 	int next = 0;
 	struct mt_mark start;
 
@@ -123,13 +125,15 @@ static enum mt_status update_all(struct mt_engine *e, double lr, double grad_sca
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats)
 {
 	const struct mt_train_options *train = &e->config.run->train;
-	double numbers[2], scale = 1;
+	double numbers[3], scale = 1, all = (double)(e->layout->gbs * e->layout->seq);
 	struct mt_mark start;
 
 	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(global_numbers(e, numbers));
-	stats->grad_norm = sqrt(numbers[0]);
-	stats->loss = numbers[1] / (double)(e->layout->gbs * e->layout->seq);
+	/* Gradients are of the sum of the losses over all rows; the mean is over those that count (on the dry device none do). */
+	e->token_scale = numbers[2] > 0 ? all / numbers[2] : 1;
+	stats->grad_norm = sqrt(numbers[0]) * e->token_scale;
+	stats->loss = numbers[1] / all * e->token_scale;
 	stats->lr = mt_learning_rate(train, e->step);
 	if (!isfinite(stats->grad_norm) || !isfinite(stats->loss))
 		stats->skipped = MT_SKIPPED_NOT_FINITE;
@@ -138,6 +142,6 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 	if (train->clip > 0 && stats->grad_norm > train->clip)
 		scale = train->clip / (stats->grad_norm + 1e-6);
 	if (!stats->skipped)
-		MT_TRY(update_all(e, stats->lr, scale));
+		MT_TRY(update_all(e, stats->lr, scale * e->token_scale));
 	return mt_lap_end(e, &start, &e->optimizer_s);
 }

@@ -170,7 +170,7 @@ static void close_bucket(struct builder *b, struct mt_bucket *bucket, int64_t en
 
 	if (end == bucket->offset)
 		return;
-	bucket->count = round_up(end - bucket->offset, b->layout->dp * MT_PARAM_ALIGN);
+	bucket->count = round_up(end - bucket->offset, mt_layout_replicas(b->layout) * MT_PARAM_ALIGN);
 	t->elements = bucket->offset + bucket->count;
 	t->buckets[t->bucket_count++] = *bucket;
 }

@@ -61,6 +61,8 @@ static const struct mt_option data_options[] = {
 	     "of text files: byte (256 byte values and 256 at the end of a file), a tokenizer.json, vocab.json or the folder of "
 	     "one"),
 	DATA(shuffle, BOOL, "true", NULL, "take the sequences of an epoch in random order"),
+	DATA(count_boundaries, BOOL, "false", NULL,
+	     "with layout.documents apart: let the first token of the next document count as a target of the last of this one"),
 	DATA(split, STRING, NULL, NULL, "shares of training, validation and test, as in 969,30,1; none: all for training"),
 };
 

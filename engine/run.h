@@ -38,6 +38,7 @@ struct mt_data_options {
 			  * "0.7 A 0.3 B" of such; NULL: synthetic */
 	char *tokenizer; /* of text files, see engine/tokenizer.h; NULL: byte */
 	bool shuffle;
+	bool count_boundaries; /* documents apart: the first token of the next document is a target that counts */
 	char *split; /* "969,30,1": shares of training, validation, test; NULL: all for training */
 };
 

@@ -1,7 +1,7 @@
 /* segments: which runs of elements this rank's optimizer updates, which take weight decay, which count in the norm.
  *
  * Every element of the global gradient must count once over all ranks: sharded parameters on each tp rank, replicated
- * ones on the first only, the last stage's copy of a tied embedding never; without ZeRO all dp ranks hold the same sums,
+ * ones on the first only, the last stage's copy of a tied embedding never; without ZeRO all dp and cp ranks hold the same sums,
  * so the first counts. Gaps between parameters hold zeros in every buffer and may belong to any run. */
 #include "engine/internal.h"
 
@@ -18,7 +18,7 @@ static bool counts(const struct mt_engine *e, const struct mt_param *p)
 {
 	if (p->copy || (p->replicated && e->at.tp != 0))
 		return false;
-	return e->layout->zero || e->at.dp == 0;
+	return e->layout->zero || e->replica == 0;
 }
 
 /* Appends the part of one parameter, with the gap before it, that lies in [first, end). */
@@ -62,8 +62,8 @@ enum mt_status mt_segments_create(struct mt_engine *e)
 	e->shard_elements = 0;
 	for (int i = 0; i < t->bucket_count; i++) {
 		const struct mt_bucket *b = &t->buckets[i];
-		int64_t shard = e->layout->zero ? b->count / e->layout->dp : b->count;
-		int64_t first = b->offset + (e->layout->zero ? e->at.dp * shard : 0), end = first + shard, cursor = first;
+		int64_t shard = e->layout->zero ? b->count / e->replicas : b->count;
+		int64_t first = b->offset + (e->layout->zero ? e->replica * shard : 0), end = first + shard, cursor = first;
 
 		for (; next < t->count && sorted[next]->offset < b->offset + b->count; next++) {
 			const struct mt_param *p = sorted[next];

@@ -6,7 +6,7 @@
 /* A micro-batch of the running step, from the loader (loader.h says which samples it has). */
 static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, struct mt_flight *flight, int64_t microbatch)
 {
-	struct mt_batch batch = {.tokens = e->host_tokens, .targets = e->host_tokens + e->rows};
+	struct mt_batch batch = {.tokens = e->host_tokens, .targets = e->host_tokens + e->rows, .counted = e->rows};
 	struct mt_loader *loader = e->evaluating ? e->eval_loader : e->loader;
 	size_t bytes = (size_t)e->rows * sizeof *batch.tokens;
 
@@ -19,8 +19,9 @@ static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, st
 	if (chunk->last) {
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
 		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, batch.targets, bytes));
+		e->counted += (double)batch.counted;
 	}
-	return MT_OK;
+	return mt_context_load(e, flight, &batch);
 }
 
 enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
@@ -29,7 +30,8 @@ enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t mi
 	void *x;
 
 	flight->live = true;
-	if (chunk->first || chunk->last)
+	e->running = flight;
+	if (chunk->first || chunk->last || e->layout->documents == MT_DOCUMENTS_APART)
 		MT_TRY(load(e, chunk, flight, microbatch));
 	if (chunk->first)
 		MT_TRY(mt_embedding_forward(e, flight));
@@ -82,9 +84,12 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt
 {
 	enum mt_status st;
 
+	e->running = flight;
 	e->collecting = mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? &flight->wgrads : NULL;
 	st = backward(e, &e->table.chunks[chunk_index], flight);
 	e->collecting = NULL;
+	mt_engine_release(e, &flight->positions);
+	mt_engine_release(e, &flight->starts);
 	flight->live = false;
 	return st;
 }
@@ -105,8 +110,8 @@ enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_fl
 /* After a failure: gives back whatever the micro-batch still holds. */
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight)
 {
-	void **all[] = {&flight->tokens, &flight->targets,     &flight->input,   &flight->output,
-			&flight->final,  &flight->final_stats, &flight->gradient};
+	void **all[] = {&flight->tokens,      &flight->targets,  &flight->input,     &flight->output, &flight->final,
+			&flight->final_stats, &flight->gradient, &flight->positions, &flight->starts};
 
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])

@@ -134,6 +134,8 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	json_object_set_new(line, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
 	json_object_set_new(line, "compute_s", mt_json_number(r->stats.compute_s));
 	json_object_set_new(line, "tp_s", mt_json_number(r->stats.tp_s));
+	if (r->stats.cp_s > 0)
+		json_object_set_new(line, "cp_s", mt_json_number(r->stats.cp_s));
 	json_object_set_new(line, "dp_s", mt_json_number(r->stats.dp_s));
 	json_object_set_new(line, "pp_s", mt_json_number(r->stats.pp_s));
 	json_object_set_new(line, "optimizer_s", mt_json_number(r->stats.optimizer_s));

@@ -190,10 +190,10 @@ static enum mt_status gather_gradient(struct mt_engine *e, const struct mt_param
 
 	for (int i = 0; i < e->table.bucket_count; i++) {
 		const struct mt_bucket *b = &e->table.buckets[i];
-		int64_t shard = b->count / e->layout->dp;
+		int64_t shard = b->count / e->replicas;
 
 		if (p->offset >= b->offset && p->offset < b->offset + b->count)
-			return mt_comm_all_gather(e->dp, e->compute, element(e->grad_flat, b->offset + e->at.dp * shard, f),
+			return mt_comm_all_gather(e->dp, e->compute, element(e->grad_flat, b->offset + e->replica * shard, f),
 						  element(e->grad_flat, b->offset, f), shard, f);
 	}
 	return mt_fail(MT_FAILED, "parameter %s is in no bucket", p->name);
@@ -203,9 +203,16 @@ static enum mt_status read_grad(struct mt_engine *e, int index, double *wide, fl
 {
 	const struct mt_param *p = &e->table.params[index];
 
-	if (e->layout->zero && e->layout->dp > 1)
+	if (e->layout->zero && e->replicas > 1)
 		MT_TRY(gather_gradient(e, p));
-	return read_flat(e, e->grad_flat, p, mt_grad_dtype(e->dtype), wide, narrow);
+	MT_TRY(read_flat(e, e->grad_flat, p, mt_grad_dtype(e->dtype), wide, narrow));
+	for (int64_t i = 0; i < p->rows * p->cols; i++) {
+		if (wide)
+			wide[i] *= e->token_scale;
+		else
+			narrow[i] = (float)(narrow[i] * e->token_scale);
+	}
+	return MT_OK;
 }
 
 enum mt_status mt_engine_read_grad(struct mt_engine *engine, int index, float *values)

@@ -118,6 +118,39 @@ static void run_schedules(struct counts *counts, struct mt_run *run, struct mt_f
 	*l = plain;
 }
 
+/* Context parallelism of every kind and documents apart, with the other switches in turn. */
+static void run_contexts(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, struct mt_group *world,
+			 struct made_up *made)
+{
+	static const struct {
+		int kind, cp, inner, tp, pp, dp;
+	} kinds[] = {{MT_CONTEXT_RING, 1, 1, 2, 1, 1},       {MT_CONTEXT_RING, 2, 1, 1, 1, 1},
+		     {MT_CONTEXT_ALL_GATHER, 2, 1, 1, 1, 1}, {MT_CONTEXT_ULYSSES, 2, 1, 1, 1, 1},
+		     {MT_CONTEXT_RING, 4, 1, 1, 1, 1},       {MT_CONTEXT_HYBRID, 4, 2, 1, 1, 1},
+		     {MT_CONTEXT_RING, 2, 1, 2, 1, 1},       {MT_CONTEXT_ALL_GATHER, 2, 1, 1, 2, 1},
+		     {MT_CONTEXT_ULYSSES, 2, 1, 1, 1, 2},    {MT_CONTEXT_ULYSSES, 2, 1, 1, 2, 1}};
+	const struct mt_layout plain = run->layout;
+	struct mt_layout *l = &run->layout;
+
+	for (int turn = 0; turn < 2 * (int)(sizeof kinds / sizeof *kinds); turn++) {
+		int i = turn / 2;
+
+		l->cp_kind = kinds[i].kind, l->cp = kinds[i].cp, l->cp_inner = kinds[i].inner;
+		l->tp = kinds[i].tp, l->pp = kinds[i].pp, l->dp = kinds[i].dp;
+		l->documents = turn % 2;
+		l->sp = l->tp > 1 && turn % 3;
+		l->zero = l->cp * l->dp > 1 && turn % 4 == 1;
+		l->mbs = 1 + turn % 2;
+		l->recompute = turn % 3;
+		l->recompute_attention = turn % 4 < 2;
+		l->schedule = l->pp > 1 && turn % 2 ? MT_SCHEDULE_ZB_H1 : MT_SCHEDULE_1F1B;
+		l->dtype = turn % 3 == 1 ? MT_BF16 : MT_F32;
+		if (mt_layout_world(l) == mt_fabric_size(fabric))
+			run_layout(counts, run, fabric, world, made);
+	}
+	*l = plain;
+}
+
 static void run_model(struct counts *counts, const struct tiny_model *model, struct mt_fabric *fabric, struct mt_group *world,
 		      struct made_up *made)
 {
@@ -141,6 +174,7 @@ static void run_model(struct counts *counts, const struct tiny_model *model, str
 	run.model.layers = 9;
 	run.layout.tp = run.layout.pp = run.layout.dp = 1;
 	run_schedules(counts, &run, fabric, world, made);
+	run_contexts(counts, &run, fabric, world, made);
 	mt_run_free(&run);
 }
 

@@ -227,7 +227,12 @@ EDIT(ends_too_many, l->pp = 4, l->first_layers = 4, l->last_layers = 3)
 EDIT(h1_alone, l->schedule = MT_SCHEDULE_ZB_H1)
 EDIT(h1_chunks, l->schedule = MT_SCHEDULE_ZB_H1, l->pp = l->vp = 2)
 EDIT(v_one, l->schedule = MT_SCHEDULE_ZB_V, l->pp = 2)
-EDIT(cp_2, l->cp = 2)
+EDIT(kind_5, l->cp_kind = 5)
+EDIT(cp_odd, l->cp = 2, l->seq = 62, l->cp_kind = MT_CONTEXT_RING)
+EDIT(inner_3, l->cp = 4, l->cp_kind = MT_CONTEXT_HYBRID, l->cp_inner = 3)
+EDIT(inner_ring, l->cp = 4, l->cp_inner = 2)
+EDIT(exchange_4, l->cp = 4, l->cp_kind = MT_CONTEXT_ULYSSES, m->kv_heads = 2)
+EDIT(documents_5, l->documents = 5)
 EDIT(ep_2, l->ep = 2)
 EDIT(pp_9, l->pp = 9)
 EDIT(hidden_63, m->hidden = 63, m->head_dim = 0)
@@ -257,7 +262,12 @@ static const struct breaker breakers[] = {
 	{"vp_groups_divide_microbatches", vp_odd},
 	{"vp_group_at_least_pp", group_1},
 	{"vp_group_is_of_interleaved", group_plain},
-	{"cp_is_one", cp_2},
+	{"cp_kind_is_known", kind_5},
+	{"seq_divisible_by_cp", cp_odd},
+	{"cp_inner_divides_cp", inner_3},
+	{"cp_inner_is_of_hybrid", inner_ring},
+	{"heads_divisible_by_exchange", exchange_4},
+	{"documents_is_known", documents_5},
 	{"ep_is_one", ep_2},
 	{"layers_at_least_pp", pp_9},
 	{"end_layers_fit", ends_too_many},
@@ -315,7 +325,7 @@ static void the_check_lists_every_broken_rule_with_values(void **state)
 	assert_int_equal(mt_layout_check(&m, &l, "run.yaml"), MT_INPUT);
 	const char *message = mt_error_message();
 	static const char *const parts[] = {"run.yaml: ",      "(heads 8, tp 3)",         "(kv_heads 8, tp 3)",
-					    "(ffn 256, tp 3)", "(seq 100, model.seq 64)", "(zero 1, dp 1)"};
+					    "(ffn 256, tp 3)", "(seq 100, model.seq 64)", "(zero 1, dp 1, cp 1)"};
 	for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
 		if (!strstr(message, parts[i]))
 			fail_msg("no '%s' in: %s", parts[i], message);

@@ -1,5 +1,5 @@
 /* dryrun: the engine itself on the dry device, one rank a pipeline stage, joined by messages that carry virtual time.
- * Ranks that differ only in tp or dp do the same, so one of each stage stands for all. */
+ * Ranks that differ only in tp, cp or dp do the same, so one of each stage stands for all. */
 #include "tuner/cost.h"
 
 #include <pthread.h>

@@ -136,6 +136,10 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 	set_int(o, "pp", l->pp);
 	set_int(o, "vp", l->vp);
 	set_int(o, "cp", l->cp);
+	if (l->cp > 1)
+		set_string(o, "cp_kind", mt_layout_context_name(l));
+	if (l->cp > 1 && l->cp_kind == MT_CONTEXT_HYBRID)
+		set_int(o, "cp_inner", l->cp_inner);
 	set_int(o, "ep", l->ep);
 	set_int(o, "dp", l->dp);
 	set_int(o, "mbs", l->mbs);

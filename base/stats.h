@@ -21,6 +21,10 @@ struct mt_interval mt_stats_bootstrap(const double *x, size_t count, double conf
  * when so few samples cannot give that confidence (0.9 needs 5, 0.95 needs 6). */
 struct mt_interval mt_stats_median_interval(const double *x, size_t count, double confidence);
 
+/* Timings of one and the same work, which other work on the machine can only lengthen: those longer than 1 + this times the
+ * shortest count as disturbed. */
+#define MT_DISTURBED_FRAC 0.05
+
 struct mt_fit {
 	double intercept, slope;
 	double residual_frac; /* root mean square of (fit - y) / y */

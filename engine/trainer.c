@@ -18,6 +18,9 @@
 /* Why a run stops before its last step; the largest of all ranks counts. */
 enum stop { STOP_NOT, STOP_DEADLINE, STOP_USR1, STOP_TERM, STOP_INT };
 
+/* Seconds of a timed step and of its phases; the pace last, FLOP/s. */
+enum { STEP, COMPUTE, TP, DP, PP, OPTIMIZER, PACE, SAMPLES };
+
 struct trainer {
 	const struct mt_trainer_config *config;
 	const struct mt_run *run;
@@ -27,8 +30,9 @@ struct trainer {
 	struct mt_keeper keeper;
 	struct mt_group *world;
 	struct mt_trace *trace;
-	FILE *log;          /* rank 0 */
-	double *samples[6]; /* owned: step, compute, tp, dp, pp, optimizer seconds of the timed steps */
+	FILE *log;                /* rank 0 */
+	double *samples[SAMPLES]; /* owned: of the timed steps */
+	double pace_flops;        /* the last one measured */
 	double model_flops, tokens, start_s;
 	bool leader;
 };
@@ -49,6 +53,20 @@ static enum mt_status find_peak(struct trainer *t)
 	negative = -rate;
 	MT_TRY(mt_comm_host_all_reduce(t->world, &negative, 1, MT_MAX));
 	t->summary->peak_tflops = -negative / 1e12;
+	return MT_OK;
+}
+
+static enum mt_status measure_pace(struct trainer *t)
+{
+	/* Small, since a GPU's memory may be full; some 20 ms. */
+	int64_t size = t->config->device->ops->async ? 2048 : 1024;
+	double rate, negative;
+
+	MT_TRY(mt_comm_barrier(t->world));
+	MT_TRY(mt_device_product_rate(t->config->device, (enum mt_dtype)t->run->layout.dtype, size, 0.02, &rate, NULL));
+	negative = -rate;
+	MT_TRY(mt_comm_host_all_reduce(t->world, &negative, 1, MT_MAX));
+	t->pace_flops = -negative;
 	return MT_OK;
 }
 
@@ -108,7 +126,9 @@ static enum mt_status open_all(struct trainer *t)
 	t->summary->first_step = mt_engine_steps_done(t->engine);
 	if (t->leader && run->train.log)
 		st = open_log(t);
-	for (int i = 0; i < 6 && st == MT_OK; i++) {
+	if (t->config->pace && st == MT_OK)
+		st = measure_pace(t);
+	for (int i = 0; i < SAMPLES && st == MT_OK; i++) {
 		t->samples[i] = calloc((size_t)run->train.steps + 1, sizeof(double));
 		if (!t->samples[i])
 			st = mt_fail(MT_NOMEM, "no memory for %lld step times", (long long)run->train.steps);
@@ -167,14 +187,15 @@ static enum mt_status agree(struct trainer *t, double *seconds, enum stop *stop,
 	return MT_OK;
 }
 
-static void keep_samples(struct trainer *t, const struct mt_step_stats *stats)
+static void keep_samples(struct trainer *t, const struct mt_step_stats *stats, double pace_flops)
 {
-	const double values[6] = {stats->seconds, stats->compute_s, stats->tp_s, stats->dp_s, stats->pp_s, stats->optimizer_s};
+	const double values[SAMPLES] = {stats->seconds, stats->compute_s,   stats->tp_s, stats->dp_s,
+					stats->pp_s,    stats->optimizer_s, pace_flops};
 
 	/* A run that went back does steps again: more than were foreseen are not kept. */
 	if (t->summary->steps < t->config->warmup || t->summary->timed_steps >= t->run->train.steps)
 		return;
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < SAMPLES; i++)
 		t->samples[i][t->summary->timed_steps] = values[i];
 	t->summary->timed_steps++;
 }
@@ -184,7 +205,7 @@ static enum mt_status run_step(struct trainer *t, enum stop *stop)
 	struct mt_step_report report = {0};
 	int devices = mt_fabric_size(t->config->fabric);
 	bool traced = t->run->train.trace && mt_engine_steps_done(t->engine) == t->run->train.steps - 1;
-	double votes[MT_KEEPER_VOTES];
+	double votes[MT_KEEPER_VOTES], pace_flops = t->pace_flops;
 	bool rewound;
 
 	if (traced)
@@ -198,7 +219,9 @@ static enum mt_status run_step(struct trainer *t, enum stop *stop)
 	report.tflops_per_device = t->model_flops / report.stats.seconds / devices / 1e12;
 	report.mfu_frac = report.tflops_per_device / t->summary->peak_tflops;
 	report.memory_bytes = mt_engine_peak_bytes(t->engine);
-	keep_samples(t, &report.stats);
+	if (t->config->pace)
+		MT_TRY(measure_pace(t));
+	keep_samples(t, &report.stats, fmin(pace_flops, t->pace_flops));
 	if (t->summary->steps++ == 0)
 		t->summary->first_loss = report.stats.loss;
 	t->summary->last_loss = report.stats.loss;
@@ -271,16 +294,22 @@ static enum mt_status summarize(struct trainer *t)
 {
 	struct mt_train_summary *s = t->summary;
 	size_t n = (size_t)s->timed_steps;
-	double *const medians[6] = {&s->median_step_s, &s->compute_s, &s->tp_s, &s->dp_s, &s->pp_s, &s->optimizer_s};
+	double *const medians[PACE] = {&s->median_step_s, &s->compute_s, &s->tp_s, &s->dp_s, &s->pp_s, &s->optimizer_s};
 	json_t *line;
 
-	for (int i = 0; i < 6 && n > 0; i++)
+	for (int i = 0; i < PACE && n > 0; i++)
 		*medians[i] = mt_stats_median(t->samples[i], n);
 	if (n > 0) {
-		s->step_s = mt_stats_bootstrap(t->samples[0], n, 0.9, 2000, 1);
+		s->step_s = mt_stats_bootstrap(t->samples[STEP], n, 0.9, 2000, 1);
 		s->tokens_per_s = t->tokens / s->median_step_s;
 		s->tflops_per_device = t->model_flops / s->median_step_s / mt_fabric_size(t->config->fabric) / 1e12;
 		s->mfu_frac = s->tflops_per_device / s->peak_tflops;
+	}
+	s->step_times_s = t->samples[STEP];
+	t->samples[STEP] = NULL;
+	if (t->config->pace) {
+		s->step_paces_flops = t->samples[PACE];
+		t->samples[PACE] = NULL;
 	}
 	const double phases[MT_PHASES] = {s->compute_s, s->tp_s, s->dp_s, s->pp_s, s->optimizer_s};
 	MT_TRY(gather_memory(t));
@@ -320,7 +349,7 @@ enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_traine
 out:
 	if (t.log && fclose(t.log) != 0 && st == MT_OK)
 		st = mt_fail(MT_IO, "%s: writing the log failed", config->run->train.log);
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < SAMPLES; i++)
 		free(t.samples[i]);
 	mt_trace_destroy(t.trace);
 	mt_keeper_close(&t.keeper);
@@ -334,7 +363,10 @@ out:
 void mt_train_summary_free(struct mt_train_summary *summary)
 {
 	free(summary->stage);
+	free(summary->step_times_s);
+	free(summary->step_paces_flops);
 	json_decref(summary->ranks);
+	summary->step_times_s = summary->step_paces_flops = NULL;
 	summary->ranks = NULL;
 	summary->stage = NULL;
 }
@@ -358,6 +390,15 @@ static size_t resident_of(const struct mt_stage_memory *stage)
 	return stage->resident_bytes;
 }
 
+static json_t *list_of(const double *values, int64_t count)
+{
+	json_t *list = json_array();
+
+	for (int64_t i = 0; i < count && i < MT_SUMMARY_STEPS; i++)
+		json_array_append_new(list, json_real(values[i]));
+	return list;
+}
+
 json_t *mt_train_summary_json(const struct mt_train_summary *s)
 {
 	json_t *o = json_object();
@@ -367,6 +408,9 @@ json_t *mt_train_summary_json(const struct mt_train_summary *s)
 	json_object_set_new(o, "step_time_s", mt_json_number(s->median_step_s));
 	json_object_set_new(o, "step_time_lo_s", mt_json_number(s->step_s.lo));
 	json_object_set_new(o, "step_time_hi_s", mt_json_number(s->step_s.hi));
+	json_object_set_new(o, "step_times_s", list_of(s->step_times_s, s->timed_steps));
+	if (s->step_paces_flops)
+		json_object_set_new(o, "step_paces_flops", list_of(s->step_paces_flops, s->timed_steps));
 	json_object_set_new(o, "tokens_per_s", mt_json_number(s->tokens_per_s));
 	json_object_set_new(o, "tflops_per_device", mt_json_number(s->tflops_per_device));
 	json_object_set_new(o, "mfu_frac", mt_json_number(s->mfu_frac));

@@ -21,7 +21,9 @@ struct mt_stage_memory {
 
 struct mt_train_summary {
 	int64_t steps, timed_steps; /* the first `warmup` steps are not timed */
-	double median_step_s;       /* of the slowest rank, step by step */
+	double *step_times_s;       /* owned: timed_steps of them, of the slowest rank */
+	double *step_paces_flops;   /* owned: of each, see pace below; NULL: not measured */
+	double median_step_s;       /* of these */
 	struct mt_interval step_s;  /* 90% of the median */
 	double tokens_per_s, tflops_per_device, mfu_frac, peak_tflops;
 	double first_loss, last_loss, eval_loss;         /* eval_loss: the last one of the validation part; NaN: none */
@@ -40,6 +42,9 @@ struct mt_trainer_config {
 	struct mt_device *device;
 	struct mt_fabric *fabric;
 	int warmup; /* steps not timed */
+	/* Measures between steps how fast the machine is just then: the matrix product rate (FLOP/s) of the slowest rank, all ranks
+	 * at once. A step's pace is the lower of those before and after it: who compares runs can tell the disturbed steps. */
+	bool pace;
 	/* Called on every rank after each step; may be NULL. */
 	void (*report)(void *context, const struct mt_step_report *report);
 	/* Called on every rank after each loss of the validation part, `step` steps done; may be NULL. */
@@ -51,7 +56,8 @@ struct mt_trainer_config {
 enum mt_status mt_train(struct mt_train_summary *summary, const struct mt_trainer_config *config);
 void mt_train_summary_free(struct mt_train_summary *summary);
 
-/* The summary as JSON, as it stands at the end of the log. */
+/* The summary as JSON, as it stands at the end of the log: of the timed steps the first MT_SUMMARY_STEPS one by one. */
+#define MT_SUMMARY_STEPS 256
 json_t *mt_train_summary_json(const struct mt_train_summary *summary);
 
 #endif

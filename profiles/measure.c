@@ -246,13 +246,15 @@ enum mt_status mt_profile_measure(struct mt_profile *profile, struct mt_device *
 {
 	enum mt_status st;
 	struct bench bench = {0};
+	int entry;
 	mt_trace_sink sink = device->trace;
 	void *sink_context = device->trace_context;
 	mt_device_set_trace(device, NULL, NULL);
 	MT_GOTO(out, open_bench(&bench, device, key));
 	MT_GOTO(out, time_runs(&bench, budget_s));
+	MT_GOTO(out, mt_profile_entry_of(profile, key, &entry));
 	for (int i = 0; i < bench.sample_count; i++)
-		MT_GOTO(out, mt_profile_add_sample(profile, key, bench.samples[i]));
+		MT_GOTO(out, mt_profile_add_sample(profile, entry, bench.samples[i]));
 out:
 	close_bench(&bench);
 	mt_device_set_trace(device, sink, sink_context);

@@ -85,25 +85,27 @@ static enum mt_status grow(struct mt_profile *profile)
 	return MT_OK;
 }
 
-/* The entry of a key, made when there is none. */
-static enum mt_status find_or_add(struct mt_profile *profile, const struct mt_op_key *key, struct mt_profile_entry **entry)
+enum mt_status mt_profile_entry_of(struct mt_profile *profile, const struct mt_op_key *key, int *entry)
 {
+	const struct mt_profile_entry *found = table_find(profile, key);
+	struct mt_profile_entry *made;
 	int *chain;
-	*entry = (struct mt_profile_entry *)table_find(profile, key);
-	if (*entry)
+	if (found) {
+		*entry = (int)(found - profile->entries);
 		return MT_OK;
+	}
 	if (key->kind < 0 || key->kind >= MT_OP_KIND_COUNT || key->dtype < 0 || key->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "a profiled operation has kind %d and dtype %d, which this build does not know", key->kind,
 			       key->dtype);
 	MT_TRY(grow(profile));
 	chain = &profile->chain[key->kind][key->dtype];
-	*entry = &profile->entries[profile->count];
-	**entry = (struct mt_profile_entry){.key = *key, .cost_s = -1, .next = *chain};
-	(*entry)->work = mt_profile_work(key);
-	(*entry)->log_work = log((*entry)->work);
-	mt_profile_log_dims(key, (*entry)->log_dims);
+	made = &profile->entries[profile->count];
+	*made = (struct mt_profile_entry){.key = *key, .cost_s = -1, .next = *chain};
+	made->work = mt_profile_work(key);
+	made->log_work = log(made->work);
+	mt_profile_log_dims(key, made->log_dims);
 	place(profile->slots, profile->slot_mask, mt_op_key_hash(key), profile->count);
-	*chain = profile->count++;
+	*entry = *chain = profile->count++;
 	return MT_OK;
 }
 
@@ -137,13 +139,12 @@ static void drop_sample(struct mt_profile_entry *entry, uint64_t which)
 	memmove(&entry->samples[which], &entry->samples[which + 1], ((size_t)entry->count - which) * sizeof *entry->samples);
 }
 
-enum mt_status mt_profile_add_sample(struct mt_profile *profile, const struct mt_op_key *key, double seconds)
+enum mt_status mt_profile_add_sample(struct mt_profile *profile, int which_entry, double seconds)
 {
-	struct mt_profile_entry *entry;
-	MT_TRY(find_or_add(profile, key, &entry));
+	struct mt_profile_entry *entry = &profile->entries[which_entry];
 	entry->seen++;
 	if (entry->count == TABLE_MOST_SAMPLES) {
-		uint64_t which = mt_random_integer(1, mt_op_key_hash(key), entry->seen, entry->seen);
+		uint64_t which = mt_random_integer(1, mt_op_key_hash(&entry->key), entry->seen, entry->seen);
 		if (which >= TABLE_MOST_SAMPLES)
 			return MT_OK;
 		drop_sample(entry, which);
@@ -165,9 +166,10 @@ void mt_profile_collect(void *context, const struct mt_trace_event *event)
 {
 	struct mt_profile *profile = context;
 	double seconds = event->end_s - event->start_s;
+	int entry;
 	if (!event->key || !isfinite(seconds) || seconds < 0)
 		return;
-	if (mt_profile_add_sample(profile, event->key, seconds) == MT_OK)
+	if (mt_profile_entry_of(profile, event->key, &entry) == MT_OK && mt_profile_add_sample(profile, entry, seconds) == MT_OK)
 		return;
 	/* A sink cannot fail: a sample that finds no memory is left out, and that is said once. */
 	if (!profile->short_of_memory)
@@ -222,12 +224,12 @@ enum mt_status mt_profile_rows(const struct mt_profile *profile, struct mt_store
 enum mt_status mt_profile_add_rows(struct mt_profile *profile, const struct mt_store_row *rows, int count)
 {
 	for (int i = 0; i < count; i++) {
-		struct mt_profile_entry *entry;
+		int entry;
 		if (rows[i].threads != profile->threads || rows[i].busy_ranks != profile->busy_ranks || rows[i].samples <= 0)
 			continue;
-		MT_TRY(find_or_add(profile, &rows[i].key, &entry));
-		entry->row = rows[i];
-		update_cost(entry);
+		MT_TRY(mt_profile_entry_of(profile, &rows[i].key, &entry));
+		profile->entries[entry].row = rows[i];
+		update_cost(&profile->entries[entry]);
 	}
 	return MT_OK;
 }

@@ -53,8 +53,9 @@ static inline const struct mt_profile_entry *table_find(const struct mt_profile 
 	}
 }
 
-/* Adds one sample of a key. MT_NOMEM; MT_INPUT for a key out of range. */
-enum mt_status mt_profile_add_sample(struct mt_profile *profile, const struct mt_op_key *key, double seconds);
+/* The entry of a key, made when there is none; its index stays. MT_NOMEM; MT_INPUT for a key out of range. */
+enum mt_status mt_profile_entry_of(struct mt_profile *profile, const struct mt_op_key *key, int *entry);
+enum mt_status mt_profile_add_sample(struct mt_profile *profile, int entry, double seconds);
 
 /* FLOPs of products and attention, bytes of all others; and the logarithms that shapes are compared by. */
 double mt_profile_work(const struct mt_op_key *key);

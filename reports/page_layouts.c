@@ -36,7 +36,8 @@ enum mt_status mt_page_predicted(const struct page *page)
 	MT_TRY(mt_page_figure(page, &mt_figure_predicted_measured, NULL));
 	if (!r->measured_count)
 		return MT_OK;
-	mt_page_table_start(page, "Layout|#Predicted|#90% interval|#Measured|#90% interval|#Steps|#Error|Inside|#Loss", false);
+	mt_page_table_start(page, "Layout|#Predicted|#90% interval|#Measured|#90% interval|#Steps|#Undisturbed|#Error|Inside|#Loss",
+			    false);
 	for (int i = 0; i < r->count; i++) {
 		const struct candidate *c = &r->candidates[i];
 		if (!isfinite(c->measured_s))
@@ -48,6 +49,7 @@ enum mt_status mt_page_predicted(const struct page *page)
 		mt_page_number(page, mt_text_seconds(a, c->measured_s));
 		mt_page_number(page, mt_text_interval(a, c->measured_lo_s, c->measured_hi_s));
 		mt_page_number(page, mt_text_count(a, mt_record_number(c->json, "measured_steps")));
+		mt_page_number(page, mt_text_count(a, mt_record_number(c->json, "undisturbed_steps")));
 		mt_page_number(page, mt_text_percent(a, mt_record_error_frac(c), "+"));
 		bool known = isfinite(c->predicted_lo_s);
 		mt_page_cell(page, !known                                                                     ? none
@@ -59,7 +61,10 @@ enum mt_status mt_page_predicted(const struct page *page)
 		fputs("</tr>\n", page->out);
 	}
 	mt_page_table_end(page, false);
-	fputs("<p class=\"soft\">Error = (predicted &minus; measured) / measured.</p>\n", page->out);
+	fputs("<p class=\"soft\">Error = (predicted &minus; measured) / measured. Measured is the median of the undisturbed steps, "
+	      "those "
+	      "within 5% of the layout's fastest.</p>\n",
+	      page->out);
 	return MT_OK;
 }
 

@@ -267,11 +267,14 @@ static void put_searched(const struct summary *s)
 	free(text);
 }
 
+/* Above it the user is told. */
+#define MOSTLY_DISTURBED 0.3
+
 static void put_prediction(const struct summary *s)
 {
 	const json_t *p = json_object_get(s->record->json, "prediction");
 	char a[TEXT_BYTES], b[TEXT_BYTES], c[TEXT_BYTES], d[TEXT_BYTES], line[256];
-	double runs = mt_record_number(p, "runs");
+	double runs = mt_record_number(p, "runs"), disturbed_frac = mt_record_number(p, "disturbed_frac");
 
 	if (!(runs > 0))
 		return;
@@ -280,6 +283,15 @@ static void put_prediction(const struct summary *s)
 		 plain(mt_text_percent(b, mt_record_number(p, "median_ape_frac"), "")),
 		 plain(mt_text_percent(c, mt_record_number(p, "p90_ape_frac"), "")),
 		 plain(mt_text_count(d, mt_record_number(p, "inside_interval"))));
+	wrapped(s, line);
+	if (!(disturbed_frac > MOSTLY_DISTURBED))
+		return;
+	label(s, "Noise");
+	snprintf(
+		line, sizeof line,
+		"%s of the timed steps took over 5%% longer than the fastest of their layout: other work slows this machine. Times "
+		"are of the other steps",
+		plain(mt_text_percent(a, disturbed_frac, "")));
 	wrapped(s, line);
 }
 

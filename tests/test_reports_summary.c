@@ -152,6 +152,23 @@ static void key_facts_are_in_the_summary(void **state)
 	json_decref(result);
 }
 
+static void a_disturbed_machine_is_told_of(void **state)
+{
+	json_t *result = load("tune_2ranks"), *prediction = json_object_get(result, "prediction");
+	char *quiet, *noisy;
+
+	(void)state;
+	json_object_set_new(prediction, "disturbed_frac", json_real(0.1));
+	quiet = summary_of(result, 0);
+	json_object_set_new(prediction, "disturbed_frac", json_real(0.62));
+	noisy = summary_of(result, 0);
+	assert_null(strstr(quiet, "Noise"));
+	assert_non_null(strstr(noisy, "Noise    62.0% of the timed steps"));
+	free(quiet);
+	free(noisy);
+	json_decref(result);
+}
+
 static void the_report_is_named_beside_the_run_file(void **state)
 {
 	json_t *result = load("plan_1rank");
@@ -179,11 +196,9 @@ static void a_partial_result_says_so(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(lines_are_at_most_80_columns),
-		cmocka_unit_test(long_names_and_words_fit_too),
-		cmocka_unit_test(colour_only_when_asked),
-		cmocka_unit_test(key_facts_are_in_the_summary),
-		cmocka_unit_test(the_report_is_named_beside_the_run_file),
+		cmocka_unit_test(lines_are_at_most_80_columns),   cmocka_unit_test(long_names_and_words_fit_too),
+		cmocka_unit_test(colour_only_when_asked),         cmocka_unit_test(key_facts_are_in_the_summary),
+		cmocka_unit_test(a_disturbed_machine_is_told_of), cmocka_unit_test(the_report_is_named_beside_the_run_file),
 		cmocka_unit_test(a_partial_result_says_so),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

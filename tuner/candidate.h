@@ -15,6 +15,11 @@ struct mt_stage_prediction {
 	int64_t resident_bytes; /* of the process */
 };
 
+struct mt_timed_step {
+	double seconds;    /* of the slowest rank */
+	double pace_flops; /* of the machine around it, FLOP/s; 0: not measured */
+};
+
 struct mt_candidate {
 	struct mt_layout layout;
 	enum mt_fidelity fidelity;
@@ -27,9 +32,11 @@ struct mt_candidate {
 	bool run;    /* it was run */
 	bool failed; /* and failed */
 	char failure[240];
-	double measured_s;
-	struct mt_interval measured;
-	int64_t measured_steps;
+	struct mt_timed_step *steps; /* owned: of all its runs (trial.h) */
+	int64_t measured_steps, undisturbed_steps;
+	double measured_s;           /* median of the undisturbed steps */
+	double median_s;             /* of all of them */
+	struct mt_interval measured; /* 90% of the undisturbed median */
 	double measured_loss;
 	int64_t *measured_peak_bytes, *measured_resident_bytes; /* owned, by stage */
 };

@@ -13,13 +13,17 @@
 
 struct train_command {
 	int64_t warmup;
+	bool pace;
 };
 
 static const struct mt_option options[] = {
 	{"warmup", MT_OPTION_INT, offsetof(struct train_command, warmup), "2", 0, 1e6, NULL,
 	 "steps at the start that are run but not timed in the summary"},
+	{"pace", MT_OPTION_BOOL, offsetof(struct train_command, pace), "false", 0, 0, NULL,
+	 "measure the matrix product rate between steps (in the summary of --json), which tells when other work slowed the "
+	 "machine"},
 };
-static const struct mt_option_table table = {"command", options, 1};
+static const struct mt_option_table table = {"command", options, sizeof options / sizeof options[0]};
 
 static void print_step(void *context, const struct mt_step_report *r)
 {
@@ -85,13 +89,14 @@ static json_t *summary_json(const struct mt_train_summary *summary, const struct
 }
 
 /* Text lines on the first rank only; with --json the summary alone. */
-static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, int warmup, struct mt_fabric *fabric,
-			    struct mt_device *device)
+static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, const struct train_command *command,
+			    struct mt_fabric *fabric, struct mt_device *device)
 {
 	bool leader = mt_fabric_rank(fabric) == 0, prints = leader && !cli->common.json;
 	struct mt_train_summary summary = {0};
 	struct mt_trainer_config config = {.run = run,
-					   .warmup = warmup,
+					   .warmup = (int)command->warmup,
+					   .pace = command->pace,
 					   .report = print_step,
 					   .evaluated = print_evaluation,
 					   .context = &prints,
@@ -145,7 +150,7 @@ enum mt_status mt_command_train(int argc, char **argv)
 	parsed = st;
 	MT_GOTO(out, mt_job_open(&fabric));
 	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&run, &cli, fabric, &device) : parsed));
-	st = train(&cli, &run, (int)command.warmup, fabric, device);
+	st = train(&cli, &run, &command, fabric, device);
 out:
 	mt_device_destroy(device);
 	mt_fabric_destroy(fabric);

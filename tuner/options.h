@@ -20,7 +20,7 @@ struct mt_tune_options {
 	char *store;   /* profile store */
 	char *data;    /* as in data.path of a run file */
 	int64_t top;   /* layouts run live */
-	int64_t trial_steps;
+	int64_t trial_steps, trial_rounds;
 	double trial_timeout_s;
 	double probe_budget_s, profile_budget_s;
 	int64_t dry_runs; /* layouts dry run */

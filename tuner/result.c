@@ -191,7 +191,9 @@ static void set_measured(json_t *o, const struct mt_candidate *c)
 	set_number(o, "measured_step_time_s", c->measured_s);
 	set_number(o, "measured_lo_s", c->measured.lo);
 	set_number(o, "measured_hi_s", c->measured.hi);
+	set_number(o, "measured_median_s", c->median_s);
 	set_int(o, "measured_steps", c->measured_steps);
+	set_int(o, "undisturbed_steps", c->undisturbed_steps);
 	set_number(o, "measured_loss", c->measured_loss);
 	json_object_set_new(o, "measured_memory_bytes", bytes_json(c->measured_peak_bytes, c->stages));
 	json_object_set_new(o, "measured_resident_bytes", bytes_json(c->measured_resident_bytes, c->stages));
@@ -230,6 +232,7 @@ static json_t *prediction_json(const struct mt_session *s)
 {
 	json_t *o = json_object();
 	double *errors = calloc((size_t)s->space.count + 1, sizeof *errors);
+	int64_t steps = 0, undisturbed = 0;
 	int runs = 0, inside = 0;
 
 	for (int i = 0; errors && i < s->space.count; i++) {
@@ -239,12 +242,15 @@ static json_t *prediction_json(const struct mt_session *s)
 			continue;
 		errors[runs++] = fabs(c->step_s / c->measured_s - 1);
 		inside += c->measured_s >= c->lo_s && c->measured_s <= c->hi_s;
+		steps += c->measured_steps;
+		undisturbed += c->undisturbed_steps;
 	}
 	set_int(o, "runs", runs);
 	if (runs > 0) {
 		set_number(o, "median_ape_frac", mt_stats_median(errors, (size_t)runs));
 		set_number(o, "p90_ape_frac", mt_stats_quantile(errors, (size_t)runs, 0.9));
 		set_int(o, "inside_interval", inside);
+		set_number(o, "disturbed_frac", 1 - (double)undisturbed / (double)steps);
 	}
 	free(errors);
 	return o;

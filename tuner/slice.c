@@ -48,6 +48,13 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 	return MT_OK;
 }
 
+void mt_slices_free(struct mt_slice *slices, int count)
+{
+	for (int i = 0; i < count; i++)
+		mt_steady_destroy(slices[i].steady);
+	free(slices);
+}
+
 /* A cost source that notes whether anything was asked for that the profile has not measured. */
 struct witness {
 	struct mt_profile *profile;
@@ -109,8 +116,8 @@ static bool narrow(const double *seconds, int count)
 }
 
 /* Steps until the step time is known closely or the budget is spent; all ranks stop together. */
-static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_tracer *tracer, double budget_s,
-				double *median_s)
+static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_tracer *tracer,
+				struct mt_steady *steady, double budget_s, double *median_s)
 {
 	struct mt_step_stats stats;
 	double start_s = mt_clock_s(), seconds[MOST_STEPS];
@@ -121,6 +128,8 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 		MT_TRY(mt_engine_step(engine, &stats));
 		if (tracer)
 			MT_TRY(mt_tracer_collect(tracer));
+		if (steady)
+			MT_TRY(mt_steady_step(steady, stats.seconds));
 		seconds[step] = stats.seconds;
 		*median_s = mt_stats_median(seconds, (size_t)step + 1);
 		values[0] = mt_clock_s() - start_s;
@@ -147,7 +156,7 @@ static void add_timing(struct mt_slice_timing *timing, const struct mt_tracer *t
 
 /* Where tracing costs, the same steps are run without it first, for a third of the budget. */
 static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device,
-				 struct mt_profile *profile, double budget_s, struct mt_slice_timing *timing)
+				 struct mt_steady *steady, double budget_s, struct mt_slice_timing *timing)
 {
 	struct mt_step_stats stats;
 	struct mt_tracer *tracer = NULL;
@@ -156,18 +165,18 @@ static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *worl
 
 	MT_TRY(mt_engine_step(engine, &stats)); /* first touch, primitives created */
 	if (mt_tracer_intercepts(device)) {
-		MT_TRY(run_steps(engine, world, NULL, budget_s / 3, &plain_s));
+		MT_TRY(run_steps(engine, world, NULL, NULL, budget_s / 3, &plain_s));
 		budget_s -= budget_s / 3;
 	}
-	MT_TRY(mt_tracer_start(&tracer, device, NULL, mt_profile_collect, profile));
-	st = run_steps(engine, world, tracer, budget_s, &traced_s);
+	MT_TRY(mt_tracer_start(&tracer, device, NULL, mt_steady_collect, steady));
+	st = run_steps(engine, world, tracer, steady, budget_s, &traced_s);
 	add_timing(timing, tracer, plain_s, traced_s);
 	mt_tracer_stop(tracer);
 	return st;
 }
 
-enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
-			    struct mt_profile *profile, double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing)
+enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
+			    double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing)
 {
 	struct mt_fabric_config alone = {.kind = "alone", .size = (int)slice->run.layout.tp};
 	struct mt_engine_config config = {.run = &slice->run, .device = device};
@@ -188,8 +197,10 @@ enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabr
 	MT_GOTO(out, mt_fabric_create(&config.fabric, &alone));
 	MT_GOTO(out, mt_dataset_open(&dataset, &synthetic, slice->run.model.vocab, slice->run.layout.seq, 1));
 	config.dataset = dataset;
+	if (!slice->steady)
+		MT_GOTO(out, mt_steady_create(&slice->steady, profile));
 	MT_GOTO(out, mt_engine_create(&engine, &config));
-	MT_GOTO(out, time_steps(engine, world, device, profile, budget_s, timing));
+	MT_GOTO(out, time_steps(engine, world, device, slice->steady, budget_s, timing));
 	note_process(engine, process_bytes);
 out:
 	mt_engine_destroy(engine);
@@ -198,4 +209,16 @@ out:
 	mt_group_destroy(world);
 	free(ranks);
 	return st;
+}
+
+enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing)
+{
+	int steps, undisturbed;
+
+	if (!slice->steady)
+		return MT_OK;
+	MT_TRY(mt_steady_settle(slice->steady, &steps, &undisturbed));
+	timing->steps += steps;
+	timing->undisturbed += undisturbed;
+	return MT_OK;
 }

@@ -6,16 +6,18 @@
 #define MT_TUNER_SLICE_H
 
 #include "probes/machine.h"
-#include "profiles/profile.h"
+#include "profiles/steady.h"
 #include "profiles/tracer.h"
 #include "tuner/candidate.h"
 
 struct mt_slice {
-	struct mt_run run; /* shallow: the model's strings are borrowed */
+	struct mt_run run;        /* shallow: the model's strings are borrowed */
+	struct mt_steady *steady; /* owned: kernels of all its steps; NULL: not run */
 };
 
-/* The distinct slices of a space (free() *slices). */
+/* The distinct slices of a space. */
 enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model *model, struct mt_slice **slices, int *count);
+void mt_slices_free(struct mt_slice *slices, int count);
 /* True when every operation of the slice is in the profile. */
 enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_machine *machine, struct mt_profile *profile,
 			      bool *known);
@@ -26,11 +28,15 @@ struct mt_slice_timing {
 	double plain_s, traced_s; /* median steps without and with tracing; 0 where tracing is no more than reading a clock */
 	bool device_records;      /* the sums below are known */
 	struct mt_activity_totals totals;
+	int steps, undisturbed; /* of this rank: timed, and those whose kernels count (profiles/steady.h) */
 };
 
-/* Collective: runs the slice on the fabric for about budget_s (at least two timed steps) and adds its kernels to the
- * profile. *process_bytes grows to what the process holds beyond the engine's arenas. */
-enum mt_status mt_slice_run(const struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device,
-			    struct mt_profile *profile, double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing);
+/* Collective: runs the slice on the fabric for about budget_s (at least two timed steps), after what was run of it before.
+ * *process_bytes grows to what the process holds beyond the engine's arenas. Its kernels are in the profile, which the slice
+ * borrows, once it is settled. */
+enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
+			    double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing);
+/* Adds the kernels of its undisturbed steps to the profile; nothing when it was not run. */
+enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing);
 
 #endif

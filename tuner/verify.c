@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "tuner/launch.h"
+#include "tuner/trial.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,8 @@ static enum mt_status write_trial(const struct mt_session *s, const struct mt_ca
 
 static enum mt_status take_bytes(const json_t *list, int stages, int64_t **bytes)
 {
-	*bytes = calloc((size_t)stages, sizeof **bytes);
+	if (!*bytes)
+		*bytes = calloc((size_t)stages, sizeof **bytes);
 	if (!*bytes)
 		return mt_fail(MT_NOMEM, "no memory for %d stages", stages);
 	for (int s = 0; s < stages; s++)
@@ -63,12 +65,9 @@ static enum mt_status take_summary(struct mt_candidate *c, const char *output)
 		set_failure(c, "the trial printed no summary");
 		return MT_OK;
 	}
-	c->measured_s = mt_json_get_number(summary, "step_time_s", 0);
-	c->measured.lo = mt_json_get_number(summary, "step_time_lo_s", c->measured_s);
-	c->measured.hi = mt_json_get_number(summary, "step_time_hi_s", c->measured_s);
-	c->measured_steps = mt_json_get_int(summary, "timed_steps", 0);
+	MT_GOTO(out, mt_trial_add(c, json_object_get(summary, "step_times_s"), json_object_get(summary, "step_paces_flops")));
 	c->measured_loss = mt_json_get_number(summary, "last_loss", 0);
-	if (!(c->measured_s > 0))
+	if (c->measured_steps == 0)
 		set_failure(c, "the trial timed no step");
 	MT_GOTO(out, take_bytes(json_object_get(summary, "memory_bytes"), c->stages, &c->measured_peak_bytes));
 	MT_GOTO(out, take_bytes(json_object_get(summary, "resident_bytes"), c->stages, &c->measured_resident_bytes));
@@ -80,7 +79,7 @@ out:
 static enum mt_status run_trial(const struct mt_session *s, struct mt_candidate *c, const char *path)
 {
 	char warmup[16];
-	const char *args[] = {"train", path, "--json", "--warmup", warmup, NULL};
+	const char *args[] = {"train", path, "--json", "--pace", "--warmup", warmup, NULL};
 	struct mt_process_result result = {0};
 	enum mt_status st;
 
@@ -99,36 +98,79 @@ out:
 	return st;
 }
 
+struct trials {
+	struct mt_session *session;
+	char *directory; /* owned */
+	struct mt_progress progress;
+	int count;
+};
+
+/* MT_INTERRUPTED when the user stopped it. */
+static enum mt_status run_one(struct trials *t, int index, int round)
+{
+	struct mt_candidate *c = &t->session->space.candidates[index];
+	char text[96], *path = mt_string("%s/%02d.yaml", t->directory, index + 1);
+	enum mt_status st;
+
+	mt_layout_text(&c->layout, text);
+	if (round == 0)
+		mt_info("trial %d of %d: %s", index + 1, t->count, text);
+	else
+		mt_info("trial %d of %d once more, its steps were disturbed: %s", index + 1, t->count, text);
+	mt_progress_advance(&t->progress, 0, text);
+	st = path ? run_trial(t->session, c, path) : mt_fail(MT_NOMEM, "no memory for a path");
+	free(path);
+	if (st == MT_OK)
+		mt_progress_advance(&t->progress, 1, text);
+	return st;
+}
+
+static void judge(struct trials *t)
+{
+	struct mt_candidate *candidates = t->session->space.candidates;
+	double pace_flops = mt_trial_pace(candidates, t->count);
+
+	for (int i = 0; i < t->count; i++) {
+		if (candidates[i].measured_steps > 0)
+			mt_trial_judge(&candidates[i], pace_flops);
+	}
+}
+
+/* A disturbance of seconds hits all steps of a trial or none: a layout that met one has its next trial after all others. */
+static enum mt_status run_round(struct trials *t, int round)
+{
+	int due = 0;
+
+	for (int i = 0; i < t->count; i++)
+		due += round == 0 || mt_trial_unsettled(&t->session->space.candidates[i]);
+	mt_progress_start(&t->progress, "trial", due);
+	for (int i = 0; i < t->count; i++) {
+		if (round == 0 || mt_trial_unsettled(&t->session->space.candidates[i]))
+			MT_TRY(run_one(t, i, round));
+	}
+	mt_progress_finish(&t->progress);
+	return MT_OK;
+}
+
 enum mt_status mt_verify(struct mt_session *session)
 {
 	double start_s = mt_clock_s();
-	struct mt_progress progress;
-	int count = session->options.top < session->space.count ? (int)session->options.top : session->space.count;
-	char *directory = mt_session_path(session, "trials");
+	struct trials t = {.session = session, .directory = mt_session_path(session, "trials")};
 	enum mt_status st;
 
-	mt_progress_start(&progress, "trial", count);
-	MT_GOTO(out, directory ? mt_file_make_directory(directory) : mt_fail(MT_NOMEM, "no memory for a path"));
-	for (int i = 0; i < count; i++) {
-		char text[96], *path = mt_string("%s/%02d.yaml", directory, i + 1);
-
-		mt_layout_text(&session->space.candidates[i].layout, text);
-		mt_info("trial %d of %d: %s", i + 1, count, text);
-		mt_progress_advance(&progress, 0, text);
-		st = path ? run_trial(session, &session->space.candidates[i], path) : mt_fail(MT_NOMEM, "no memory for a path");
-		free(path);
-		if (st == MT_INTERRUPTED) {
-			session->partial = true;
-			st = MT_OK;
-			break;
-		}
-		if (st != MT_OK)
-			goto out;
-		mt_progress_advance(&progress, 1, text);
+	t.count = session->options.top < session->space.count ? (int)session->options.top : session->space.count;
+	MT_GOTO(out, t.directory ? mt_file_make_directory(t.directory) : mt_fail(MT_NOMEM, "no memory for a path"));
+	for (int round = 0; round < session->options.trial_rounds && st == MT_OK; round++) {
+		st = run_round(&t, round);
+		judge(&t);
+	}
+	if (st == MT_INTERRUPTED) {
+		session->partial = true;
+		st = MT_OK;
 	}
 out:
-	mt_progress_finish(&progress);
-	free(directory);
+	mt_progress_finish(&t.progress);
+	free(t.directory);
 	mt_space_sort(&session->space);
 	mt_session_phase(session, "trials", start_s);
 	return st;

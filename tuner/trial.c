@@ -1,0 +1,85 @@
+/* trial: see trial.h. */
+#include "tuner/trial.h"
+
+#include <stdlib.h>
+
+/* A pace below this part of the undisturbed one is a disturbed machine's. A lone product of 1024-cubes varies by some 5%; a
+ * neighbour on the same core takes 30 to 50%. */
+#define LEAST_PACE_FRAC 0.85
+
+/* The slowest rank's rate, which turbo may lift for a moment: not quite the highest. */
+#define PACE_QUANTILE 0.9
+
+enum mt_status mt_trial_add(struct mt_candidate *c, const json_t *times, const json_t *paces)
+{
+	size_t before = (size_t)c->measured_steps, count = before + json_array_size(times);
+	struct mt_timed_step *steps = realloc(c->steps, (count + 1) * sizeof *steps);
+
+	if (!steps)
+		return mt_fail(MT_NOMEM, "no memory for %zu step times", count);
+	c->steps = steps;
+	for (size_t i = before; i < count; i++) {
+		steps[i].seconds = json_number_value(json_array_get(times, i - before));
+		steps[i].pace_flops = json_number_value(json_array_get(paces, i - before));
+	}
+	c->measured_steps = (int64_t)count;
+	return MT_OK;
+}
+
+double mt_trial_pace(const struct mt_candidate *candidates, int count)
+{
+	double *paces = NULL, pace;
+	size_t n = 0;
+
+	for (int i = 0; i < count; i++)
+		n += (size_t)candidates[i].measured_steps;
+	paces = calloc(n + 1, sizeof *paces);
+	n = 0;
+	for (int i = 0; paces && i < count; i++) {
+		for (int64_t k = 0; k < candidates[i].measured_steps; k++)
+			paces[n++] = candidates[i].steps[k].pace_flops;
+	}
+	pace = n ? mt_stats_quantile(paces, n, PACE_QUANTILE) : 0;
+	free(paces);
+	return pace;
+}
+
+/* Seconds of the steps at a pace near that one; how many. */
+static size_t steady_times(const struct mt_candidate *c, double pace_flops, double *times)
+{
+	size_t count = 0;
+
+	for (int64_t i = 0; i < c->measured_steps; i++) {
+		if (c->steps[i].pace_flops >= LEAST_PACE_FRAC * pace_flops)
+			times[count++] = c->steps[i].seconds;
+	}
+	return count;
+}
+
+void mt_trial_judge(struct mt_candidate *c, double pace_flops)
+{
+	double *times = calloc((size_t)c->measured_steps + 1, sizeof *times), limit_s;
+	size_t count, steady, kept = 0;
+
+	if (!times)
+		return;
+	steady_times(c, 0, times);
+	c->median_s = mt_stats_median(times, (size_t)c->measured_steps);
+	steady = count = steady_times(c, pace_flops, times);
+	if (steady == 0)
+		count = steady_times(c, 0, times);
+	limit_s = mt_stats_quantile(times, count, 0) * (1 + MT_DISTURBED_FRAC);
+	for (size_t i = 0; i < count; i++) {
+		if (times[i] <= limit_s)
+			times[kept++] = times[i];
+	}
+	c->undisturbed_steps = steady ? (int64_t)kept : 0;
+	c->measured_s = mt_stats_median(times, kept);
+	c->measured = mt_stats_bootstrap(times, kept, 0.9, 2000, 1);
+	free(times);
+}
+
+bool mt_trial_unsettled(const struct mt_candidate *c)
+{
+	return c->run && !c->failed && 2 * c->undisturbed_steps < c->measured_steps;
+}

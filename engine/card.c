@@ -1,6 +1,7 @@
 /* card: see card.h. */
 #include "engine/card.h"
 
+#include "engine/context.h"
 #include "engine/internal.h"
 
 #include <string.h>
@@ -30,7 +31,7 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 				 struct mt_comm_cost_source comms)
 {
 	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b}};
-	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)run->layout.tp, .cost = comms};
+	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)(run->layout.tp * run->layout.cp), .cost = comms};
 	struct mt_engine_config config = {.run = &b->run};
 
 	b->run = *run;
@@ -73,8 +74,8 @@ static double lap(struct mt_engine *e, double *last_s, double *tp_s)
 	double now_s = mt_stream_now_s(e->compute), passed_s = now_s - *last_s;
 
 	*last_s = now_s;
-	*tp_s += e->tp_s;
-	e->tp_s = 0;
+	*tp_s += e->tp_s + e->cp_s;
+	e->tp_s = e->cp_s = 0;
 	return passed_s;
 }
 
@@ -129,6 +130,8 @@ static enum mt_status measure(struct bench *b, struct mt_card *card)
 	int64_t before;
 
 	card->token_bytes = e->rows * 4;
+	card->document_bytes = mt_context_document_bytes(e->layout);
+	card->position_bytes = e->positions ? e->rows * 4 : 0;
 	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));

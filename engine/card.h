@@ -1,5 +1,5 @@
 /* card: the dry run of one block of each kind for one local shape, and of what a stage does once a step. A layout's step time
- * and memory are a closed form over cards (tuner/compose.c); layouts with equal (tp, sp, micro-batch, recompute, dtype, seq)
+ * and memory are a closed form over cards (tuner/compose.c); layouts with equal (tp, cp, sp, micro-batch, recompute, dtype, seq)
  * share one. */
 #ifndef MT_ENGINE_CARD_H
 #define MT_ENGINE_CARD_H
@@ -9,7 +9,7 @@
 #include "kernels/device.h"
 
 struct mt_block_cost {
-	double forward_s, backward_s; /* of the compute stream, tensor-parallel collectives included */
+	double forward_s, backward_s; /* of the compute stream, tensor- and context-parallel collectives included */
 	double tp_s;                  /* of those collectives in both directions */
 };
 
@@ -22,8 +22,9 @@ struct mt_card {
 	/* Of the activation arena when one layer with the head runs through both passes, holes included: as the only stage, and as
 	 * the last of several, whose input is received. */
 	int64_t block_peak_bytes, last_peak_bytes;
-	int64_t edge_bytes;  /* one activation message between stages */
-	int64_t token_bytes; /* tokens or targets of a micro-batch */
+	int64_t edge_bytes;                     /* one activation message between stages */
+	int64_t token_bytes;                    /* tokens or targets of a micro-batch */
+	int64_t document_bytes, position_bytes; /* documents apart: of a micro-batch on every stage; positions in the workspace */
 };
 
 /* `run`: the model and the layout; its pp, dp, gbs and layer count do not matter. Runs in this thread. */

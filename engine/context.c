@@ -17,6 +17,22 @@ enum mt_status mt_context_copy(struct mt_engine *e, const void *from, int64_t fr
 	return mt_engine_enqueue(e, &op);
 }
 
+enum mt_status mt_context_take_keys(struct mt_engine *e, const struct mt_attention *a, int64_t rows, void *keys)
+{
+	int64_t w = mt_context_kv_cols(a), k = mt_context_key_cols(a);
+
+	MT_TRY(mt_context_copy(e, a->k, a->kv_stride, keys, w, rows, k));
+	return mt_context_copy(e, a->v, mt_context_v_stride(a), mt_context_at(e, keys, k), w, rows, w - k);
+}
+
+enum mt_status mt_context_give_gradients(struct mt_engine *e, const struct mt_attention *a, int64_t rows, const void *gradients)
+{
+	int64_t w = mt_context_kv_cols(a), k = mt_context_key_cols(a);
+
+	MT_TRY(mt_context_copy(e, gradients, w, a->dk, a->kv_stride, rows, k));
+	return mt_context_copy(e, mt_context_at(e, gradients, k), w, a->dv, mt_context_v_stride(a), rows, w - k);
+}
+
 enum mt_status mt_context_enqueue(struct mt_engine *e, enum mt_op_kind kind, const struct mt_attention *args)
 {
 	struct mt_op op = {.kind = kind, .dtype = e->dtype, .attention = *args};
@@ -97,22 +113,27 @@ const void *mt_context_positions(const struct mt_engine *e)
 	return e->running && e->running->positions ? e->running->positions : e->positions;
 }
 
-enum mt_status mt_context_exchange(struct mt_engine *e, void **qkv)
-{
-	int64_t width = e->q_cols + 2 * e->kv_cols;
-	const struct mt_context_columns columns[] = {
-		{*qkv, width, e->q_cols},
-		{mt_context_at(e, *qkv, e->q_cols), width, e->kv_cols},
-		{mt_context_at(e, *qkv, e->q_cols + e->kv_cols), width, e->kv_cols},
-	};
-	void *whole;
+/* Columns of a row: of queries, of keys, of values and results. */
+struct widths {
+	int64_t q, k, v, o;
+};
 
-	if (mt_context_inner(e->layout) == 1)
-		return MT_OK;
-	MT_TRY(mt_context_to_part(e, columns, 3, &whole));
-	mt_engine_release(e, qkv);
-	*qkv = whole;
-	return MT_OK;
+static struct widths widths_of(const struct mt_attention *a)
+{
+	return (struct widths){.q = a->heads * a->head_dim,
+			       .k = a->kv_heads * a->head_dim,
+			       .v = a->kv_heads * mt_context_v_dim(a),
+			       .o = a->heads * mt_context_v_dim(a)};
+}
+
+enum mt_status mt_context_exchange(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s)
+{
+	struct widths w = widths_of(plain);
+	const struct mt_context_columns columns[] = {{(void *)(uintptr_t)plain->q, plain->q_stride, w.q},
+						     {(void *)(uintptr_t)plain->k, plain->kv_stride, w.k},
+						     {(void *)(uintptr_t)plain->v, mt_context_v_stride(plain), w.v}};
+
+	return mt_context_inner(e->layout) == 1 ? MT_OK : mt_context_to_part(e, columns, 3, &s->exchanged);
 }
 
 /* Attention of the part's queries over its own keys, from that of this rank's rows: as many heads fewer as rows more. */
@@ -120,19 +141,20 @@ static struct mt_attention part_of(const struct mt_engine *e, const struct mt_at
 {
 	int inner = mt_context_inner(e->layout);
 	struct mt_attention own = *plain;
+	struct widths w;
 
 	own.starts = e->running ? e->running->starts : NULL;
-	own.lse = s->lse;
 	if (inner == 1)
 		return own;
 	own.seq = mt_context_part_rows(e->layout);
 	own.heads /= inner;
 	own.kv_heads /= inner;
-	own.q_stride = own.kv_stride = (e->q_cols + 2 * e->kv_cols) / inner;
-	own.o_stride = e->q_cols / inner;
-	own.q = s->qkv;
-	own.k = mt_context_at(e, s->qkv, e->q_cols / inner);
-	own.v = mt_context_at(e, s->qkv, (e->q_cols + e->kv_cols) / inner);
+	w = widths_of(&own);
+	own.q_stride = own.kv_stride = w.q + w.k + w.v;
+	own.o_stride = w.o;
+	own.q = s->exchanged;
+	own.k = mt_context_at(e, s->exchanged, w.q);
+	own.v = mt_context_at(e, s->exchanged, w.q + w.k);
 	return own;
 }
 
@@ -153,12 +175,12 @@ static enum mt_status attend_parts_backward(struct mt_engine *e, const struct mt
 enum mt_status mt_context_attend(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s)
 {
 	struct mt_attention own = part_of(e, plain, s);
-	const struct mt_context_columns columns = {s->attention, e->q_cols, e->q_cols};
+	const struct mt_context_columns columns = {plain->o, plain->o_stride, widths_of(plain).o};
 	void *o;
 
 	if (mt_context_inner(e->layout) == 1)
 		return attend_parts(e, &own);
-	MT_TRY(mt_context_alloc(e, e->rows * e->q_cols, &o));
+	MT_TRY(mt_context_alloc(e, e->rows * columns.cols, &o));
 	own.o = o;
 	MT_TRY(attend_parts(e, &own));
 	MT_TRY(mt_context_from_part(e, o, &columns, 1));
@@ -167,28 +189,24 @@ enum mt_status mt_context_attend(struct mt_engine *e, const struct mt_attention 
 }
 
 /* Where heads are exchanged o comes a second time, beside do: kept, it would be another tensor of this rank's rows. */
-static enum mt_status backward_exchanged(struct mt_engine *e, struct mt_attention *own, struct mt_layer_saved *s, const void *d_o,
-					 void *dqkv)
+static enum mt_status backward_exchanged(struct mt_engine *e, const struct mt_attention *plain, struct mt_attention *own)
 {
-	int inner = mt_context_inner(e->layout);
-	int64_t width = e->q_cols + 2 * e->kv_cols, q = e->q_cols / inner, kv = e->kv_cols / inner;
-	const struct mt_context_columns in[] = {{s->attention, e->q_cols, e->q_cols},
-						{(void *)(uintptr_t)d_o, e->q_cols, e->q_cols}};
-	const struct mt_context_columns out[] = {
-		{dqkv, width, e->q_cols},
-		{mt_context_at(e, dqkv, e->q_cols), width, e->kv_cols},
-		{mt_context_at(e, dqkv, e->q_cols + e->kv_cols), width, e->kv_cols},
-	};
+	struct widths w = widths_of(plain), share = widths_of(own);
+	const struct mt_context_columns in[] = {{plain->o, plain->o_stride, w.o},
+						{(void *)(uintptr_t)plain->do_, plain->o_stride, w.o}};
+	const struct mt_context_columns out[] = {{plain->dq, plain->q_stride, w.q},
+						 {plain->dk, plain->kv_stride, w.k},
+						 {plain->dv, mt_context_v_stride(plain), w.v}};
 	void *both, *gradients;
 
 	MT_TRY(mt_context_to_part(e, in, 2, &both));
-	MT_TRY(mt_context_alloc(e, e->rows * width, &gradients));
+	MT_TRY(mt_context_alloc(e, e->rows * (w.q + w.k + w.v), &gradients));
 	own->o = both;
-	own->do_ = mt_context_at(e, both, q);
-	own->o_stride = 2 * q;
+	own->do_ = mt_context_at(e, both, share.o);
+	own->o_stride = 2 * share.o;
 	own->dq = gradients;
-	own->dk = mt_context_at(e, gradients, q);
-	own->dv = mt_context_at(e, gradients, q + kv);
+	own->dk = mt_context_at(e, gradients, share.q);
+	own->dv = mt_context_at(e, gradients, share.q + share.k);
 	MT_TRY(attend_parts_backward(e, own));
 	mt_engine_release(e, &both);
 	MT_TRY(mt_context_from_part(e, gradients, out, 3));
@@ -196,22 +214,16 @@ static enum mt_status backward_exchanged(struct mt_engine *e, struct mt_attentio
 	return MT_OK;
 }
 
-enum mt_status mt_context_attend_backward(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s,
-					  const void *d_o, void *dqkv)
+enum mt_status mt_context_attend_backward(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s)
 {
 	struct mt_attention own = part_of(e, plain, s);
 	int64_t sums = e->layout->mbs * own.heads * own.seq;
 
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, sums, mt_grad_dtype(e->dtype), &own.delta));
-	if (mt_context_inner(e->layout) > 1) {
-		MT_TRY(backward_exchanged(e, &own, s, d_o, dqkv));
-	} else {
-		own.do_ = d_o;
-		own.dq = dqkv;
-		own.dk = mt_context_at(e, dqkv, e->q_cols);
-		own.dv = mt_context_at(e, dqkv, e->q_cols + e->kv_cols);
+	if (mt_context_inner(e->layout) > 1)
+		MT_TRY(backward_exchanged(e, plain, &own));
+	else
 		MT_TRY(attend_parts_backward(e, &own));
-	}
 	mt_engine_release(e, &own.delta);
 	return MT_OK;
 }

@@ -5,17 +5,11 @@
  * 2n-1-p of h rows, and its query t stands beside key chunk*h + t (kernels/op.h, a part of attention). */
 #include "engine/context_private.h"
 
-/* Columns of keys and values side by side, of one row. */
-static int64_t kv_width(const struct mt_attention *own)
-{
-	return 2 * own->kv_heads * own->head_dim;
-}
-
 /* Between parts (n, B, 2, h, w) and sequences (B, 2n, h, w). */
 static enum mt_status order(struct mt_engine *e, const struct mt_attention *own, const void *from, void *to, bool back)
 {
 	int n = mt_context_outer(e->layout);
-	int64_t half = own->seq / 2 * kv_width(own), mbs = e->layout->mbs;
+	int64_t half = own->seq / 2 * mt_context_kv_cols(own), mbs = e->layout->mbs;
 
 	for (int chunk = 0; chunk < 2 * n; chunk++) {
 		int part = chunk < n ? chunk : 2 * n - 1 - chunk;
@@ -34,12 +28,12 @@ static enum mt_status order(struct mt_engine *e, const struct mt_attention *own,
 static enum mt_status gather(struct mt_engine *e, const struct mt_attention *own, void **keys)
 {
 	int n = mt_context_outer(e->layout);
-	int64_t w = kv_width(own), rows = e->layout->mbs * own->seq;
+	int64_t w = mt_context_kv_cols(own), rows = e->layout->mbs * own->seq;
 	struct mt_mark start;
 	void *mine, *all;
 
 	MT_TRY(mt_context_alloc(e, rows * w, &mine));
-	MT_TRY(mt_context_copy(e, own->k, own->kv_stride, mine, w, rows, w));
+	MT_TRY(mt_context_take_keys(e, own, rows, mine));
 	MT_TRY(mt_context_alloc(e, n * rows * w, &all));
 	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_comm_all_gather(e->parts, e->compute, mine, all, rows * w, e->dtype));
@@ -51,8 +45,9 @@ static enum mt_status gather(struct mt_engine *e, const struct mt_attention *own
 	return MT_OK;
 }
 
-/* Attention of one half of the part's queries over all keys. */
-static struct mt_attention half_of(const struct mt_engine *e, const struct mt_attention *own, int half, const void *keys)
+/* Attention of one half of the part's queries over all keys; gradients NULL: forward. */
+static struct mt_attention half_of(const struct mt_engine *e, const struct mt_attention *own, int half, const void *keys,
+				   void *gradients)
 {
 	int n = mt_context_outer(e->layout), part = mt_group_rank(e->parts);
 	int64_t rows = own->seq / 2, first = half * rows;
@@ -66,9 +61,7 @@ static struct mt_attention half_of(const struct mt_engine *e, const struct mt_at
 	a.o = mt_context_at(e, own->o, first * own->o_stride);
 	a.lse = mt_context_at_stat(e, own->lse, first);
 	a.starts = mt_context_at_start(own->starts, first);
-	a.k = keys;
-	a.v = mt_context_at(e, keys, kv_width(own) / 2);
-	a.kv_stride = kv_width(own);
+	mt_context_set_keys(e, &a, keys, gradients);
 	return a;
 }
 
@@ -78,7 +71,7 @@ enum mt_status mt_context_gather(struct mt_engine *e, const struct mt_attention 
 
 	MT_TRY(gather(e, own, &keys));
 	for (int half = 0; half < 2; half++) {
-		struct mt_attention a = half_of(e, own, half, keys);
+		struct mt_attention a = half_of(e, own, half, keys, NULL);
 
 		MT_TRY(mt_context_enqueue(e, MT_OP_ATTENTION, &a));
 	}
@@ -90,7 +83,7 @@ enum mt_status mt_context_gather(struct mt_engine *e, const struct mt_attention 
 static enum mt_status scatter(struct mt_engine *e, const struct mt_attention *own, void **gradients)
 {
 	int n = mt_context_outer(e->layout);
-	int64_t w = kv_width(own), rows = e->layout->mbs * own->seq;
+	int64_t w = mt_context_kv_cols(own), rows = e->layout->mbs * own->seq;
 	struct mt_mark start;
 	void *parts, *mine;
 
@@ -102,26 +95,24 @@ static enum mt_status scatter(struct mt_engine *e, const struct mt_attention *ow
 	MT_TRY(mt_comm_reduce_scatter(e->parts, e->compute, parts, mine, rows * w, e->dtype));
 	MT_TRY(mt_lap_end(e, &start, &e->cp_s));
 	mt_engine_release(e, &parts);
-	MT_TRY(mt_context_copy(e, mine, w, own->dk, own->kv_stride, rows, w));
+	MT_TRY(mt_context_give_gradients(e, own, rows, mine));
 	mt_engine_release(e, &mine);
 	return MT_OK;
 }
 
 enum mt_status mt_context_gather_backward(struct mt_engine *e, const struct mt_attention *own)
 {
-	int64_t w = kv_width(own), rows = own->seq / 2;
+	int64_t w = mt_context_kv_cols(own), rows = own->seq / 2;
 	void *keys, *gradients;
 
 	MT_TRY(gather(e, own, &keys));
 	MT_TRY(mt_context_alloc(e, mt_context_outer(e->layout) * e->layout->mbs * own->seq * w, &gradients));
 	for (int half = 0; half < 2; half++) {
-		struct mt_attention a = half_of(e, own, half, keys);
+		struct mt_attention a = half_of(e, own, half, keys, gradients);
 
 		a.do_ = mt_context_at(e, own->do_, half * rows * own->o_stride);
 		a.dq = mt_context_at(e, own->dq, half * rows * own->q_stride);
 		a.delta = mt_context_at_stat(e, own->delta, half * rows);
-		a.dk = gradients;
-		a.dv = mt_context_at(e, gradients, w / 2);
 		a.add_dkv = half == 1;
 		MT_TRY(mt_context_enqueue(e, MT_OP_ATTENTION_BWD, &a));
 	}

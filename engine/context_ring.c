@@ -62,23 +62,21 @@ static enum mt_status open_ring(struct ring *r, struct mt_engine *e, const struc
 			   .n = mt_context_outer(e->layout),
 			   .part = mt_group_rank(e->parts),
 			   .rows = e->layout->mbs * own->seq,
-			   .w = 2 * own->kv_heads * own->head_dim};
+			   .w = mt_context_kv_cols(own)};
 	MT_TRY(mt_context_alloc(e, r->rows * r->w, &r->keys));
 	MT_TRY(mt_context_alloc(e, r->rows * r->w, &r->next_keys));
-	return mt_context_copy(e, own->k, own->kv_stride, r->keys, r->w, r->rows, r->w);
+	return mt_context_take_keys(e, own, r->rows, r->keys);
 }
 
-/* Attention of this turn: of which queries over which keys. */
-static struct mt_attention turn_of(const struct ring *r)
+/* Attention of this turn: of which queries over which keys; their gradients go to `gradients` (NULL: forward). */
+static struct mt_attention turn_of(const struct ring *r, void *gradients)
 {
 	const struct mt_attention *own = r->own;
 	int64_t half = own->seq / 2;
 	int source = source_of(r);
 	struct mt_attention a = *own;
 
-	a.k = r->keys;
-	a.v = mt_context_at(r->e, r->keys, r->w / 2);
-	a.kv_stride = r->w;
+	mt_context_set_keys(r->e, &a, r->keys, gradients);
 	a.starts = mt_context_at_start(own->starts, source * r->rows);
 	a.merge = r->turn > 0;
 	a.q_rows = a.kv_rows = own->seq;
@@ -102,7 +100,7 @@ enum mt_status mt_context_ring(struct mt_engine *e, const struct mt_attention *o
 
 	MT_TRY(open_ring(&r, e, own));
 	for (; r.turn < r.n; r.turn++) {
-		struct mt_attention a = turn_of(&r);
+		struct mt_attention a = turn_of(&r, NULL);
 
 		if (r.turn + 1 < r.n)
 			MT_TRY(pass_on(&r, r.keys, r.next_keys));
@@ -140,7 +138,7 @@ static enum mt_status add_mine(const struct ring *r)
 static enum mt_status run_backward(struct ring *r, void *to)
 {
 	const struct mt_attention *own = r->own;
-	struct mt_attention a = turn_of(r);
+	struct mt_attention a = turn_of(r, to);
 	int64_t half = source_of(r) > r->part ? own->seq / 2 : 0;
 
 	a.merge = false;
@@ -148,8 +146,6 @@ static enum mt_status run_backward(struct ring *r, void *to)
 	a.dq = mt_context_at(r->e, own->dq, half * own->q_stride);
 	a.delta = mt_context_at_stat(r->e, own->delta, half);
 	a.add_dq = r->turn > 0;
-	a.dk = to;
-	a.dv = mt_context_at(r->e, to, r->w / 2);
 	return mt_context_enqueue(r->e, MT_OP_ATTENTION_BWD, &a);
 }
 
@@ -184,7 +180,7 @@ enum mt_status mt_context_ring_backward(struct mt_engine *e, const struct mt_att
 	mt_engine_release(e, &r.next_keys);
 	mt_engine_release(e, &r.mine);
 	MT_TRY(await(&r));
-	MT_TRY(mt_context_copy(e, r.next_gradients, r.w, own->dk, own->kv_stride, r.rows, r.w));
+	MT_TRY(mt_context_give_gradients(e, own, r.rows, r.next_gradients));
 	mt_engine_release(e, &r.gradients);
 	mt_engine_release(e, &r.next_gradients);
 	return MT_OK;

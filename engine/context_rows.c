@@ -57,6 +57,13 @@ int mt_context_start_arrays(const struct mt_layout *layout)
 	return layout->cp_kind == MT_CONTEXT_ALL_GATHER ? 1 : mt_context_outer(layout);
 }
 
+int64_t mt_context_document_bytes(const struct mt_layout *layout)
+{
+	int64_t rows = mt_context_rank_rows(layout) + mt_context_start_arrays(layout) * mt_context_part_rows(layout);
+
+	return layout->documents == MT_DOCUMENTS_APART ? layout->mbs * rows * (int64_t)sizeof(int32_t) : 0;
+}
+
 void mt_context_starts(const struct mt_layout *layout, int part, const int32_t *starts, int32_t *arrays)
 {
 	int64_t rows = mt_context_part_rows(layout);

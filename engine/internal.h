@@ -17,7 +17,8 @@ struct mt_layer_saved {
 	void *x;               /* (S,C) input; owned by the chain of layers */
 	void *norm1, *norm2;   /* (S,C) outputs of the norms */
 	void *stats1, *stats2; /* (2,S) f32: mean, rstd */
-	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE; where heads are exchanged, of the part's rows */
+	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE */
+	void *exchanged;       /* (B, part's rows, a share of qkv's heads) in its place, where heads are exchanged (context.h) */
 	void *attention;       /* (R, H*D) */
 	void *lse;             /* (B,H,T) f32 */
 	void *x2;              /* (S,C) after the attention's residual */
@@ -170,13 +171,12 @@ enum mt_status mt_context_create(struct mt_engine *e); /* groups, positions */
 void mt_context_destroy(struct mt_engine *e);
 enum mt_status mt_context_load(struct mt_engine *e, struct mt_flight *flight, const struct mt_batch *batch);
 const void *mt_context_positions(const struct mt_engine *e); /* of the running micro-batch's rows; NULL: as they lie */
-/* Where heads are exchanged: qkv (R, all) becomes that of the part's rows. */
-enum mt_status mt_context_exchange(struct mt_engine *e, void **qkv);
-/* s->attention (R,H*D) and s->lse, both there, from s->qkv. */
+/* Where heads are exchanged: s->exchanged, new, from q, k and v, which are not read again. */
+enum mt_status mt_context_exchange(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s);
+/* o and lse, both there. */
 enum mt_status mt_context_attend(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s);
-/* dqkv (R, all), there, from d_o (R,H*D). */
-enum mt_status mt_context_attend_backward(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s,
-					  const void *d_o, void *dqkv);
+/* dq, dk and dv, all there, from do. */
+enum mt_status mt_context_attend_backward(struct mt_engine *e, const struct mt_attention *plain, struct mt_layer_saved *s);
 
 /* stage.c: the passes of one chunk over one micro-batch */
 enum mt_status mt_stage_forward(struct mt_engine *e, int chunk, int64_t microbatch, struct mt_flight *flight);

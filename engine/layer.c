@@ -157,6 +157,7 @@ static void drop_rows(struct mt_engine *e, void *shard, void *whole)
 static enum mt_status attention_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **out)
 {
 	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
+	struct mt_attention args;
 	void *whole;
 
 	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
@@ -165,7 +166,10 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
 	drop_rows(e, s->norm1, whole);
 	MT_TRY(rope(e, s->qkv, 1));
-	MT_TRY(mt_context_exchange(e, &s->qkv));
+	args = attention_args(e, s);
+	MT_TRY(mt_context_exchange(e, &args, s));
+	if (s->exchanged)
+		mt_engine_release(e, &s->qkv);
 	MT_TRY(attend(e, s));
 	MT_TRY(alloc(e, e->rows * C, out));
 	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->q_cols, C, *out));
@@ -227,8 +231,8 @@ static enum mt_status mlp_output(struct mt_engine *e, const int *at, struct mt_l
 /* Frees what can be computed again: all but x. */
 static void free_recomputed(struct mt_engine *e, struct mt_layer_saved *s)
 {
-	void **all[] = {&s->norm1,     &s->norm2, &s->stats1, &s->stats2, &s->qkv,
-			&s->attention, &s->lse,   &s->x2,     &s->up,     &s->activation};
+	void **all[] = {&s->norm1, &s->norm2, &s->stats1, &s->stats2,     &s->qkv,      &s->attention,
+			&s->lse,   &s->x2,    &s->up,     &s->activation, &s->exchanged};
 
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])
@@ -347,7 +351,11 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	drop_rows(e, dy, whole);
 	MT_TRY(alloc(e, e->rows * width, &dqkv));
 	args = attention_args(e, s);
-	MT_TRY(mt_context_attend_backward(e, &args, s, d_o, dqkv));
+	args.do_ = d_o;
+	args.dq = dqkv;
+	args.dk = at_column(e, dqkv, e->q_cols);
+	args.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
+	MT_TRY(mt_context_attend_backward(e, &args, s));
 	mt_engine_release(e, &d_o);
 	MT_TRY(rope(e, dqkv, -1));
 	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));

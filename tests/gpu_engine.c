@@ -40,6 +40,18 @@ static const struct layout layouts[] = {
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
+/* Context parallelism: one layout of each kind. */
+static const struct {
+	struct layout beside;
+	int cp, kind, inner;
+} contexts[] = {
+	{{2, 1, 1, 1, 0, 0, MT_RECOMPUTE_NONE, MT_SCHEDULE_1F1B, 0}, 2, MT_CONTEXT_RING, 1},
+	{{2, 1, 1, 1, 0, 1, MT_RECOMPUTE_FULL, MT_SCHEDULE_1F1B, 0}, 2, MT_CONTEXT_ALL_GATHER, 1},
+	{{2, 1, 1, 1, 0, 0, MT_RECOMPUTE_NONE, MT_SCHEDULE_1F1B, 0}, 2, MT_CONTEXT_ULYSSES, 1},
+	{{4, 1, 1, 1, 0, 1, MT_RECOMPUTE_NONE, MT_SCHEDULE_1F1B, 0}, 4, MT_CONTEXT_HYBRID, 2},
+};
+enum { CONTEXTS = sizeof contexts / sizeof *contexts };
+
 static enum mt_status set_run(struct mt_run *run, const char *model, enum mt_dtype dtype)
 {
 	mt_run_default(run);
@@ -170,8 +182,9 @@ static void run_layouts(struct job *job)
 {
 	double want[MODELS * TYPES][STEPS];
 	train_alone(job, want);
-	for (int i = 0, turn = 0; i < LAYOUTS; i++) {
-		if (layouts[i].ranks != mt_fabric_size(job->fabric))
+	for (int i = 0, turn = 0; i < LAYOUTS + CONTEXTS; i++) {
+		const struct layout *l = i < LAYOUTS ? &layouts[i] : &contexts[i - LAYOUTS].beside;
+		if (l->ranks != mt_fabric_size(job->fabric))
 			continue;
 		for (int c = 0; c < MODELS * TYPES; c++, turn++) {
 			struct mt_run run;
@@ -180,7 +193,12 @@ static void run_layouts(struct job *job)
 			need(job, set_run(&run, models[c / TYPES], c % TYPES ? MT_BF16 : MT_F32));
 			if (job->few)
 				run.train.steps = FEW_STEPS;
-			run_layout(job, &layouts[i], &run, want[c]);
+			if (i >= LAYOUTS) {
+				run.layout.cp = contexts[i - LAYOUTS].cp;
+				run.layout.cp_kind = contexts[i - LAYOUTS].kind;
+				run.layout.cp_inner = contexts[i - LAYOUTS].inner;
+			}
+			run_layout(job, l, &run, want[c]);
 			mt_run_free(&run);
 		}
 	}

@@ -93,6 +93,16 @@ static void attentions_in_windows_and_documents(void)
 	masked_attention(check_device, 1, 700, 2, 1, 128, 0, 256, 90);
 }
 
+static void parts_of_attention(void)
+{
+	part_attention(check_device, &(struct part){2, 66, 80, 150, 160, 150, 2, 1, 64, 0, 0, true});
+	part_attention(check_device, &(struct part){1, 100, 100, 60, 60, 60, 2, 2, 64, 0, 30, true});
+	if (few)
+		return;
+	part_attention(check_device, &(struct part){2, 512, 1024, 1024, 1024, 1024, 4, 1, 128, 0, 0, true});
+	part_attention(check_device, &(struct part){1, 700, 700, 1500, 1500, 300, 2, 1, 128, 256, 0, true});
+}
+
 static void norms(void)
 {
 	for (int i = 0; i < 2; i++) {
@@ -126,6 +136,7 @@ static void embeddings(void)
 	embedding(check_device, 34, 129, 17, true, 0);
 	embedding(check_device, 12, 64, 8, true, 5);
 	embedding(check_device, few ? 40 : 3000, few ? 700 : 768, 10, false, 0);
+	placed_embedding(check_device, few ? 50 : 3000, 64, 7);
 }
 
 static void ropes(void)
@@ -134,6 +145,8 @@ static void ropes(void)
 	rope(check_device, 2, 17, 3, 6, 0, 1);
 	rope(check_device, 1, 33, 5, 64, 1000, 1);
 	rope(check_device, 2, few ? 7 : 700, 2, 128, 3, -1);
+	placed_rope(check_device, 2, 17, 3, 16, 40, 1);
+	placed_rope(check_device, 1, 9, 2, 64, 3000, -1);
 }
 
 static void additions(void)
@@ -265,11 +278,22 @@ static struct test {
 	enum mt_dtype dtype;
 	char text[80];
 } cases[] = {
-	CASE(linear_forward), CASE(linear_dgrad),   CASE(linear_wgrad),
-	CASE(attentions),     CASE(norms),          CASE(attentions_in_windows_and_documents),
-	CASE(activations),    CASE(embeddings),     CASE(ropes),
-	CASE(additions),      CASE(bias_gradients), CASE(losses),
-	CASE(optimizers),     CASE(moves),          CASE(every_operation_was_tried),
+	CASE(linear_forward),
+	CASE(linear_dgrad),
+	CASE(linear_wgrad),
+	CASE(attentions),
+	CASE(norms),
+	CASE(attentions_in_windows_and_documents),
+	CASE(parts_of_attention),
+	CASE(activations),
+	CASE(embeddings),
+	CASE(ropes),
+	CASE(additions),
+	CASE(bias_gradients),
+	CASE(losses),
+	CASE(optimizers),
+	CASE(moves),
+	CASE(every_operation_was_tried),
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

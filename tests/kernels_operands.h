@@ -109,6 +109,39 @@ static inline void rope(check *body, int64_t batch, int64_t seq, int64_t heads, 
 	body(&p);
 }
 
+/* Positions given row by row, some more than once. */
+static inline void placed_rope(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t dim, int64_t positions, int sign)
+{
+	struct problem p = start(MT_OP_ROPE, MT_OP_ROPE, 2e-6, 6e-3);
+	p.op.rope = (struct mt_rope){.batch = batch,
+				     .seq = seq,
+				     .heads = heads,
+				     .head_dim = dim,
+				     .stride = heads * dim,
+				     .theta = 10000.0,
+				     .sign = sign,
+				     .position_count = positions};
+	add(&p, "x", AT(rope.x), INOUT, ACT, batch * seq, heads * dim);
+	words(add(&p, "positions", AT(rope.positions), IN, WORD, batch, seq), 0, positions);
+	body(&p);
+}
+
+static inline void placed_embedding(check *body, int64_t rows, int64_t cols, int64_t positions)
+{
+	struct problem p = start(MT_OP_EMBEDDING, MT_OP_EMBEDDING_BWD, 4e-6, 6e-3);
+	p.op.embedding = (struct mt_embedding){
+		.rows = rows, .cols = cols, .seq = rows, .first = 3, .count = 20, .position_count = positions};
+	words(add(&p, "tokens", AT(embedding.tokens), IN, WORD, 1, rows), 0, 25);
+	words(add(&p, "positions", AT(embedding.positions), IN, WORD, 1, rows), 0, positions);
+	add(&p, "table", AT(embedding.table), IN, ACT, 20, cols);
+	add(&p, "dy", AT(embedding.dy), IN, ACT, rows, cols);
+	add(&p, "y", AT(embedding.y), OUT, ACT, rows, cols);
+	add(&p, "dtable", AT(embedding.dtable), INOUT, STAT, 20, cols);
+	add(&p, "position", AT(embedding.position), IN, ACT, positions, cols);
+	add(&p, "dposition", AT(embedding.dposition), INOUT, STAT, positions, cols);
+	body(&p);
+}
+
 static inline void addition(check *body, enum mt_op_kind kind, int64_t rows, int64_t cols, bool b, bool bias)
 {
 	struct problem p = start(kind, kind, 2e-6, 6e-3);

@@ -22,9 +22,10 @@ struct counts {
 struct place {
 	int tp, pp, dp, zero;
 	bool sp;
+	int cp;
 };
 
-static const struct place first = {2, 2, 2, 0, true}, sharded = {1, 1, 8, 1, false};
+static const struct place first = {2, 2, 2, 0, true, 1}, sharded = {1, 1, 8, 1, false, 1};
 
 static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, const struct place *p)
 {
@@ -42,6 +43,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.tp = p->tp;
 	run->layout.pp = p->pp;
 	run->layout.dp = p->dp;
+	run->layout.cp = p->cp;
 	run->layout.zero = p->zero;
 	run->layout.sp = p->sp;
 	run->train.steps = STEPS;
@@ -120,7 +122,8 @@ static void go_on(struct counts *c, struct mt_fabric *fabric, const char *model,
 
 	set_run(&run, model, dtype, p);
 	st = train(&run, fabric, from, NULL, losses);
-	snprintf(what, sizeof what, "%s %s tp%d pp%d dp%d zero%d", model, mt_dtype_name(dtype), p->tp, p->pp, p->dp, p->zero);
+	snprintf(what, sizeof what, "%s %s tp%d pp%d dp%d cp%d zero%d", model, mt_dtype_name(dtype), p->tp, p->pp, p->dp, p->cp,
+		 p->zero);
 	if (st != MT_OK)
 		snprintf(why, sizeof why, "%s", mt_error_message());
 	mt_error_clear();
@@ -146,12 +149,13 @@ static void remove_all(const char *directory)
 
 static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype)
 {
-	static const struct place others[] = {
-		{1, 4, 2, 0, false}, {2, 1, 4, 1, true}, {1, 1, 8, 1, false}, {1, 1, 1, 0, false}, {4, 1, 2, 0, false}};
+	static const struct place others[] = {{1, 4, 2, 0, false, 1}, {2, 1, 4, 1, true, 1},  {1, 1, 8, 1, false, 1},
+					      {1, 1, 1, 0, false, 1}, {4, 1, 2, 0, false, 1}, {4, 1, 1, 0, false, 2},
+					      {1, 1, 2, 1, false, 4}, {2, 1, 1, 1, true, 4}};
 	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
 	char *one = mt_string("%s/%s-%s", root, model, mt_dtype_name(dtype)), *two = mt_string("%s-zero", one);
 	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
-	static const struct place last = {4, 2, 1, 0, false};
+	static const struct place last = {4, 2, 1, 0, false, 1};
 	struct mt_run run;
 	enum mt_status st;
 

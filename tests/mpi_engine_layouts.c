@@ -3,9 +3,9 @@
  *
  * One job of 8 ranks runs all layouts of tp, pp, dp in {1,2,4,8} up to 8 ranks in turn, each on blocks of tp*pp*dp
  * ranks: sequence parallelism on and off, ZeRO-1 on and off, a small GPT and a small LLaMA, f32 and bf16, recompute none,
- * selective and full, of all layers or the first, in turn; then interleaved and zero-bubble schedules and uneven stages. The
- * reference is one rank on the plain device in the same run. Tolerances: f32 1e-6 relative at the first step, 1e-4 at the last;
- * bf16 2e-2. The same layout twice gives the same bits. */
+ * selective and full, of all layers or the first, in turn; then interleaved and zero-bubble schedules, uneven stages and context
+ * parallelism. The reference is one rank on the plain device in the same run. Tolerances: f32 1e-6 relative at the first step, 1e-4
+ * at the last; bf16 2e-2. The same layout twice gives the same bits. */
 #include "base/log.h"
 #include "engine/engine.h"
 
@@ -225,6 +225,41 @@ static void run_schedules(struct counts *counts, struct mt_run *run, struct mt_f
 	}
 }
 
+/* Context parallelism, each with other axes beside it. */
+static const struct {
+	int kind, cp, inner, tp, pp, dp;
+	bool sp, zero;
+	int recompute, mbs;
+} contexts[] = {
+	{MT_CONTEXT_RING, 2, 1, 1, 1, 1, false, false, MT_RECOMPUTE_NONE, 1},
+	{MT_CONTEXT_RING, 4, 1, 2, 1, 1, true, false, MT_RECOMPUTE_NONE, 2},
+	{MT_CONTEXT_RING, 2, 1, 1, 2, 2, false, true, MT_RECOMPUTE_FULL, 1},
+	{MT_CONTEXT_ALL_GATHER, 4, 1, 1, 2, 1, false, true, MT_RECOMPUTE_NONE, 1},
+	{MT_CONTEXT_ALL_GATHER, 2, 1, 2, 1, 2, true, false, MT_RECOMPUTE_SELECTIVE, 2},
+	{MT_CONTEXT_ULYSSES, 2, 1, 2, 2, 1, false, false, MT_RECOMPUTE_NONE, 1},
+	{MT_CONTEXT_ULYSSES, 4, 1, 1, 1, 2, false, true, MT_RECOMPUTE_SELECTIVE, 2},
+	{MT_CONTEXT_HYBRID, 4, 2, 2, 1, 1, true, false, MT_RECOMPUTE_FULL, 1},
+	{MT_CONTEXT_HYBRID, 8, 4, 1, 1, 1, false, true, MT_RECOMPUTE_NONE, 1},
+};
+
+static void run_contexts(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, const double *expected)
+{
+	const struct mt_layout plain = run->layout;
+	struct mt_layout *l = &run->layout;
+
+	for (size_t i = 0; i < sizeof contexts / sizeof *contexts; i++) {
+		l->cp_kind = contexts[i].kind, l->cp = contexts[i].cp, l->cp_inner = contexts[i].inner;
+		l->tp = contexts[i].tp, l->pp = contexts[i].pp, l->dp = contexts[i].dp;
+		l->sp = contexts[i].sp, l->zero = contexts[i].zero;
+		l->recompute = contexts[i].recompute, l->mbs = contexts[i].mbs;
+		if (mt_layout_world(l) <= mt_fabric_size(fabric) && mt_layout_first_broken(&run->model, l) < 0)
+			run_layout(counts, run, fabric, expected, i % 3 == 0);
+		else
+			counts->skipped++;
+		*l = plain;
+	}
+}
+
 static void run_case(struct counts *counts, struct mt_fabric *fabric, int which, const double *expected)
 {
 	struct mt_run run;
@@ -246,8 +281,10 @@ static void run_case(struct counts *counts, struct mt_fabric *fabric, int which,
 	run.layout.tp = run.layout.pp = run.layout.dp = run.layout.mbs = 1;
 	run.layout.sp = false;
 	run.layout.zero = 0;
-	if (which == 0 || which == CASES - 1) /* each model and type once */
+	if (which == 0 || which == CASES - 1) { /* each model and type once */
 		run_schedules(counts, &run, fabric, expected);
+		run_contexts(counts, &run, fabric, expected);
+	}
 	mt_run_free(&run);
 }
 

@@ -154,6 +154,8 @@ static void rope_equals_reference(void **state)
 	rope(check_emulated, 1, 7, 2, 128, 3, -1);
 	rope(check_emulated, 1, 5, 3, 80, 131000, 1);
 	rope(check_emulated, 1, 3, 1, 512, 1000000, -1);
+	placed_rope(check_emulated, 2, 17, 3, 16, 40, 1);
+	placed_rope(check_emulated, 1, 9, 2, 64, 3000, -1);
 }
 
 /* Words in [0, range) of `count` from `first` on. */
@@ -176,6 +178,8 @@ static void embeddings_equal_reference(void **state)
 	embedding(check_emulated, 12, 65, 8, true, 5);
 	embedding(check_emulated, 40, 704, 10, true, 7);
 	embedding(check_emulated, 40, 1096, 50, true, 0);
+	placed_embedding(check_emulated, 50, 65, 7);
+	placed_embedding(check_emulated, 90, 64, 40);
 	uneven_words(1500, 16, 0, 70000, 70000); /* three digits, several tiles */
 	uneven_words(1100, 8, 1, 3, 3);          /* runs over many blocks, and rows that are not ours */
 	uneven_words(2100, 8, 0, 256, 300);

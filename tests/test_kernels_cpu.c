@@ -86,6 +86,7 @@ static void embeddings_equal_reference(void **state)
 	embedding(check_equals_reference, 34, 129, 17, true, 0);
 	embedding(check_equals_reference, 12, 65, 8, true, 5);
 	embedding(check_equals_reference, 40, 700, 10, false, 0);
+	placed_embedding(check_equals_reference, 50, 65, 7);
 }
 
 static void rope_equals_reference(void **state)
@@ -95,6 +96,8 @@ static void rope_equals_reference(void **state)
 	rope(check_equals_reference, 2, 17, 3, 6, 0, 1);
 	rope(check_equals_reference, 1, 33, 5, 64, 1000, 1);
 	rope(check_equals_reference, 2, 7, 2, 34, 3, -1);
+	placed_rope(check_equals_reference, 2, 17, 3, 16, 40, 1);
+	placed_rope(check_equals_reference, 1, 9, 2, 64, 3000, -1);
 }
 
 static void additions_equal_reference(void **state)

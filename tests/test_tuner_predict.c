@@ -228,6 +228,46 @@ static void a_step_is_the_sum_of_its_kernels(void **state)
 	mt_run_free(&run);
 }
 
+/* Each kind of context parallelism with other axes beside it: the cards' closed form against the engine's dry run. */
+static void cards_price_context_parallelism_as_the_dry_run(void **state)
+{
+	static const struct {
+		int kind, cp, inner, tp, pp, documents;
+	} kinds[] = {{MT_CONTEXT_RING, 2, 1, 1, 1, 0},       {MT_CONTEXT_RING, 4, 1, 1, 2, 1},
+		     {MT_CONTEXT_ALL_GATHER, 2, 1, 2, 1, 1}, {MT_CONTEXT_ULYSSES, 2, 1, 1, 2, 0},
+		     {MT_CONTEXT_ULYSSES, 2, 1, 1, 1, 1},    {MT_CONTEXT_HYBRID, 4, 2, 1, 1, 0}};
+	struct mt_card_cache *cache;
+	struct made_up made;
+	struct mt_run run;
+
+	set_run(&run, &problems[0]);
+	make_up(&made, 8, 10, 0.5, 5e10, 1e10, 1e-6);
+	must(mt_card_cache_create(&cache));
+	for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+		struct mt_candidate dry = {.layout = run.layout}, card;
+
+		dry.layout.cp_kind = kinds[k].kind, dry.layout.cp = kinds[k].cp, dry.layout.cp_inner = kinds[k].inner;
+		dry.layout.tp = kinds[k].tp, dry.layout.pp = kinds[k].pp, dry.layout.documents = kinds[k].documents;
+		dry.layout.sp = dry.layout.tp > 1;
+		dry.layout.dp = 1;
+		dry.layout.zero = 1;
+		dry.layout.mbs = 1 + k % 2;
+		assert_int_equal(mt_layout_first_broken(&run.model, &dry.layout), -1);
+		card = dry;
+		must(mt_predict_dry(&dry, &run.model, &made.cost, NULL));
+		must(mt_predict_card(&card, &run.model, &made.cost, cache));
+		assert_close(card.step_s, dry.step_s, 0.02, "step");
+		assert_close(card.tp_s, dry.tp_s, 0.05, "collectives");
+		for (int s = 0; s < dry.stages; s++)
+			assert_close((double)card.stage[s].peak_bytes, (double)dry.stage[s].peak_bytes, 0.08, "peak");
+		free_candidate(&dry);
+		free_candidate(&card);
+	}
+	mt_card_cache_destroy(cache);
+	make_up_end(&made);
+	mt_run_free(&run);
+}
+
 /* Equal stages and free messages: (m + p - 1) passes, the bubble is (p-1)/m (Narayanan et al. 2021, section 2.2.1). */
 static void equal_stages_have_the_bubble_of_1f1b(void **state)
 {
@@ -277,9 +317,13 @@ static void long_pipelines_go_on_as_they_began(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(cards_tell_the_dry_runs_step_time),  cmocka_unit_test(parts_sum_to_the_step),
-		cmocka_unit_test(cards_tell_the_dry_runs_memory),     cmocka_unit_test(dry_run_gives_the_same_numbers_twice),
-		cmocka_unit_test(a_step_is_the_sum_of_its_kernels),   cmocka_unit_test(equal_stages_have_the_bubble_of_1f1b),
+		cmocka_unit_test(cards_tell_the_dry_runs_step_time),
+		cmocka_unit_test(parts_sum_to_the_step),
+		cmocka_unit_test(cards_tell_the_dry_runs_memory),
+		cmocka_unit_test(dry_run_gives_the_same_numbers_twice),
+		cmocka_unit_test(a_step_is_the_sum_of_its_kernels),
+		cmocka_unit_test(cards_price_context_parallelism_as_the_dry_run),
+		cmocka_unit_test(equal_stages_have_the_bubble_of_1f1b),
 		cmocka_unit_test(long_pipelines_go_on_as_they_began),
 	};
 	return cmocka_run_group_tests_name("tuner predict", tests, NULL, NULL);

@@ -15,14 +15,15 @@
 #include <string.h>
 
 struct entry {
-	int64_t tp, mbs;
+	int64_t tp, cp, cp_inner, mbs;
+	int cp_kind, documents;
 	int sp, recompute;
 	struct mt_card card;
 };
 
 /* The tails of the stages of one grid of ranks. */
 struct grid {
-	int64_t tp, pp, dp, zero;
+	int64_t tp, pp, cp, dp, zero;
 	int sp;
 	struct mt_tail **tails; /* pp of them, in the cache's list: equal stages share one */
 };
@@ -82,14 +83,22 @@ static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run
 
 	for (int i = 0; i < cache->count; i++) {
 		e = &cache->entries[i];
-		if (e->tp == l->tp && e->mbs == l->mbs && e->sp == l->sp && e->recompute == l->recompute) {
+		if (e->tp == l->tp && e->mbs == l->mbs && e->sp == l->sp && e->recompute == l->recompute && e->cp == l->cp &&
+		    e->cp_kind == l->cp_kind && e->cp_inner == l->cp_inner && e->documents == l->documents) {
 			*card = &e->card;
 			return MT_OK;
 		}
 	}
 	MT_TRY(reserve(&cache->entries, cache->count, &cache->capacity, sizeof *cache->entries));
 	e = &cache->entries[cache->count];
-	*e = (struct entry){.tp = l->tp, .mbs = l->mbs, .sp = l->sp, .recompute = l->recompute};
+	*e = (struct entry){.tp = l->tp,
+			    .mbs = l->mbs,
+			    .sp = l->sp,
+			    .recompute = l->recompute,
+			    .cp = l->cp,
+			    .cp_kind = l->cp_kind,
+			    .cp_inner = l->cp_inner,
+			    .documents = l->documents};
 	MT_TRY(mt_card_measure(&e->card, run, mt_cost_ops(cost), mt_cost_comms(cost)));
 	cache->count++;
 	*card = &e->card;
@@ -129,14 +138,14 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 
 	for (int i = 0; i < cache->grid_count; i++) {
 		g = &cache->grids[i];
-		if (g->tp == l->tp && g->pp == l->pp && g->dp == l->dp && g->zero == l->zero && g->sp == l->sp) {
+		if (g->tp == l->tp && g->pp == l->pp && g->cp == l->cp && g->dp == l->dp && g->zero == l->zero && g->sp == l->sp) {
 			*tails = g->tails;
 			return MT_OK;
 		}
 	}
 	MT_TRY(reserve(&cache->grids, cache->grid_count, &cache->grid_capacity, sizeof *cache->grids));
 	g = &cache->grids[cache->grid_count];
-	*g = (struct grid){.tp = l->tp, .pp = l->pp, .dp = l->dp, .zero = l->zero, .sp = l->sp};
+	*g = (struct grid){.tp = l->tp, .pp = l->pp, .cp = l->cp, .dp = l->dp, .zero = l->zero, .sp = l->sp};
 	g->tails = calloc((size_t)l->pp, sizeof *g->tails);
 	if (!g->tails)
 		return mt_fail(MT_NOMEM, "no memory for cards");
@@ -259,7 +268,8 @@ static int64_t round_up(int64_t bytes, int64_t unit)
 static int64_t activations(const struct mt_layout *l, const struct stage *s, int64_t flights, int64_t edges)
 {
 	const struct mt_card *card = s->card;
-	int64_t kept = s->layers * card->layer_kept_bytes + (s->first ? card->token_bytes : 0) + (s->last ? card->token_bytes : 0);
+	int64_t kept = s->layers * card->layer_kept_bytes + card->document_bytes + (s->first ? card->token_bytes : 0) +
+		       (s->last ? card->token_bytes : 0);
 	int64_t head = s->last ? card->head_work_bytes + (mt_logits_apart(l) ? 0 : card->logits_bytes) : 0;
 	int64_t bytes = flights * kept + edges * card->edge_bytes + (head > card->layer_work_bytes ? head : card->layer_work_bytes);
 
@@ -289,10 +299,10 @@ static void stage_memory(struct mt_stage_prediction *out, const struct mt_layout
 	out->arena_bytes[1] = s->tail->gradient_bytes;
 	out->arena_bytes[2] = s->tail->optimizer_bytes;
 	out->arena_bytes[3] = activations(l, s, flights, edges + 1);
-	out->arena_bytes[4] = MT_ARENA_ALIGN_BYTES;
+	out->arena_bytes[4] = MT_ARENA_ALIGN_BYTES + round_up(card->position_bytes, MT_ARENA_ALIGN_BYTES);
 	if (s->last)
-		out->arena_bytes[4] +=
-			round_up(m * l->mbs * l->seq * loss_bytes, MT_ARENA_ALIGN_BYTES) + (apart ? card->logits_bytes : 0);
+		out->arena_bytes[4] += round_up(m * l->mbs * (l->seq / l->cp) * loss_bytes, MT_ARENA_ALIGN_BYTES) +
+				       (apart ? card->logits_bytes : 0);
 	out->peak_bytes = 0;
 	out->resident_bytes = machine->process_bytes;
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
@@ -307,7 +317,7 @@ static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l
 				  .dtype = (enum mt_dtype)l->dtype,
 				  .bytes = card->edge_bytes,
 				  .size = (int)l->pp,
-				  .stride = (int)(l->tp * l->dp),
+				  .stride = (int)(l->tp * l->cp * l->dp),
 				  .group = "pp"};
 
 	return l->pp > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;

@@ -178,7 +178,7 @@ static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *worl
 enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
 			    double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing)
 {
-	struct mt_fabric_config alone = {.kind = "alone", .size = (int)slice->run.layout.tp};
+	struct mt_fabric_config alone = {.kind = "alone", .size = (int)(slice->run.layout.tp * slice->run.layout.cp)};
 	struct mt_engine_config config = {.run = &slice->run, .device = device};
 	struct mt_data_options synthetic = {0};
 	struct mt_dataset *dataset = NULL;

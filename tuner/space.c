@@ -48,11 +48,11 @@ static enum mt_status consider(struct mt_space *space, const struct mt_model *mo
 }
 
 /* The switches of one (tp, pp, dp, micro-batch). Combinations that mean the same as another are not listed twice:
- * sequence parallelism is a choice only with tp > 1, sharding only with dp > 1. */
+ * sequence parallelism is a choice only with tp > 1, sharding only with dp or cp > 1. */
 static enum mt_status consider_switches(struct mt_space *space, const struct mt_model *model, struct mt_layout layout)
 {
 	for (int sp = 0; sp <= (layout.tp > 1); sp++) {
-		for (int zero = 0; zero <= (layout.dp > 1); zero++) {
+		for (int zero = 0; zero <= (layout.dp * layout.cp > 1); zero++) {
 			for (int recompute = MT_RECOMPUTE_NONE; recompute <= MT_RECOMPUTE_FULL; recompute++) {
 				layout.sp = sp;
 				layout.zero = zero;
@@ -68,13 +68,15 @@ static enum mt_status consider_grids(struct mt_space *space, const struct mt_mod
 {
 	struct mt_layout layout = *base;
 
-	for (int tp = 1; tp <= world; tp++) {
-		for (int pp = 1; world % tp == 0 && pp <= world / tp; pp++) {
-			if (world / tp % pp)
+	int rest = world / (int)layout.cp; /* context parallelism is the base layout's */
+
+	for (int tp = 1; world % layout.cp == 0 && tp <= rest; tp++) {
+		for (int pp = 1; rest % tp == 0 && pp <= rest / tp; pp++) {
+			if (rest / tp % pp)
 				continue;
 			layout.tp = tp;
 			layout.pp = pp;
-			layout.dp = world / tp / pp;
+			layout.dp = rest / tp / pp;
 			/* Micro-batches that do not divide the batch of a data-parallel rank are no layouts at all. */
 			for (int64_t mbs = 1; mbs <= base->gbs; mbs++) {
 				layout.mbs = mbs;

@@ -17,24 +17,18 @@ static double noted_comm_s(void *context, const struct mt_comm_key *key)
 	struct noted *noted = context;
 	double seconds = noted->source.comm_s(noted->source.context, key);
 
-	if (key->group && strcmp(key->group, "dp") == 0)
+	if (key->group && strncmp(key->group, "dp", 2) == 0)
 		noted->dp_total_s += seconds;
 	return seconds;
-}
-
-static enum mt_status clear(struct mt_engine *e)
-{
-	struct mt_op op = {.kind = MT_OP_FILL, .dtype = mt_grad_dtype(e->dtype)};
-
-	op.move = (struct mt_move){.count = e->table.elements, .dst_dtype = op.dtype, .src_dtype = op.dtype, .dst = e->grad_flat};
-	return mt_engine_enqueue(e, &op);
 }
 
 /* One unit's buckets, with both streams at one time before and after. */
 static enum mt_status reduce(struct mt_engine *e, struct mt_tail *tail, int unit)
 {
-	double start_s = mt_stream_now_s(e->compute), summed_s;
+	double start_s, summed_s;
 
+	MT_TRY(mt_grads_enter(e, unit));
+	start_s = mt_stream_now_s(e->compute);
 	MT_TRY(mt_reduce_unit(e, unit));
 	summed_s = mt_stream_now_s(e->compute);
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
@@ -50,7 +44,7 @@ static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail)
 	struct mt_step_stats stats = {0};
 	double start_s = mt_stream_now_s(e->compute);
 
-	MT_TRY(clear(e));
+	MT_TRY(mt_grads_begin(e));
 	tail->clear_s = mt_stream_now_s(e->compute) - start_s;
 	e->last_microbatch = true;
 	e->next_bucket = 0;

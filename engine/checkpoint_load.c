@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *element(void *base, int64_t index, enum mt_dtype dtype)
-{
-	return (void *)((uintptr_t)base + (uintptr_t)index * mt_dtype_bytes(dtype));
-}
-
 /* f32 or f64 to the engine's type. */
 static void round_to(enum mt_dtype to, enum mt_dtype from, const void *values, void *out, int64_t count)
 {
@@ -32,7 +27,7 @@ enum mt_status mt_state_set_weight(struct mt_engine *e, int index, const void *v
 	if (!rounded)
 		return mt_fail(MT_NOMEM, "no memory to load %s", p->name);
 	round_to(e->dtype, f, values, rounded, count);
-	MT_GOTO(out, mt_device_upload(e->device, e->compute, element(e->param_flat, p->offset, e->dtype), rounded, bytes));
+	MT_GOTO(out, mt_values_set(e, index, rounded));
 	mt_state_find(e, index, &run);
 	if (e->master && run.count > 0)
 		MT_GOTO(out, mt_device_upload(e->device, e->compute, mt_state_at(e, index, &run, MT_STATE_WEIGHT),

@@ -8,7 +8,7 @@
 /* The local elements of a parameter, in row-major order, whose master weights and moments are on this rank: `count` from
  * `first`, at element `place` of the optimizer's buffers. */
 struct mt_state_run {
-	int64_t first, count, place;
+	int64_t first, count, place, place2; /* place2: in the second moments, -1: there are none of it */
 };
 
 void mt_state_find(const struct mt_engine *e, int index, struct mt_state_run *run);

@@ -9,18 +9,19 @@ static void *at_element(void *base, int64_t element, enum mt_dtype dtype)
 void mt_state_find(const struct mt_engine *e, int index, struct mt_state_run *run)
 {
 	const struct mt_param *p = &e->table.params[index];
-	int64_t place = 0, end = p->offset + p->rows * p->cols;
+	const struct mt_shard *shard = &e->shards[p->bucket];
+	int64_t end = p->offset + p->rows * p->cols, shard_end = shard->offset + shard->count;
+	int64_t from = p->offset > shard->offset ? p->offset : shard->offset, to = end < shard_end ? end : shard_end;
 
-	*run = (struct mt_state_run){0};
-	for (int i = 0; i < e->table.bucket_count; i++) {
-		const struct mt_bucket *b = &e->table.buckets[i];
-		int64_t shard = e->layout->zero ? b->count / e->replicas : b->count;
-		int64_t first = b->offset + (e->layout->zero ? e->replica * shard : 0);
-		int64_t from = p->offset > first ? p->offset : first, to = end < first + shard ? end : first + shard;
+	*run = (struct mt_state_run){.place2 = -1};
+	if (from >= to)
+		return;
+	*run = (struct mt_state_run){from - p->offset, to - from, shard->place + from - shard->offset, -1};
+	for (int i = 0; i < e->segment_count; i++) { /* a parameter's part of a shard is in one */
+		const struct mt_segment *s = &e->segments[i];
 
-		if (p->offset >= b->offset && p->offset < b->offset + b->count && from < to)
-			*run = (struct mt_state_run){from - p->offset, to - from, place + from - first};
-		place += shard;
+		if (s->bucket == p->bucket && s->offset <= from && from < s->offset + s->count && s->moment2_offset >= 0)
+			run->place2 = s->moment2_offset + from - s->offset;
 	}
 }
 
@@ -31,10 +32,10 @@ void *mt_state_at(const struct mt_engine *e, int index, const struct mt_state_ru
 	if (state == MT_STATE_MOMENT1)
 		return at_element(e->moment1, run->place, f);
 	if (state == MT_STATE_MOMENT2)
-		return at_element(e->moment2, run->place, f);
+		return run->place2 < 0 ? NULL : at_element(e->moment2, run->place2, f);
 	if (e->master)
 		return at_element(e->master, run->place, f);
-	return at_element(e->param_flat, e->table.params[index].offset + run->first, e->dtype);
+	return mt_shard_param(e, e->table.params[index].bucket, e->table.params[index].offset + run->first);
 }
 
 void mt_state_piece(const struct mt_engine *e, int index, int64_t first, int64_t count, struct mt_piece *piece)
@@ -54,13 +55,15 @@ void mt_state_piece(const struct mt_engine *e, int index, int64_t first, int64_t
 		piece->count = real > piece->first ? real - piece->first : 0;
 }
 
-/* Without ZeRO every replica holds all: each writes the parameters whose middle lies in its part of the buffer. */
+/* Ranks that hold copies of the same part share the writing: each writes the parameters whose middle lies in its stretch of the
+ * buffer. */
 bool mt_state_writes(const struct mt_engine *e, int index)
 {
 	const struct mt_param *p = &e->table.params[index];
+	const struct mt_share *share = mt_share_of(e, p->bucket);
 	int64_t middle = p->offset + p->rows * p->cols / 2;
 
 	if (p->copy || (p->replicated && e->at.tp != 0))
 		return false;
-	return e->layout->zero || middle * e->replicas / e->table.elements == e->replica;
+	return middle * share->copies / e->table.elements == share->copy;
 }

@@ -17,8 +17,6 @@ static void set_shape(struct mt_engine *e)
 	e->first = e->at.pp == 0;
 	e->last = e->at.pp == mt_layout_head_stage(l);
 	e->sp = l->sp && l->tp > 1;
-	e->replicas = (int)mt_layout_replicas(l);
-	e->replica = mt_layout_replica(l, e->at);
 	e->seq = mt_context_rank_rows(l);
 	e->rows = l->mbs * e->seq;
 	e->token_scale = 1;
@@ -29,6 +27,7 @@ static void set_shape(struct mt_engine *e)
 	e->vocab_count = mt_layout_padded_vocab(m, l) / l->tp;
 	e->vocab_first = e->vocab_count * e->at.tp;
 	e->microbatches = mt_layout_microbatches(l);
+	e->gbs = l->gbs;
 	e->logits_arena = mt_logits_apart(l) ? ARENA_WORKSPACE : ARENA_ACTIVATIONS;
 }
 
@@ -81,7 +80,7 @@ static enum mt_status make_groups(struct mt_engine *e)
 		all[i] = i;
 	MT_GOTO(out, mt_group_create(e->config.fabric, "world", all, size, &e->world));
 	MT_GOTO(out, make_axis_group(e, 't', "tp", &e->tp));
-	MT_GOTO(out, make_axis_group(e, 'r', "dp", &e->dp));
+	MT_GOTO(out, mt_shares_create(e));
 	MT_GOTO(out, make_axis_group(e, 'p', "pp", &e->pp));
 	if (e->layout->cp > 1) {
 		MT_GOTO(out, make_axis_group(e, 'u', "cp heads", &e->heads));
@@ -119,14 +118,16 @@ static enum mt_status make_order(struct mt_engine *e)
 static enum mt_status make_buffers(struct mt_engine *e)
 {
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
-	int64_t n = e->table.elements;
 
-	MT_TRY(mt_engine_alloc(e, ARENA_PARAMETERS, n, e->dtype, &e->param_flat));
-	MT_TRY(mt_engine_alloc(e, ARENA_GRADIENTS, n, f, &e->grad_flat));
+	MT_TRY(mt_engine_alloc(e, ARENA_PARAMETERS, e->param_elements, e->dtype, &e->param_flat));
+	MT_TRY(mt_engine_alloc(e, ARENA_GRADIENTS, e->grad_elements, f, &e->grad_flat));
 	if (e->dtype == MT_BF16)
 		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->master));
-	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment1));
-	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment2));
+	if (e->config.run->train.optimizer != MT_SGD || e->config.run->train.momentum > 0)
+		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment1));
+	if (e->moment2_elements > 0)
+		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->moment2_elements, f, &e->moment2));
+	MT_TRY(mt_muon_create(e));
 	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 4, MT_F64, &e->numbers));
 	if (e->last)
 		MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, e->microbatches * e->rows, f, &e->losses));
@@ -163,6 +164,7 @@ static enum mt_status make_schedule(struct mt_engine *e)
 {
 	struct mt_schedule_shape shape = mt_layout_schedule(e->layout);
 
+	shape.microbatches = e->microbatches;
 	MT_TRY(mt_schedule_create(&e->schedule, &shape, e->at.pp));
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
 		e->sent[lane] = calloc((size_t)e->schedule.sends, sizeof *e->sent[lane]);
@@ -172,6 +174,12 @@ static enum mt_status make_schedule(struct mt_engine *e)
 			MT_TRY(mt_event_create(e->device, &e->sent[lane][i].event));
 	}
 	return MT_OK;
+}
+
+enum mt_status mt_flights_create(struct mt_engine *e)
+{
+	MT_TRY(make_flights(e));
+	return make_schedule(e);
 }
 
 enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engine_config *config)
@@ -201,10 +209,11 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, make_groups(e));
 	MT_GOTO(fail, mt_param_table_create(&e->table, e->model, layout, e->at));
 	MT_GOTO(fail, make_order(e));
+	MT_GOTO(fail, mt_shards_create(e));
+	MT_GOTO(fail, mt_shards_open(e));
 	MT_GOTO(fail, mt_segments_create(e));
 	MT_GOTO(fail, make_buffers(e));
-	MT_GOTO(fail, make_flights(e));
-	MT_GOTO(fail, make_schedule(e));
+	MT_GOTO(fail, mt_flights_create(e));
 	MT_GOTO(fail, mt_context_create(e));
 	MT_GOTO(fail, mt_engine_open_loader(e, config->dataset, &e->loader));
 	MT_GOTO(fail, mt_initialize(e));
@@ -228,6 +237,24 @@ static void free_flights(struct mt_engine *e)
 			mt_event_destroy(flight->arrived[k]);
 	}
 	free(e->flights);
+	e->flights = NULL;
+}
+
+void mt_flights_destroy(struct mt_engine *e)
+{
+	free_flights(e);
+	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
+		for (int64_t i = 0; e->sent[lane] && i < e->schedule.sends; i++)
+			mt_event_destroy(e->sent[lane][i].event);
+		free(e->sent[lane]);
+		e->sent[lane] = NULL;
+		e->sent_first[lane] = e->sent_count[lane] = 0;
+	}
+	mt_schedule_free(&e->schedule);
+	free(e->host_tokens);
+	free(e->host_losses);
+	e->host_tokens = NULL;
+	e->host_losses = NULL;
 }
 
 void mt_engine_destroy(struct mt_engine *engine)
@@ -240,14 +267,12 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_loader_destroy(e->eval_loader);
 	/* Streams first: what is on its way must have arrived before its memory goes. */
 	mt_stream_destroy(e->dp_stream);
+	mt_stream_destroy(e->gather_stream);
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
 		mt_stream_destroy(e->send_stream[lane]);
 		mt_stream_destroy(e->recv_stream[lane]);
-		for (int64_t i = 0; e->sent[lane] && i < e->schedule.sends; i++)
-			mt_event_destroy(e->sent[lane][i].event);
-		free(e->sent[lane]);
 	}
-	free_flights(e);
+	mt_flights_destroy(e);
 	mt_event_destroy(e->event);
 	mt_stream_destroy(e->compute);
 	mt_context_destroy(e);
@@ -255,28 +280,18 @@ void mt_engine_destroy(struct mt_engine *engine)
 	if (e->pp_back != e->pp)
 		mt_group_destroy(e->pp_back);
 	mt_group_destroy(e->pp);
-	mt_group_destroy(e->dp);
+	mt_shares_destroy(e);
 	mt_group_destroy(e->tp);
 	mt_group_destroy(e->world);
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 		mt_arena_destroy(e->arenas[i]);
-	mt_schedule_free(&e->schedule);
+	mt_shards_destroy(e);
 	mt_param_table_free(&e->table);
 	free(e->segments);
 	free(e->updates);
 	free(e->laps);
 	free(e->bucket_order);
-	free(e->host_tokens);
-	free(e->host_losses);
 	free(e);
-}
-
-static enum mt_status zero_gradients(struct mt_engine *e)
-{
-	struct mt_op op = {.kind = MT_OP_FILL, .dtype = mt_grad_dtype(e->dtype)};
-
-	op.move = (struct mt_move){.count = e->table.elements, .dst_dtype = op.dtype, .src_dtype = op.dtype, .dst = e->grad_flat};
-	return mt_engine_enqueue(e, &op);
 }
 
 enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *stats)
@@ -291,11 +306,14 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
+	MT_TRY(mt_batch_resize(e, mt_rampup_gbs(e->config.run, e->samples)));
+	stats->samples = e->gbs;
 	MT_TRY(mt_lap_begin(e, &start));
 	if (e->loader)
 		MT_TRY(mt_loader_begin(e->loader, (uint64_t)e->samples));
-	MT_TRY(zero_gradients(e));
+	MT_TRY(mt_grads_begin(e));
 	MT_TRY(mt_pipeline_run(e));
+	MT_TRY(mt_params_leave(e));
 	MT_TRY(mt_reduce_finish(e));
 	MT_TRY(mt_optimizer_step(e, stats));
 	MT_TRY(mt_lap_end(e, &start, &stats->seconds));
@@ -308,7 +326,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	stats->data_s = e->data_s;
 	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->optimizer_s;
 	e->step++;
-	e->samples += e->layout->gbs;
+	e->samples += e->gbs;
 	return MT_OK;
 }
 

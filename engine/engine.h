@@ -23,8 +23,9 @@ struct mt_engine_config {
 enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE };
 
 struct mt_step_stats {
-	int64_t step; /* counts from 0 */
-	double loss;  /* mean over the targets that count, the same on every rank */
+	int64_t step;    /* counts from 0 */
+	int64_t samples; /* sequences of this step */
+	double loss;     /* mean over the targets that count, the same on every rank */
 	double grad_norm;
 	double lr;
 	double seconds; /* this rank's clock, from the first action to the last */

@@ -11,7 +11,7 @@ enum mt_status mt_engine_open_loader(struct mt_engine *e, struct mt_dataset *dat
 	struct mt_loader_config config = {.dataset = dataset,
 					  .seq = l->seq,
 					  .mbs = l->mbs,
-					  .gbs = l->gbs,
+					  .gbs = e->gbs,
 					  .dp = l->dp,
 					  .rank = e->at.dp,
 					  .apart = l->documents == MT_DOCUMENTS_APART,
@@ -51,10 +51,13 @@ enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *d
 	double sums[2] = {0};
 	enum mt_status st;
 
+	MT_TRY(mt_batch_resize(e, e->layout->gbs)); /* the next step makes it its own again */
 	if (!e->eval_loader)
 		MT_TRY(mt_engine_open_loader(e, dataset, &e->eval_loader));
 	e->evaluating = true;
 	st = run_batches(e, batches, sums);
+	if (st == MT_OK)
+		st = mt_params_leave(e);
 	e->evaluating = false;
 	if (st == MT_OK)
 		st = mt_laps_read(e);

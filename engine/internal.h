@@ -9,6 +9,7 @@
 #include "engine/loader.h"
 #include "engine/param.h"
 #include "engine/schedule.h"
+#include "engine/shard.h"
 
 enum { ARENA_PARAMETERS, ARENA_GRADIENTS, ARENA_OPTIMIZER, ARENA_ACTIVATIONS, ARENA_WORKSPACE };
 
@@ -65,7 +66,15 @@ struct mt_segment {
 	int64_t offset;       /* elements into the flat buffers */
 	int64_t shard_offset; /* elements into the optimizer's buffers */
 	int64_t count;
+	int64_t moment2_offset; /* elements into the second moments; -1: this rule has none */
+	enum mt_optimizer rule;
+	bool ends;           /* of word embedding or head: they may have learning rates of their own */
 	bool decay, counted; /* weight decay applies; counts in the gradient norm of this rank */
+};
+
+/* Muon's workspace: a matrix, its product, and two Gram matrices. */
+struct mt_muon {
+	void *x, *product, *gram, *square, *norm2;
 };
 
 struct mt_engine {
@@ -77,34 +86,40 @@ struct mt_engine {
 	enum mt_dtype dtype;
 	bool first, last, sp;
 	int64_t seq, rows, shard_rows;     /* T, R, S */
-	int replicas, replica;             /* ranks that hold the same parameters, cp * dp, and this one's place among them */
 	int64_t q_cols, kv_cols, ffn_cols; /* local widths: H*D, G*D, F */
 	int64_t vocab_first, vocab_count;
 	int logits_arena;
-	int64_t microbatches, step;
-	int64_t samples;   /* sequences taken before this step: where the data goes on */
-	double loss_limit; /* a larger loss is a spike; 0: none is */
+	int64_t microbatches, step, gbs; /* of the running step: fewer while the batch grows */
+	int64_t samples;                 /* sequences taken before this step: where the data goes on */
+	double loss_limit;               /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
 	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */
+	struct mt_stream *gather_stream;                   /* NULL but with ZeRO-3 */
 	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
-	struct mt_event *event; /* scratch: recorded and waited for at once */
-	struct mt_group *world, *tp, *dp, *pp, *pp_back,
-		*ends;                   /* dp: the replicas; ends: first and last stage, tied embedding; NULL where not needed */
-	struct mt_group *heads, *parts;  /* of cp: those that exchange heads, those that have the other parts */
-	int32_t *rows_taken;             /* owned: (T) which rows of a sequence are here; NULL: all */
+	struct mt_event *event;                            /* scratch: recorded and waited for at once */
+	struct mt_group *world, *tp, *pp, *pp_back, *ends; /* ends: first and last stage, tied embedding; NULL where not needed */
+	struct mt_group *heads, *parts;                    /* of cp: those that exchange heads, those that have the other parts */
+	int32_t *rows_taken;                               /* owned: (T) which rows of a sequence are here; NULL: all */
 	void *positions;                 /* (R) i32: where this rank's rows are in their sequences; NULL: as they lie */
 	const struct mt_flight *running; /* the micro-batch whose pass runs; NULL in a bench */
 	double counted, token_scale;     /* targets of the step on this rank; (gbs * seq) / those of all ranks */
 
+	struct mt_share shares[MT_SHARES];
+	struct mt_shard *shards; /* owned: one a bucket */
+
 	struct mt_param_table table;
-	void *param_flat;                 /* dtype (elements) */
-	void *grad_flat;                  /* f32 (elements) */
-	void *master, *moment1, *moment2; /* f32, by bucket shard; master NULL when the parameters are f32 */
+	void *param_flat; /* dtype (param_elements): what is kept of each bucket */
+	void *grad_flat;  /* f32 (grad_elements) */
+	int64_t param_elements, grad_elements;
+	int scattered_last;               /* bucket of the reduction that was started last; -1: none of this step */
+	void *master, *moment1, *moment2; /* f32, by bucket shard; NULL: none. master: parameters that are f32 are their own */
 	struct mt_segment *segments;      /* owned, in bucket order */
 	int segment_count;
 	struct mt_op *updates;  /* owned: one a segment */
 	int64_t shard_elements; /* of the optimizer's buffers */
+	int64_t moment2_elements;
+	struct mt_muon muon;
 
 	struct mt_flight *flights; /* owned: one a chunk and micro-batch of the step: [chunk][micro-batch] */
 	int64_t flight_count;
@@ -196,23 +211,67 @@ void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list); /* after a fai
 enum mt_status mt_pipeline_run(struct mt_engine *e);
 enum mt_status mt_pipeline_forward(struct mt_engine *e);
 
-/* reduce.c: gradient buckets over dp, under the backward pass */
+/* reduce.c: gradient buckets over the ranks that share them, under the backward pass */
 enum mt_status mt_reduce_unit(struct mt_engine *e, int unit);
 enum mt_status mt_reduce_finish(struct mt_engine *e);
 
 /* values.c: initial values */
 enum mt_status mt_initialize(struct mt_engine *e);
+enum mt_status mt_values_set(struct mt_engine *e, int index,
+			     const void *values); /* a whole local parameter, in the engine's type */
 
 /* evaluate.c: a loader of this rank's share of a data set */
 enum mt_status mt_engine_open_loader(struct mt_engine *e, struct mt_dataset *dataset, struct mt_loader **loader);
 
+/* shard.c: the groups that share parameters, and this rank's part of each bucket */
+void mt_shares_count(struct mt_engine *e); /* their sizes; done by create */
+enum mt_status mt_shares_create(struct mt_engine *e);
+void mt_shares_destroy(struct mt_engine *e);
+enum mt_status mt_shards_create(struct mt_engine *e); /* the numbers; open: streams and events */
+enum mt_status mt_shards_open(struct mt_engine *e);
+void mt_shards_destroy(struct mt_engine *e);
+bool mt_bucket_used_by(const struct mt_engine *e, int bucket, int unit);
+const struct mt_share *mt_share_of(const struct mt_engine *e, int bucket);
+/* The address of an element of the flat buffer, which must lie in this rank's part of the bucket; and of a whole bucket, NULL while
+ * it is not here. */
+void *mt_shard_param(const struct mt_engine *e, int bucket, int64_t offset);
+void *mt_shard_grad(const struct mt_engine *e, int bucket, int64_t offset);
+void *mt_whole_param(const struct mt_engine *e, int bucket);
+void *mt_whole_grad(const struct mt_engine *e, int bucket);
+
+/* shard_gather.c: the parameters of a unit are whole from its enter to another's; `next`: the unit after it in this pass, -1: none
+ */
+enum mt_status mt_params_enter(struct mt_engine *e, int unit, int next);
+enum mt_status mt_params_leave(struct mt_engine *e); /* none is whole, before they change */
+/* A whole bucket, gathered on the compute stream, until it is dropped. */
+enum mt_status mt_shard_gather_param(struct mt_engine *e, int bucket, void **whole);
+void mt_shard_drop_param(struct mt_engine *e, int bucket, void **whole);
+
+/* shard_scatter.c: whole gradients of a unit are there, zero at first, from its enter to its leave in each backward pass. */
+enum mt_status mt_grads_begin(struct mt_engine *e); /* of a step */
+enum mt_status mt_grads_enter(struct mt_engine *e, int unit);
+enum mt_status mt_grads_leave(struct mt_engine *e, int unit);
+enum mt_status mt_grads_finish(struct mt_engine *e);
+/* The reduced gradients of a whole bucket, gathered on the compute stream, until it is dropped. */
+enum mt_status mt_shard_gather_grad(struct mt_engine *e, int bucket, void **whole);
+void mt_shard_drop_grad(struct mt_engine *e, int bucket, void **whole);
+
 /* segments.c: cuts this rank's shards into runs */
 enum mt_status mt_segments_create(struct mt_engine *e);
+
+/* engine.c: what is kept by micro-batch, and the schedule. rampup.c: made anew for a batch of another size */
+enum mt_status mt_flights_create(struct mt_engine *e);
+void mt_flights_destroy(struct mt_engine *e);
+enum mt_status mt_batch_resize(struct mt_engine *e, int64_t gbs);
+
+/* muon.c */
+bool mt_muon_takes(const struct mt_engine *e, const struct mt_param *p);
+enum mt_status mt_muon_create(struct mt_engine *e);
+enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double grad_scale);
 
 /* optimizer.c */
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats);
 /* Of the micro-batches of this rank, on the last stage. */
 enum mt_status mt_losses_sum(struct mt_engine *e, double *sum);
-double mt_learning_rate(const struct mt_train_options *train, int64_t step);
 
 #endif

@@ -54,7 +54,9 @@ static const struct mt_option options[] = {
 	CHOICE(documents, "joined", documents,
 	       "documents packed in one sequence; apart: attention and positions begin anew with each"),
 	BOOL(sp, "false", "sequence parallelism: between products each tensor-parallel rank holds a part of the rows"),
-	INT(zero, "0", 0, 1, "1: the optimizer state is sharded over the data- and context-parallel ranks"),
+	INT(zero, "0", 0, 3,
+	    "what is sharded over the data- and context-parallel ranks: 1 optimizer state, 2 gradients too, 3 parameters too"),
+	INT(zero_group, "0", 0, 1 << 20, "neighbouring ranks of these that shard between them, with copies across; 0: all"),
 	CHOICE(recompute, "none", recomputes,
 	       "full: keep only a layer's input and run its forward pass again before its backward pass; selective: do so for the "
 	       "outputs named by recompute_attention, recompute_activation and recompute_norm"),
@@ -66,7 +68,8 @@ static const struct mt_option options[] = {
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
 	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),
-	INT(bucket_bytes, "40Mi", 0, 1e15, "gradient bucket in bytes of f32, reduced at once; 0: one bucket"),
+	INT(bucket_bytes, "40Mi", 0, 1e15,
+	    "gradient bucket in bytes of f32, reduced at once; 0: one bucket. With zero 2 and 3 whole layers, one at least"),
 };
 
 const struct mt_option_table mt_layout_options = {"layout", options, sizeof options / sizeof options[0]};
@@ -175,6 +178,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "sp", -1);
 	if (layout->zero != 0)
 		append(buf, "zero", layout->zero);
+	if (layout->zero_group != 0)
+		append(buf, "of", layout->zero_group);
 	if (layout->recompute != MT_RECOMPUTE_NONE)
 		append(buf, recomputes[layout->recompute], -1);
 	if (layout->recompute_layers != 0)

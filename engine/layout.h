@@ -32,7 +32,8 @@ struct mt_layout {
 	int64_t seq;                       /* tokens in a sequence */
 	int documents;                     /* enum mt_documents_kind */
 	bool sp;                           /* sequence parallelism beside tensor parallelism */
-	int64_t zero;                      /* 0 or 1: optimizer state sharded over dp * cp */
+	int64_t zero;                      /* sharded over dp * cp: 1 optimizer state, 2 gradients too, 3 parameters too */
+	int64_t zero_group;                /* ranks that shard between them, copies across; 0: all of dp * cp */
 	int recompute;                     /* enum mt_recompute */
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;

@@ -167,14 +167,30 @@ RULE(sp_rows_divisible_by_tp)
 	return l->sp && l->cp > 0 && indivisible(product(l->mbs, l->seq / l->cp), l->tp);
 }
 
-RULE(zero_is_0_or_1)
+RULE(zero_is_known)
 {
-	return l->zero < 0 || l->zero > 1;
+	return l->zero < 0 || l->zero > 3;
+}
+
+/* Their weight gradients are put off past the pass in which a micro-batch's gradients are reduced. */
+RULE(zero_2_needs_whole_backward_passes)
+{
+	return l->zero >= 2 && mt_schedule_splits((enum mt_schedule)l->schedule);
 }
 
 RULE(zero_needs_dp)
 {
 	return l->zero > 0 && l->dp == 1 && l->cp == 1;
+}
+
+RULE(zero_group_divides_dp)
+{
+	return l->zero_group < 0 || (l->zero_group > 0 && indivisible(product(l->dp, l->cp), l->zero_group));
+}
+
+RULE(zero_group_needs_zero)
+{
+	return l->zero_group == 1 || (l->zero_group > 0 && l->zero == 0);
 }
 
 RULE(recompute_is_known)
@@ -264,8 +280,12 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(seq_within_positions, "seq model.seq", "seq must be at most the model's learned positions"),
 	ROW(sp_needs_tp, "sp tp", "sequence parallelism needs tp above 1"),
 	ROW(sp_rows_divisible_by_tp, "mbs seq cp tp", "with sequence parallelism mbs * seq / cp must be a multiple of tp"),
-	ROW(zero_is_0_or_1, "zero", "zero must be 0 or 1"),
+	ROW(zero_is_known, "zero", "zero must be 0, 1, 2 or 3"),
+	ROW(zero_2_needs_whole_backward_passes, "zero schedule",
+	    "zero 2 and 3 reduce gradients in every backward pass: not with a zero-bubble schedule, which puts them off"),
 	ROW(zero_needs_dp, "zero dp cp", "zero shards over data- and context-parallel ranks: it needs dp or cp above 1"),
+	ROW(zero_group_divides_dp, "zero_group dp cp", "dp * cp must be a multiple of zero_group"),
+	ROW(zero_group_needs_zero, "zero_group zero", "zero_group is of ranks that shard: it needs zero and at least 2 of them"),
 	ROW(recompute_is_known, "recompute", "recompute must be none, selective or full"),
 	ROW(recompute_layers_need_recompute, "recompute_layers recompute", "recompute_layers needs recompute selective or full"),
 	ROW(selective_names_something, "recompute_attention recompute_activation recompute_norm",

@@ -21,12 +21,20 @@ static void *at_element(void *base, int64_t element, enum mt_dtype dtype)
 
 void *mt_engine_param(const struct mt_engine *e, int index)
 {
-	return index < 0 ? NULL : at_element(e->param_flat, e->table.params[index].offset, e->dtype);
+	const struct mt_param *p = &e->table.params[index];
+
+	if (index < 0)
+		return NULL;
+	return at_element(mt_whole_param(e, p->bucket), p->offset - e->table.buckets[p->bucket].offset, e->dtype);
 }
 
 void *mt_engine_grad(const struct mt_engine *e, int index)
 {
-	return index < 0 ? NULL : at_element(e->grad_flat, e->table.params[index].offset, mt_grad_dtype(e->dtype));
+	const struct mt_param *p = &e->table.params[index];
+
+	if (index < 0)
+		return NULL;
+	return at_element(mt_whole_grad(e, p->bucket), p->offset - e->table.buckets[p->bucket].offset, mt_grad_dtype(e->dtype));
 }
 
 enum mt_status mt_engine_enqueue(struct mt_engine *e, const struct mt_op *op)

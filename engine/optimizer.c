@@ -1,26 +1,10 @@
-/* optimizer: global-norm clipping and AdamW on this rank's shards, then the parameters of the other ranks' shards.
+/* optimizer: global-norm clipping and the step of AdamW, SGD or Muon (muon.c) on this rank's shards, then the parameters of the
+ * other ranks' shards.
  *
  * Master weights are f32: the parameters themselves when those are f32, a shard beside them when they are bf16. */
 #include "engine/internal.h"
 
 #include <math.h>
-
-double mt_learning_rate(const struct mt_train_options *train, int64_t step)
-{
-	int64_t steps = train->decay_steps > 0 ? train->decay_steps : train->steps;
-	double progress;
-
-	if (step < train->warmup_steps)
-		return train->lr * (double)(step + 1) / (double)train->warmup_steps;
-	if (train->decay == MT_DECAY_CONSTANT || steps <= train->warmup_steps)
-		return train->lr;
-	progress = (double)(step - train->warmup_steps) / (double)(steps - train->warmup_steps);
-	if (progress > 1)
-		progress = 1;
-	if (train->decay == MT_DECAY_LINEAR)
-		return train->lr + (train->min_lr - train->lr) * progress;
-	return train->min_lr + 0.5 * (train->lr - train->min_lr) * (1 + cos(M_PI * progress));
-}
 
 static void *offset_of(void *base, int64_t elements, enum mt_dtype dtype)
 {
@@ -53,8 +37,9 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[3])
 
 		if (!e->segments[i].counted)
 			continue;
-		op.sumsq = (struct mt_sumsq){
-			.count = e->segments[i].count, .x = offset_of(e->grad_flat, e->segments[i].offset, f), .out = e->numbers};
+		op.sumsq = (struct mt_sumsq){.count = e->segments[i].count,
+					     .x = mt_shard_grad(e, e->segments[i].bucket, e->segments[i].offset),
+					     .out = e->numbers};
 		MT_TRY(mt_engine_enqueue(e, &op));
 	}
 	if (reports_loss) {
@@ -67,54 +52,94 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[3])
 	return mt_device_download(e->device, e->compute, numbers, e->numbers, 3 * sizeof *numbers);
 }
 
-static struct mt_op update_of(struct mt_engine *e, const struct mt_segment *s, double lr, double grad_scale)
+/* What a step is made with. */
+struct rates {
+	double lr, ends_lr, grad_scale;
+};
+
+static struct mt_op sgd_of(struct mt_engine *e, const struct mt_segment *s, const struct rates *rates)
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
-	void *param = offset_of(e->param_flat, s->offset, e->dtype);
+	void *param = mt_shard_param(e, s->bucket, s->offset);
+	struct mt_op op = {.kind = MT_OP_SGD, .dtype = e->dtype};
+
+	op.sgd = (struct mt_sgd){.count = s->count,
+				 .lr = s->ends ? rates->ends_lr : rates->lr,
+				 .momentum = train->momentum,
+				 .nesterov = train->nesterov,
+				 .decay = s->decay ? train->weight_decay : 0,
+				 .grad_scale = rates->grad_scale,
+				 .grad = mt_shard_grad(e, s->bucket, s->offset),
+				 .master = e->master ? offset_of(e->master, s->shard_offset, f) : param,
+				 .m = offset_of(e->moment1, s->shard_offset, f),
+				 .param = param};
+	return op;
+}
+
+static struct mt_op adamw_of(struct mt_engine *e, const struct mt_segment *s, const struct rates *rates)
+{
+	const struct mt_train_options *train = &e->config.run->train;
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	void *param = mt_shard_param(e, s->bucket, s->offset);
 	struct mt_op op = {.kind = MT_OP_ADAMW, .dtype = e->dtype};
 
 	op.adamw = (struct mt_adamw){.count = s->count,
 				     .step = e->step + 1,
-				     .lr = lr,
+				     .lr = s->ends ? rates->ends_lr : rates->lr,
 				     .beta1 = train->beta1,
 				     .beta2 = train->beta2,
 				     .eps = train->eps,
 				     .decay = s->decay ? train->weight_decay : 0,
-				     .grad_scale = grad_scale,
-				     .grad = offset_of(e->grad_flat, s->offset, f),
+				     .grad_scale = rates->grad_scale,
+				     .grad = mt_shard_grad(e, s->bucket, s->offset),
 				     .master = e->master ? offset_of(e->master, s->shard_offset, f) : param,
 				     .m = offset_of(e->moment1, s->shard_offset, f),
-				     .v = offset_of(e->moment2, s->shard_offset, f),
+				     .v = offset_of(e->moment2, s->moment2_offset, f),
 				     .param = param};
 	return op;
 }
 
-/* ZeRO-1: every rank gets the parameters that the others updated, while later buckets are still being updated. */
-static enum mt_status gather_bucket(struct mt_engine *e, const struct mt_bucket *bucket)
+/* Every rank gets the parameters that the others updated, while later buckets are still being updated. */
+static enum mt_status gather_bucket(struct mt_engine *e, int bucket)
 {
-	int64_t shard = bucket->count / e->replicas;
+	const struct mt_share *share = mt_share_of(e, bucket);
+	const struct mt_shard *shard = &e->shards[bucket];
 
+	if (!share->inner || shard->gathers) /* those come when they are needed */
+		return MT_OK;
 	MT_TRY(mt_event_record(e->event, e->compute));
 	MT_TRY(mt_stream_wait(e->dp_stream, e->event));
-	return mt_comm_all_gather(e->dp, e->dp_stream, offset_of(e->param_flat, bucket->offset + e->replica * shard, e->dtype),
-				  offset_of(e->param_flat, bucket->offset, e->dtype), shard, e->dtype);
+	return mt_comm_all_gather(share->inner, e->dp_stream, mt_shard_param(e, bucket, shard->offset), mt_whole_param(e, bucket),
+				  shard->count, e->dtype);
 }
 
-static enum mt_status update_all(struct mt_engine *e, double lr, double grad_scale)
+/* The segments of a bucket that are updated element by element, in as few launches as the device can. */
+static enum mt_status update_elements(struct mt_engine *e, int bucket, int *next, const struct rates *rates)
 {
-	bool gathers = e->layout->zero && e->replicas > 1;
+	int count = 0;
+
+	for (; *next < e->segment_count && e->segments[*next].bucket == bucket; ++*next) {
+		const struct mt_segment *s = &e->segments[*next];
+
+		if (s->rule == MT_ADAMW)
+			e->updates[count++] = adamw_of(e, s, rates);
+		if (s->rule == MT_SGD)
+			e->updates[count++] = sgd_of(e, s, rates);
+	}
+	return mt_device_enqueue_many(e->device, e->compute, e->updates, count);
+}
+
+static enum mt_status update_all(struct mt_engine *e, const struct rates *rates)
+{
 	int next = 0;
 	struct mt_mark start;
 
 	for (int i = 0; i < e->table.bucket_count; i++) {
-		int first = next;
-
-		for (; next < e->segment_count && e->segments[next].bucket == i; next++)
-			e->updates[next] = update_of(e, &e->segments[next], lr, grad_scale);
-		MT_TRY(mt_device_enqueue_many(e->device, e->compute, &e->updates[first], next - first));
-		if (gathers)
-			MT_TRY(gather_bucket(e, &e->table.buckets[i]));
+		MT_TRY(update_elements(e, i, &next, rates));
+		if (e->config.run->train.optimizer == MT_MUON)
+			MT_TRY(mt_muon_update(e, i, rates->lr, rates->grad_scale));
+		MT_TRY(gather_bucket(e, i));
 	}
 	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
@@ -122,10 +147,28 @@ static enum mt_status update_all(struct mt_engine *e, double lr, double grad_sca
 	return mt_lap_end(e, &start, &e->gather_s);
 }
 
+/* While the batch grows the schedule goes by samples, in full batches; else by steps. */
+static struct rates rates_now(const struct mt_engine *e)
+{
+	const struct mt_train_options *train = &e->config.run->train;
+	double full = (double)e->layout->gbs, begun = (double)e->step, done = begun + 1;
+	double peak = train->embedding_lr > 0 ? train->embedding_lr : train->lr;
+	double least = train->embedding_min_lr > 0 ? train->embedding_min_lr : train->min_lr;
+
+	if (train->rampup_start > 0) {
+		begun = (double)e->samples / full;
+		done = (double)(e->samples + e->gbs) / full;
+	}
+	return (struct rates){.lr = mt_learning_rate(train, train->lr, train->min_lr, begun, done),
+			      .ends_lr = mt_learning_rate(train, peak, least, begun, done),
+			      .grad_scale = 1};
+}
+
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats)
 {
 	const struct mt_train_options *train = &e->config.run->train;
-	double numbers[3], scale = 1, all = (double)(e->layout->gbs * e->layout->seq);
+	struct rates rates = rates_now(e);
+	double numbers[3], all = (double)(e->gbs * e->layout->seq);
 	struct mt_mark start;
 
 	MT_TRY(mt_lap_begin(e, &start));
@@ -134,14 +177,15 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 	e->token_scale = numbers[2] > 0 ? all / numbers[2] : 1;
 	stats->grad_norm = sqrt(numbers[0]) * e->token_scale;
 	stats->loss = numbers[1] / all * e->token_scale;
-	stats->lr = mt_learning_rate(train, e->step);
+	stats->lr = rates.lr;
 	if (!isfinite(stats->grad_norm) || !isfinite(stats->loss))
 		stats->skipped = MT_SKIPPED_NOT_FINITE;
 	else if (e->loss_limit > 0 && stats->loss > e->loss_limit)
 		stats->skipped = MT_SKIPPED_SPIKE;
 	if (train->clip > 0 && stats->grad_norm > train->clip)
-		scale = train->clip / (stats->grad_norm + 1e-6);
+		rates.grad_scale = train->clip / (stats->grad_norm + 1e-6);
+	rates.grad_scale *= e->token_scale;
 	if (!stats->skipped)
-		MT_TRY(update_all(e, stats->lr, scale * e->token_scale));
+		MT_TRY(update_all(e, &rates));
 	return mt_lap_end(e, &start, &e->optimizer_s);
 }

@@ -181,6 +181,46 @@ static bool may_start_bucket(const struct mt_param *p)
 	return !strstr(p->name, "attention.k.") && !strstr(p->name, "attention.v.") && !strstr(p->name, "mlp.up.weight");
 }
 
+static int chunk_of_unit(const struct mt_param_table *t, int unit)
+{
+	int64_t layer = t->layer_count - unit;
+	int chunk = 0;
+
+	if (unit == 0 || unit == t->units - 1)
+		return -1 - unit; /* head, embedding: alone */
+	while (layer >= t->chunks[chunk].first_layer + t->chunks[chunk].layers)
+		chunk++;
+	return chunk;
+}
+
+/* Elements of a unit's parameters that are split over tp. */
+static int64_t unit_size(const struct builder *b, int first)
+{
+	const struct mt_param_table *t = b->table;
+	int64_t end = 0;
+
+	for (int i = first; i < t->count && t->params[i].unit == t->params[first].unit; i++) {
+		if (class_of(b, i) == class_of(b, first))
+			end = round_up(end, may_start_bucket(&t->params[i]) ? MT_PARAM_ALIGN : 1) +
+			      t->params[i].rows * t->params[i].cols;
+	}
+	return end;
+}
+
+/* Whether a bucket of `used` elements ends before a parameter. Where buckets come and go as a whole they hold whole units. */
+static bool ends_bucket(const struct builder *b, const struct mt_bucket *bucket, int64_t used, int index, int64_t most)
+{
+	const struct mt_param *p = &b->table->params[index];
+
+	if (used == 0)
+		return false;
+	if (b->layout->zero < 2 || bucket->replicated)
+		return used + p->rows * p->cols > most;
+	if (p->unit == bucket->unit)
+		return false;
+	return chunk_of_unit(b->table, p->unit) != chunk_of_unit(b->table, bucket->unit) || used + unit_size(b, index) > most;
+}
+
 /* Gives every parameter its offset and cuts the buffer into buckets. Offsets inside a fused matrix follow without gaps;
  * everything else starts at a multiple of MT_PARAM_ALIGN. */
 static void place(struct builder *b)
@@ -200,12 +240,14 @@ static void place(struct builder *b)
 				continue;
 			if (may_start_bucket(p)) {
 				end = round_up(end, MT_PARAM_ALIGN);
-				if (end > bucket.offset && end - bucket.offset + size > most) {
+				if (ends_bucket(b, &bucket, end - bucket.offset, i, most)) {
 					close_bucket(b, &bucket, end);
 					bucket.offset = end = t->elements;
 					bucket.unit = 0;
 				}
 			}
+			if (end == bucket.offset)
+				bucket.first_unit = p->unit;
 			p->offset = end;
 			end += size;
 			if (p->unit > bucket.unit)
@@ -213,7 +255,13 @@ static void place(struct builder *b)
 		}
 		if (class == 2) /* its sum over tp comes first */
 			bucket.unit = t->units - 1;
+		if (class == 1 && t->head == t->word) /* tied, and the head is here: it begins there */
+			bucket.first_unit = 0;
 		close_bucket(b, &bucket, end);
+	}
+	for (int i = 0; i < t->count; i++) {
+		while (t->params[i].offset >= t->buckets[t->params[i].bucket].offset + t->buckets[t->params[i].bucket].count)
+			t->params[i].bucket++;
 	}
 }
 

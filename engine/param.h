@@ -5,6 +5,7 @@
  * uses together (query, key, value; gate, up) are neighbours, so that the local shard of the fused matrix is contiguous
  * while each keeps its own global name and shape. What every tensor-parallel rank holds whole (norms, biases of row-parallel
  * layers, positions) lies in the last bucket of its own: under sequence parallelism its gradients are summed over tp.
+ * Under ZeRO-2 and 3 a bucket of a layer's matrices holds whole layers of one model chunk, head and embedding have their own.
  * A tied word embedding has a bucket of its own too, so that first and last stage cut it alike. */
 #ifndef MT_ENGINE_PARAM_H
 #define MT_ENGINE_PARAM_H
@@ -55,12 +56,18 @@ struct mt_param {
 	bool copy;       /* the last stage's copy of a tied embedding: not counted in the norm */
 	int unit;        /* backward unit that completes it: 0 head, 1 + k for the k-th layer from the end, last: embedding */
 	int64_t offset;  /* elements into the flat buffer */
+	int bucket;      /* that it lies in */
 };
+
+/* The ranks that hold the same bucket, each with other samples: its gradients are summed over them. */
+enum mt_share_kind { MT_SHARE_DENSE, MT_SHARES };
 
 struct mt_bucket {
 	int64_t offset, count; /* elements; count is a multiple of dp * MT_PARAM_ALIGN */
+	int first_unit;        /* the first that uses it */
 	int unit;              /* complete when the backward pass has finished this unit */
 	bool replicated, tied;
+	enum mt_share_kind share;
 };
 
 #define MT_PARAM_ALIGN 64 /* elements: a shard starts at 128 bytes at least */

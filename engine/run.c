@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const decays[] = {"cosine", "constant", "linear", NULL};
+static const char *const decays[] = {"cosine", "constant", "linear", "wsd", "inverse-square-root", NULL};
+static const char *const wsd_decays[] = {"exponential", "linear", "cosine", "minus-sqrt", NULL};
+static const char *const optimizers[] = {"adamw", "sgd", "muon", NULL};
+static const char *const muon_scales[] = {"spectral", "shape", "unit-rms", NULL};
 static const char *const policies[] = {"skip", "stop", "rewind", NULL};
 
 #define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
@@ -27,11 +30,30 @@ static const struct mt_option train_options[] = {
 	TRAIN(min_lr, FLOAT, "6e-5", 0, 10, NULL, "learning rate at the end of the decay"),
 	TRAIN(warmup_steps, INT, "2", 0, 1e12, NULL, "steps of the linear rise from 0 to lr"),
 	TRAIN(decay_steps, INT, "0", 0, 1e12, NULL, "steps until min_lr is reached, warm-up included; 0: steps"),
-	TRAIN(decay, CHOICE, "cosine", 0, 0, decays, "shape of the fall from lr to min_lr"),
+	TRAIN(decay, CHOICE, "cosine", 0, 0, decays,
+	      "shape of the fall from lr to min_lr; wsd: none until the last wsd_steps; inverse-square-root: lr sqrt(warmup_steps "
+	      "/ "
+	      "step)"),
+	TRAIN(wsd_decay, CHOICE, "exponential", 0, 0, wsd_decays, "wsd: shape of the fall in the last wsd_steps"),
+	TRAIN(wsd_steps, INT, "0", 0, 1e12, NULL, "wsd: steps of the fall, the last of decay_steps"),
+	TRAIN(embedding_lr, FLOAT, "0", 0, 10, NULL, "peak learning rate of word embedding and head; 0: lr"),
+	TRAIN(embedding_min_lr, FLOAT, "0", 0, 10, NULL, "theirs at the end of the decay; 0: min_lr"),
+	TRAIN(optimizer, CHOICE, "adamw", 0, 0, optimizers,
+	      "adamw, sgd, or muon: of the layers' matrices, with AdamW for all else"),
 	TRAIN(beta1, FLOAT, "0.9", 0, 1, NULL, "AdamW: decay of the first moment"),
 	TRAIN(beta2, FLOAT, "0.95", 0, 1, NULL, "AdamW: decay of the second moment"),
 	TRAIN(eps, FLOAT, "1e-8", 0, 1, NULL, "AdamW: added to the root of the second moment"),
-	TRAIN(weight_decay, FLOAT, "0.1", 0, 10, NULL, "AdamW: decay of matrices; biases and norms have none"),
+	TRAIN(weight_decay, FLOAT, "0.1", 0, 10, NULL, "decay of matrices; biases and norms have none"),
+	TRAIN(no_decay, STRING, NULL, 0, 0, NULL, "parts of names, as in embedding,head: such matrices do not decay either"),
+	TRAIN(momentum, FLOAT, "0.95", 0, 1, NULL, "SGD and Muon: what is kept of the last direction; SGD with 0 keeps no state"),
+	TRAIN(nesterov, BOOL, "true", 0, 0, NULL, "SGD and Muon: step along the direction after the next one's momentum"),
+	TRAIN(muon_steps, INT, "5", 1, 20, NULL, "Muon: Newton-Schulz iterations"),
+	TRAIN(muon_scale, CHOICE, "spectral", 0, 0, muon_scales,
+	      "Muon: times sqrt(max(rows, cols)), sqrt(max(1, rows / cols)) or sqrt(rows / cols)"),
+	TRAIN(muon_factor, FLOAT, "0.2", 0, 100, NULL, "Muon: factor beside the scale; 0.2 with spectral steps as AdamW does"),
+	TRAIN(rampup_start, INT, "0", 0, 1 << 30, NULL, "sequences of the first steps, growing to gbs; 0: gbs from the first step"),
+	TRAIN(rampup_increment, INT, "0", 0, 1 << 30, NULL, "sequences by which a step grows"),
+	TRAIN(rampup_samples, INT, "0", 0, 1e15, NULL, "sequences after which a step has gbs"),
 	TRAIN(clip, FLOAT, "1", 0, 1e9, NULL, "largest global gradient norm; 0: no clipping"),
 	TRAIN(device, STRING, "cpu", 0, 0, NULL, "cpu, cuda (NVIDIA GPUs), or reference (plain loops)"),
 	TRAIN(log, STRING, NULL, 0, 0, NULL, "file for one JSON line a step"),
@@ -143,11 +165,13 @@ enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 	if (run->layout.dtype == MT_F64 && (!train->device || strcmp(train->device, "reference") != 0))
 		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where,
 			       train->device ? train->device : "none");
+	MT_TRY(mt_optimizer_check(run, where));
 	MT_TRY(mt_data_check(&run->data, where));
 	if (train->eval_every > 0 && mt_data_share(&run->data, MT_DATA_VALID) <= 0)
 		return mt_fail(MT_INPUT, "%s: eval_every %lld needs a validation part: set split in section data, as in 969,30,1",
 			       where, (long long)train->eval_every);
-	return mt_layout_check(&run->model, &run->layout, where);
+	MT_TRY(mt_layout_check(&run->model, &run->layout, where));
+	return mt_rampup_check(run, where);
 }
 
 enum mt_status mt_run_load(struct mt_run *run, const char *path)

@@ -5,7 +5,12 @@
 #include "engine/layout.h"
 #include "engine/model.h"
 
-enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR };
+enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR, MT_DECAY_WSD, MT_DECAY_INVERSE_SQUARE_ROOT };
+/* The last part of warm-up-stable-decay. */
+enum mt_wsd_decay { MT_WSD_EXPONENTIAL, MT_WSD_LINEAR, MT_WSD_COSINE, MT_WSD_MINUS_SQRT };
+enum mt_optimizer { MT_ADAMW, MT_SGD, MT_MUON };
+/* What makes updates of matrices of all shapes equally large, see muon.c. */
+enum mt_muon_scale { MT_MUON_SPECTRAL, MT_MUON_SHAPE, MT_MUON_UNIT_RMS };
 
 /* What a step is answered with whose loss or gradient is not finite, or whose loss is a spike. It changes no parameter. */
 enum mt_policy { MT_POLICY_SKIP, MT_POLICY_STOP, MT_POLICY_REWIND };
@@ -16,11 +21,23 @@ struct mt_train_options {
 	int64_t warmup_steps;                   /* linear from 0 */
 	int64_t decay_steps;                    /* 0: steps */
 	int decay;                              /* enum mt_decay */
-	double beta1, beta2, eps, weight_decay; /* AdamW; no decay on biases, norms (1-D tensors) */
-	double clip;                            /* global gradient norm; 0: off */
-	char *device;                           /* "cpu", "cuda", "reference" */
-	char *log;                              /* JSON lines of every step; NULL: none */
-	char *trace;                            /* Chrome trace of the last step; NULL: none */
+	int wsd_decay;                          /* enum mt_wsd_decay */
+	int64_t wsd_steps;                      /* of the last part, within decay_steps */
+	double embedding_lr, embedding_min_lr;  /* of word embedding and head; 0: lr, min_lr */
+	int optimizer;                          /* enum mt_optimizer */
+	double beta1, beta2, eps, weight_decay; /* no decay on biases, norms (1-D tensors) */
+	char *no_decay;                         /* parts of names, commas between, whose matrices do not decay; NULL: none */
+	double momentum;                        /* SGD, Muon */
+	bool nesterov;
+	int64_t muon_steps; /* Newton-Schulz iterations */
+	int muon_scale;     /* enum mt_muon_scale */
+	double muon_factor; /* of every update, beside the scale */
+	/* the batch grows from rampup_start sequences by rampup_increment up to gbs over rampup_samples; 0: gbs at once */
+	int64_t rampup_start, rampup_increment, rampup_samples;
+	double clip;                    /* global gradient norm; 0: off */
+	char *device;                   /* "cpu", "cuda", "reference" */
+	char *log;                      /* JSON lines of every step; NULL: none */
+	char *trace;                    /* Chrome trace of the last step; NULL: none */
 	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
 	double deadline_s;              /* stop after this time; 0: none */
 	int64_t eval_every, eval_steps; /* loss of the validation part every so many steps (0: never), over so many batches */
@@ -57,6 +74,14 @@ void mt_run_default(struct mt_run *run);
 enum mt_status mt_run_load(struct mt_run *run, const char *path);
 /* What no single option can say: the layout's rules, and values that exclude each other. `where` starts the message. */
 enum mt_status mt_run_check(const struct mt_run *run, const char *where);
+/* Parts of the check: learning rates and optimizer; the batch's ramp-up, every size of which must be a layout. */
+enum mt_status mt_optimizer_check(const struct mt_run *run, const char *where);
+enum mt_status mt_rampup_check(const struct mt_run *run, const char *where);
+/* Sequences of the step that begins after `samples` of the run. */
+int64_t mt_rampup_gbs(const struct mt_run *run, int64_t samples);
+/* The learning rate of a step between `peak` and `least` by the run's schedule. `begun` and `done`: samples before the step and
+ * after it, in full batches (steps, where the batch is never ramped up). */
+double mt_learning_rate(const struct mt_train_options *train, double peak, double least, double begun, double done);
 /* Writes it so that mt_run_load gives the same back; `header` lines are written as comments first (NULL: none). */
 enum mt_status mt_run_save(const struct mt_run *run, const char *path, const char *header);
 void mt_run_free(struct mt_run *run);

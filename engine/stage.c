@@ -24,6 +24,25 @@ static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, st
 	return mt_context_load(e, flight, &batch);
 }
 
+static int unit_of(const struct mt_engine *e, int64_t layer)
+{
+	return 1 + (int)(e->table.layer_count - 1 - layer);
+}
+
+/* The unit after a chunk's layer i (-1: the embedding) in the forward pass. */
+static int unit_after(const struct mt_engine *e, const struct mt_chunk *chunk, int64_t i)
+{
+	if (i + 1 < chunk->layers)
+		return unit_of(e, chunk->first_layer + i + 1);
+	return chunk->last ? 0 : -1;
+}
+
+/* The unit after a chunk's layer i (chunk->layers: the head) in the backward pass. The embedding's needs no parameters. */
+static int unit_before(const struct mt_engine *e, const struct mt_chunk *chunk, int64_t i)
+{
+	return i > 0 ? unit_of(e, chunk->first_layer + i - 1) : -1;
+}
+
 enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
 {
 	const struct mt_chunk *chunk = &e->table.chunks[chunk_index];
@@ -33,27 +52,28 @@ enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t mi
 	e->running = flight;
 	if (chunk->first || chunk->last || e->layout->documents == MT_DOCUMENTS_APART)
 		MT_TRY(load(e, chunk, flight, microbatch));
-	if (chunk->first)
+	if (chunk->first) {
+		MT_TRY(mt_params_enter(e, e->table.units - 1, unit_after(e, chunk, -1)));
 		MT_TRY(mt_embedding_forward(e, flight));
+	}
 	x = flight->input; /* from here on owned by the first layer */
 	flight->input = NULL;
 	for (int64_t i = 0; i < chunk->layers; i++) {
 		flight->layers[i].x = x;
+		MT_TRY(mt_params_enter(e, unit_of(e, chunk->first_layer + i), unit_after(e, chunk, i)));
 		MT_TRY(mt_layer_forward(e, (int)(chunk->first_layer + i), &flight->layers[i], &x));
 	}
 	flight->output = x;
-	return chunk->last ? mt_head_forward(e, flight, microbatch) : MT_OK;
+	if (!chunk->last)
+		return MT_OK;
+	MT_TRY(mt_params_enter(e, 0, -1));
+	return mt_head_forward(e, flight, microbatch);
 }
 
 /* The gradients of a unit are whole after its backward pass, or, when those of weights are put off, after their pass. */
 static enum mt_status finished(struct mt_engine *e, int unit)
 {
 	return e->collecting ? MT_OK : mt_reduce_unit(e, unit);
-}
-
-static int unit_of(const struct mt_engine *e, int64_t layer)
-{
-	return 1 + (int)(e->table.layer_count - 1 - layer);
 }
 
 static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk, struct mt_flight *flight)
@@ -63,6 +83,8 @@ static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk
 
 		/* At once: to put the head's off would keep the logits. */
 		e->collecting = NULL;
+		MT_TRY(mt_params_enter(e, 0, unit_before(e, chunk, chunk->layers)));
+		MT_TRY(mt_grads_enter(e, 0));
 		MT_TRY(mt_head_backward(e, flight));
 		e->collecting = collecting;
 		mt_engine_release(e, &flight->targets);
@@ -70,10 +92,13 @@ static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk
 	}
 	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
 		e->collecting_layer = (int)i;
+		MT_TRY(mt_params_enter(e, unit_of(e, chunk->first_layer + i), unit_before(e, chunk, i)));
+		MT_TRY(mt_grads_enter(e, unit_of(e, chunk->first_layer + i)));
 		MT_TRY(mt_layer_backward(e, (int)(chunk->first_layer + i), &flight->layers[i], &flight->gradient));
 		MT_TRY(finished(e, unit_of(e, chunk->first_layer + i)));
 	}
 	if (chunk->first) {
+		MT_TRY(mt_grads_enter(e, e->table.units - 1));
 		MT_TRY(mt_embedding_backward(e, flight));
 		mt_engine_release(e, &flight->tokens);
 	}

@@ -215,8 +215,9 @@ static enum mt_status run_step(struct trainer *t, enum stop *stop)
 	if (traced)
 		mt_trace_stop(t->trace);
 	MT_TRY(agree(t, &report.stats.seconds, stop, votes));
-	report.tokens_per_s = t->tokens / report.stats.seconds;
-	report.tflops_per_device = t->model_flops / report.stats.seconds / devices / 1e12;
+	double share = (double)report.stats.samples / (double)t->run->layout.gbs; /* of a full batch */
+	report.tokens_per_s = share * t->tokens / report.stats.seconds;
+	report.tflops_per_device = share * t->model_flops / report.stats.seconds / devices / 1e12;
 	report.mfu_frac = report.tflops_per_device / t->summary->peak_tflops;
 	report.memory_bytes = mt_engine_peak_bytes(t->engine);
 	if (t->config->pace)

@@ -52,6 +52,30 @@ static enum mt_status fill_zero(struct mt_engine *e, void *pointer, int64_t coun
 	return mt_engine_enqueue(e, &op);
 }
 
+/* Elements [first, first + count) of a parameter, in the engine's type, as far as they are kept here. */
+static enum mt_status set_elements(struct mt_engine *e, const struct mt_param *p, int64_t first, int64_t count, const void *values)
+{
+	const struct mt_shard *s = &e->shards[p->bucket];
+	int64_t from = p->offset + first, to = from + count, begin = from;
+
+	if (s->gathers) {
+		from = from > s->offset ? from : s->offset;
+		to = to < s->offset + s->count ? to : s->offset + s->count;
+	}
+	if (from >= to)
+		return MT_OK;
+	return mt_device_upload(e->device, e->compute, mt_shard_param(e, p->bucket, from),
+				(const char *)values + (size_t)(from - begin) * mt_dtype_bytes(e->dtype),
+				(size_t)(to - from) * mt_dtype_bytes(e->dtype));
+}
+
+enum mt_status mt_values_set(struct mt_engine *e, int index, const void *values)
+{
+	const struct mt_param *p = &e->table.params[index];
+
+	return set_elements(e, p, 0, p->rows * p->cols, values);
+}
+
 static enum mt_status initialize_param(struct mt_engine *e, int index, float *values, void *staging)
 {
 	const struct mt_param *p = &e->table.params[index];
@@ -62,8 +86,7 @@ static enum mt_status initialize_param(struct mt_engine *e, int index, float *va
 
 		mt_param_initial(p, e->model, (uint64_t)e->config.run->train.seed, first, n, values);
 		from_f32(e->dtype, values, staging, n);
-		MT_TRY(mt_device_upload(e->device, e->compute, element(e->param_flat, p->offset + first, e->dtype), staging,
-					(size_t)n * mt_dtype_bytes(e->dtype)));
+		MT_TRY(set_elements(e, p, first, n, staging));
 	}
 	return MT_OK;
 }
@@ -82,7 +105,7 @@ static enum mt_status copy_master(struct mt_engine *e, int64_t first, int64_t en
 		op.move = (struct mt_move){.count = to - from,
 					   .src_dtype = e->dtype,
 					   .dst_dtype = MT_F32,
-					   .src = element(e->param_flat, from, e->dtype),
+					   .src = mt_shard_param(e, s->bucket, from),
 					   .dst = element(e->master, s->shard_offset + from - s->offset, MT_F32)};
 		MT_TRY(mt_engine_enqueue(e, &op));
 	}
@@ -100,9 +123,9 @@ enum mt_status mt_initialize(struct mt_engine *e)
 		st = mt_fail(MT_NOMEM, "no memory to stage initial values");
 		goto out;
 	}
-	MT_GOTO(out, fill_zero(e, e->param_flat, e->table.elements, e->dtype));
+	MT_GOTO(out, fill_zero(e, e->param_flat, e->param_elements, e->dtype));
 	MT_GOTO(out, fill_zero(e, e->moment1, e->shard_elements, f));
-	MT_GOTO(out, fill_zero(e, e->moment2, e->shard_elements, f));
+	MT_GOTO(out, fill_zero(e, e->moment2, e->moment2_elements, f));
 	for (int i = 0; i < e->table.count && e->device->info.executes; i++)
 		MT_GOTO(out, initialize_param(e, i, values, staging));
 	MT_GOTO(out, copy_master(e, 0, e->table.elements));
@@ -131,8 +154,8 @@ void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_p
 }
 
 /* One of wide and narrow is given. */
-static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt_param *p, enum mt_dtype dtype, double *wide,
-				float *narrow)
+static enum mt_status read_whole(struct mt_engine *e, void *bucket, const struct mt_param *p, enum mt_dtype dtype, double *wide,
+				 float *narrow)
 {
 	int64_t count = p->rows * p->cols;
 	void *staging = malloc((size_t)count * mt_dtype_bytes(dtype));
@@ -140,7 +163,8 @@ static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt
 
 	if (!staging)
 		return mt_fail(MT_NOMEM, "no memory to read %s", p->name);
-	st = mt_device_download(e->device, e->compute, staging, element(flat, p->offset, dtype),
+	st = mt_device_download(e->device, e->compute, staging,
+				element(bucket, p->offset - e->table.buckets[p->bucket].offset, dtype),
 				(size_t)count * mt_dtype_bytes(dtype));
 	for (int64_t i = 0; i < count && st == MT_OK; i++) {
 		if (wide)
@@ -152,14 +176,26 @@ static enum mt_status read_flat(struct mt_engine *e, void *flat, const struct mt
 	return st;
 }
 
+static enum mt_status read_param(struct mt_engine *e, int index, double *wide, float *narrow)
+{
+	const struct mt_param *p = &e->table.params[index];
+	enum mt_status st;
+	void *whole;
+
+	MT_TRY(mt_shard_gather_param(e, p->bucket, &whole));
+	st = read_whole(e, whole, p, e->dtype, wide, narrow);
+	mt_shard_drop_param(e, p->bucket, &whole);
+	return st;
+}
+
 enum mt_status mt_engine_read_param(struct mt_engine *engine, int index, float *values)
 {
-	return read_flat(engine, engine->param_flat, &engine->table.params[index], engine->dtype, NULL, values);
+	return read_param(engine, index, NULL, values);
 }
 
 enum mt_status mt_engine_read_param_f64(struct mt_engine *engine, int index, double *values)
 {
-	return read_flat(engine, engine->param_flat, &engine->table.params[index], engine->dtype, values, NULL);
+	return read_param(engine, index, values, NULL);
 }
 
 enum mt_status mt_engine_write_param(struct mt_engine *engine, int index, const double *values)
@@ -173,8 +209,7 @@ enum mt_status mt_engine_write_param(struct mt_engine *engine, int index, const 
 	if (!staging)
 		return mt_fail(MT_NOMEM, "no memory to write %s", p->name);
 	from_double(engine->dtype, values, staging, count);
-	st = mt_device_upload(engine->device, engine->compute, element(engine->param_flat, p->offset, engine->dtype), staging,
-			      bytes);
+	st = mt_values_set(engine, index, staging);
 	if (st == MT_OK)
 		st = copy_master(engine, p->offset, p->offset + count);
 	if (st == MT_OK) /* the copy may still be under way */
@@ -183,36 +218,23 @@ enum mt_status mt_engine_write_param(struct mt_engine *engine, int index, const 
 	return st;
 }
 
-/* Under ZeRO-1 the bucket's other shards come from their owners first. */
-static enum mt_status gather_gradient(struct mt_engine *e, const struct mt_param *p)
-{
-	enum mt_dtype f = mt_grad_dtype(e->dtype);
-
-	for (int i = 0; i < e->table.bucket_count; i++) {
-		const struct mt_bucket *b = &e->table.buckets[i];
-		int64_t shard = b->count / e->replicas;
-
-		if (p->offset >= b->offset && p->offset < b->offset + b->count)
-			return mt_comm_all_gather(e->dp, e->compute, element(e->grad_flat, b->offset + e->replica * shard, f),
-						  element(e->grad_flat, b->offset, f), shard, f);
-	}
-	return mt_fail(MT_FAILED, "parameter %s is in no bucket", p->name);
-}
-
 static enum mt_status read_grad(struct mt_engine *e, int index, double *wide, float *narrow)
 {
 	const struct mt_param *p = &e->table.params[index];
 
-	if (e->layout->zero && e->replicas > 1)
-		MT_TRY(gather_gradient(e, p));
-	MT_TRY(read_flat(e, e->grad_flat, p, mt_grad_dtype(e->dtype), wide, narrow));
-	for (int64_t i = 0; i < p->rows * p->cols; i++) {
+	enum mt_status st;
+	void *whole;
+
+	MT_TRY(mt_shard_gather_grad(e, p->bucket, &whole));
+	st = read_whole(e, whole, p, mt_grad_dtype(e->dtype), wide, narrow);
+	mt_shard_drop_grad(e, p->bucket, &whole);
+	for (int64_t i = 0; i < p->rows * p->cols && st == MT_OK; i++) {
 		if (wide)
 			wide[i] *= e->token_scale;
 		else
 			narrow[i] = (float)(narrow[i] * e->token_scale);
 	}
-	return MT_OK;
+	return st;
 }
 
 enum mt_status mt_engine_read_grad(struct mt_engine *engine, int index, float *values)

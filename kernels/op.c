@@ -31,6 +31,8 @@ const char *mt_op_name(enum mt_op_kind kind)
 		[MT_OP_COPY] = "copy",
 		[MT_OP_SUMSQ] = "sumsq",
 		[MT_OP_ADAMW] = "adamw",
+		[MT_OP_SGD] = "sgd",
+		[MT_OP_COMBINE] = "combine",
 	};
 	return (unsigned)kind < MT_OP_KIND_COUNT ? names[kind] : "unknown";
 }
@@ -112,6 +114,12 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 		return;
 	case MT_OP_ADAMW:
 		SET(op->adamw.count);
+		return;
+	case MT_OP_SGD:
+		SET(op->sgd.count, op->sgd.m != NULL);
+		return;
+	case MT_OP_COMBINE:
+		SET(op->combine.count, op->combine.b != NULL);
 		return;
 	case MT_OP_KIND_COUNT:
 		break;
@@ -211,6 +219,12 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_CAST:
 		first_flag = " from ";
 		second_flag = mt_dtype_name((enum mt_dtype)d[1]);
+		break;
+	case MT_OP_SGD:
+		first_flag = d[1] ? "+momentum" : "";
+		break;
+	case MT_OP_COMBINE:
+		first_flag = d[1] ? "+b" : "";
 		break;
 	case MT_OP_FILL:
 	case MT_OP_SUMSQ:

@@ -39,6 +39,8 @@ enum mt_op_kind {
 	MT_OP_COPY,
 	MT_OP_SUMSQ,
 	MT_OP_ADAMW,
+	MT_OP_SGD,
+	MT_OP_COMBINE,
 	MT_OP_KIND_COUNT
 };
 
@@ -221,6 +223,27 @@ struct mt_adamw {
 	void *master, *m, *v, *param;
 };
 
+/* SGD with momentum on `count` consecutive parameters (Sutskever et al. 2013), decay added to the gradient as PyTorch does:
+ *   g = grad * grad_scale + decay * master;  m = momentum m + g;  master -= lr * (nesterov ? g + momentum m : m)
+ *   param (op dtype) = master     (param may be the same pointer as master when dtype is f32)
+ * m NULL: no momentum, master -= lr * g. master, m, grad f32. */
+struct mt_sgd {
+	int64_t count;
+	double lr, momentum, decay, grad_scale;
+	bool nesterov;
+	const void *grad;
+	void *master, *m, *param;
+};
+
+/* COMBINE: out(count) f32 = alpha a + beta b. b NULL: alpha a. norm2 (f64, one element) not NULL: alpha is divided by
+ * sqrt(*norm2) + eps, so that a tensor is normalized without the host knowing its norm. out may be a or b. */
+struct mt_combine {
+	int64_t count;
+	double alpha, beta, eps;
+	const void *a, *b, *norm2;
+	void *out;
+};
+
 struct mt_op {
 	enum mt_op_kind kind;
 	enum mt_dtype dtype;
@@ -236,6 +259,8 @@ struct mt_op {
 		struct mt_move move;           /* CAST, FILL, COPY */
 		struct mt_sumsq sumsq;
 		struct mt_adamw adamw;
+		struct mt_sgd sgd;
+		struct mt_combine combine;
 	};
 };
 
@@ -245,7 +270,8 @@ struct mt_op {
  *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
- *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count */
+ *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count
+ *   SGD count, momentum?                   COMBINE count, b? */
 #define MT_OP_DIMS 8
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */

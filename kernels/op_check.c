@@ -121,6 +121,10 @@ static const char *check_shape(const struct mt_op *op)
 		return op->sumsq.count < 0 ? "count must not be negative" : NULL;
 	case MT_OP_ADAMW:
 		return op->adamw.count < 0 || op->adamw.step < 1 ? "count must not be negative and step counts from 1" : NULL;
+	case MT_OP_SGD:
+		return op->sgd.count < 0 ? "count must not be negative" : NULL;
+	case MT_OP_COMBINE:
+		return op->combine.count < 0 ? "count must not be negative" : NULL;
 	case MT_OP_KIND_COUNT:
 		break;
 	}

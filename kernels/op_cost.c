@@ -124,6 +124,10 @@ double mt_op_key_bytes(const struct mt_op_key *key)
 		return s * d0 + 16;
 	case MT_OP_ADAMW:
 		return (7 * s + a) * d0;
+	case MT_OP_SGD:
+		return ((d[1] ? 5 : 3) * s + a) * d0;
+	case MT_OP_COMBINE:
+		return (d[1] ? 3 : 2) * s * d0;
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -39,6 +39,8 @@ static const unsigned FLAG_DIMS[MT_OP_KIND_COUNT] = {
 	[MT_OP_LOSS] = 1u << 3,
 	[MT_OP_CAST] = 1u << 1 | 1u << 2,
 	[MT_OP_FILL] = 1u << 1,
+	[MT_OP_SGD] = 1u << 1,
+	[MT_OP_COMBINE] = 1u << 1,
 };
 
 double mt_profile_work(const struct mt_op_key *key)

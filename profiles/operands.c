@@ -205,6 +205,25 @@ static void adamw(const int64_t *d, struct operands *to)
 	add(to, FIELD(adamw.param), d[0], to->op.dtype, OPERAND_NORMAL, true);
 }
 
+static void sgd(const int64_t *d, struct operands *to)
+{
+	to->op.sgd = (struct mt_sgd){.count = d[0], .lr = 1e-4, .momentum = 0.9, .decay = 0.1, .grad_scale = 1};
+	add(to, FIELD(sgd.grad), d[0], wide(to), OPERAND_NORMAL, true);
+	add(to, FIELD(sgd.master), d[0], wide(to), OPERAND_NORMAL, true);
+	if (d[1])
+		add(to, FIELD(sgd.m), d[0], wide(to), OPERAND_NORMAL, true);
+	add(to, FIELD(sgd.param), d[0], to->op.dtype, OPERAND_NORMAL, true);
+}
+
+static void combine(const int64_t *d, struct operands *to)
+{
+	to->op.combine = (struct mt_combine){.count = d[0], .alpha = 0.5, .beta = 0.5};
+	add(to, FIELD(combine.a), d[0], wide(to), OPERAND_NORMAL, true);
+	if (d[1])
+		add(to, FIELD(combine.b), d[0], wide(to), OPERAND_NORMAL, true);
+	add(to, FIELD(combine.out), d[0], wide(to), OPERAND_NORMAL, true);
+}
+
 enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *operands)
 {
 	static void (*const FAMILIES[MT_OP_KIND_COUNT])(const int64_t *, struct operands *) = {
@@ -229,6 +248,8 @@ enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *oper
 		[MT_OP_COPY] = move,
 		[MT_OP_SUMSQ] = sumsq,
 		[MT_OP_ADAMW] = adamw,
+		[MT_OP_SGD] = sgd,
+		[MT_OP_COMBINE] = combine,
 	};
 	if (key->kind < 0 || key->kind >= MT_OP_KIND_COUNT || key->dtype < 0 || key->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "no operation has kind %d and dtype %d", key->kind, key->dtype);

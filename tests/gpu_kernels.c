@@ -185,6 +185,9 @@ static void optimizers(void)
 	for (int i = 0; i < (few ? 4 : 5); i++) {
 		adamw(check_device, counts[i], 1 + 10 * i);
 		sumsq(check_device, counts[i] * 5);
+		sgd(check_device, counts[i], true, i % 2);
+		sgd(check_device, counts[i], false, false);
+		combine(check_device, counts[i] * 5, i % 2, true);
 	}
 }
 

@@ -200,6 +200,33 @@ static inline void adamw(check *body, int64_t count, int64_t step)
 	body(&p);
 }
 
+static inline void sgd(check *body, int64_t count, bool momentum, bool nesterov)
+{
+	struct problem p = start(MT_OP_SGD, MT_OP_SGD, 4e-6, 6e-3);
+	p.op.sgd = (struct mt_sgd){
+		.count = count, .lr = 1e-2, .momentum = 0.9, .decay = 0.1, .grad_scale = 0.5, .nesterov = nesterov};
+	add(&p, "grad", AT(sgd.grad), IN, STAT, 1, count);
+	add(&p, "master", AT(sgd.master), INOUT, STAT, 1, count);
+	if (momentum)
+		add(&p, "m", AT(sgd.m), INOUT, STAT, 1, count);
+	add(&p, "param", AT(sgd.param), OUT, ACT, 1, count);
+	body(&p);
+}
+
+/* norm: a is divided by a norm that is given. */
+static inline void combine(check *body, int64_t count, bool b, bool norm)
+{
+	struct problem p = start(MT_OP_COMBINE, MT_OP_COMBINE, 4e-6, 4e-6);
+	p.op.combine = (struct mt_combine){.count = count, .alpha = -4.775, .beta = 2.0315, .eps = 1e-7};
+	add(&p, "a", AT(combine.a), IN, STAT, 1, count);
+	if (b)
+		add(&p, "b", AT(combine.b), IN, STAT, 1, count);
+	if (norm)
+		normal(add(&p, "norm2", AT(combine.norm2), IN, SUM, 1, 1), 0.1, 9.0);
+	add(&p, "out", AT(combine.out), OUT, STAT, 1, count);
+	body(&p);
+}
+
 static inline void sumsq(check *body, int64_t count)
 {
 	struct problem p = start(MT_OP_SUMSQ, MT_OP_SUMSQ, 1e-12, 1e-12);

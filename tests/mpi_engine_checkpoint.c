@@ -2,8 +2,9 @@
  * ranks: 8
  *
  * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
- * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and one rank to a relative 1e-5 of its losses; and dp8 with ZeRO-1, saved by
- * a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding and a LLaMA. */
+ * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5 of its
+ * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding
+ * and a LLaMA. */
 #include "base/file.h"
 #include "engine/checkpoint.h"
 
@@ -25,7 +26,7 @@ struct place {
 	int cp;
 };
 
-static const struct place first = {2, 2, 2, 0, true, 1}, sharded = {1, 1, 8, 1, false, 1};
+static const struct place first = {2, 2, 2, 0, true, 1}, sharded[] = {{1, 1, 8, 1, false, 1}, {1, 1, 8, 3, false, 1}};
 
 static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, const struct place *p)
 {
@@ -147,11 +148,13 @@ static void remove_all(const char *directory)
 	rmdir(directory);
 }
 
-static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype)
+static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype,
+		     const struct place *shards)
 {
 	static const struct place others[] = {{1, 4, 2, 0, false, 1}, {2, 1, 4, 1, true, 1},  {1, 1, 8, 1, false, 1},
 					      {1, 1, 1, 0, false, 1}, {4, 1, 2, 0, false, 1}, {4, 1, 1, 0, false, 2},
-					      {1, 1, 2, 1, false, 4}, {2, 1, 1, 1, true, 4}};
+					      {1, 1, 2, 1, false, 4}, {2, 1, 1, 1, true, 4},  {1, 1, 8, 3, false, 1},
+					      {2, 2, 2, 2, true, 1},  {1, 1, 4, 3, false, 2}};
 	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
 	char *one = mt_string("%s/%s-%s", root, model, mt_dtype_name(dtype)), *two = mt_string("%s-zero", one);
 	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
@@ -163,7 +166,7 @@ static void run_case(struct counts *c, struct mt_fabric *fabric, const char *roo
 	st = train(&run, fabric, NULL, one, expected);
 	run.layout.tp = run.layout.pp = 1;
 	run.layout.dp = 8;
-	run.layout.zero = 1;
+	run.layout.zero = shards->zero;
 	run.layout.sp = false;
 	if (st == MT_OK)
 		st = train(&run, fabric, NULL, two, shard_losses);
@@ -174,7 +177,7 @@ static void run_case(struct counts *c, struct mt_fabric *fabric, const char *roo
 		go_on(c, fabric, model, dtype, &first, from, expected, true);
 		for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
 			go_on(c, fabric, model, dtype, &others[i], from, expected, false);
-		go_on(c, fabric, model, dtype, &sharded, from_two, shard_losses, true);
+		go_on(c, fabric, model, dtype, shards, from_two, shard_losses, true);
 		go_on(c, fabric, model, dtype, &last, from_two, shard_losses, false);
 	}
 	if (mt_fabric_rank(fabric) == 0) {
@@ -200,9 +203,9 @@ int main(void)
 		return 4;
 	}
 	root = mt_string("%s/mt-checkpoint", temporary ? temporary : "/tmp");
-	run_case(&counts, fabric, root, "gpt-tiny", MT_F32);
-	run_case(&counts, fabric, root, "llama-tiny", MT_F32);
-	run_case(&counts, fabric, root, "gpt-tiny", MT_BF16);
+	run_case(&counts, fabric, root, "gpt-tiny", MT_F32, &sharded[0]);
+	run_case(&counts, fabric, root, "llama-tiny", MT_F32, &sharded[1]);
+	run_case(&counts, fabric, root, "gpt-tiny", MT_BF16, &sharded[1]);
 	if (mt_fabric_rank(fabric) == 0) {
 		rmdir(root);
 		printf("%d passed, %d failed, 0 skipped\n", counts.passed, counts.failed);

@@ -31,6 +31,10 @@ static const struct layout layouts[] = {
 	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
 	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
 	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2},
+	{"gpt-tiny", 1, 1, 4, 0, 2, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
+	{"gpt-tiny", 2, 1, 2, 1, 3, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2},
 	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1},
 	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2},
 };

@@ -20,6 +20,7 @@ static enum mt_status compare(const struct mt_run *run, struct mt_fabric *block,
 	struct mt_step_stats stats;
 	enum mt_status st;
 
+	made->cost.train = &run->train;
 	MT_GOTO(out, mt_predict_dry(&candidate, &run->model, &made->cost, NULL));
 	MT_GOTO(out, open_engine(&bench, run, "cpu", block));
 	for (int i = 0; i < 2; i++)
@@ -73,14 +74,16 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 	struct mt_layout *l = &run->layout;
 
 	for (int sp = 0; sp <= (l->tp > 1); sp++) {
-		for (int zero = 0; zero <= (l->dp > 1); zero++) {
+		for (int sharded = 0; sharded <= (l->dp > 1); sharded++) {
 			l->sp = sp;
-			l->zero = zero;
+			l->zero = sharded ? 1 + *turn % 3 : 0;
+			l->zero_group = sharded && l->dp == 4 && *turn % 2 ? 2 : 0;
 			l->recompute = *turn % 3;
 			l->recompute_attention = *turn % 4 == 1;
 			l->dtype = *turn % 3 == 1 ? MT_BF16 : MT_F32;
 			l->mbs = *turn / 2 % 2 + 1;
 			l->bucket_bytes = *turn % 5 < 2 ? 2 << 10 : 0;
+			run->train.optimizer = *turn % 4 == 3 ? MT_MUON : MT_ADAMW;
 			++*turn;
 			run_layout(counts, run, fabric, world, made);
 		}

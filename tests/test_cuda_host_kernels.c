@@ -221,6 +221,9 @@ static void optimizer_equals_reference(void **state)
 	for (int i = 0; i < ODD_COUNT; i++) {
 		adamw(check_emulated, odd_sizes[i], 1 + 10 * i);
 		sumsq(check_emulated, odd_sizes[i] * 700);
+		sgd(check_emulated, odd_sizes[i], i % 3, i % 2);
+		sgd(check_emulated, odd_sizes[i] * 131, true, i % 2);
+		combine(check_emulated, odd_sizes[i] * 67, i % 2, i % 3 == 0);
 	}
 	adamw(check_emulated, 20003, 1000);
 	sumsq(check_emulated, 4 * 256 * 512 + 1029); /* more than one round of all slices */

@@ -245,8 +245,11 @@ EDIT(long_rows, l->mbs = l->gbs = 1 << 20, l->seq = m->seq = 1 << 12)
 EDIT(seq_65, l->seq = 65)
 EDIT(sp_alone, l->sp = true)
 EDIT(sp_rows, l->sp = true, l->tp = 2, l->seq = 63)
-EDIT(zero_3, l->zero = 3, l->dp = 2)
+EDIT(zero_4, l->zero = 4, l->dp = 2)
+EDIT(zero_2_split, l->zero = 2, l->dp = 2, l->pp = 2, l->schedule = MT_SCHEDULE_ZB_H1)
 EDIT(zero_alone, l->zero = 1)
+EDIT(zero_group_3, l->zero = 1, l->zero_group = 3, l->dp = l->gbs = 4)
+EDIT(zero_group_alone, l->zero_group = 2, l->dp = 4)
 EDIT(recompute_5, l->recompute = 5)
 EDIT(recompute_few, l->recompute_layers = 2)
 EDIT(selective_nothing, l->recompute = MT_RECOMPUTE_SELECTIVE, l->recompute_activation = l->recompute_norm = false)
@@ -281,8 +284,11 @@ static const struct breaker breakers[] = {
 	{"seq_within_positions", seq_65},
 	{"sp_needs_tp", sp_alone},
 	{"sp_rows_divisible_by_tp", sp_rows},
-	{"zero_is_0_or_1", zero_3},
+	{"zero_is_known", zero_4},
+	{"zero_2_needs_whole_backward_passes", zero_2_split},
 	{"zero_needs_dp", zero_alone},
+	{"zero_group_divides_dp", zero_group_3},
+	{"zero_group_needs_zero", zero_group_alone},
 	{"recompute_is_known", recompute_5},
 	{"recompute_layers_need_recompute", recompute_few},
 	{"selective_names_something", selective_nothing},

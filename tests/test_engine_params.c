@@ -69,12 +69,15 @@ static void make_tables(struct mt_engine *e, const struct mt_run *run, int rank)
 	e->model = &run->model;
 	e->layout = &run->layout;
 	e->at = mt_layout_coordinates(&run->layout, rank);
-	if (mt_param_table_create(&e->table, e->model, e->layout, e->at) != MT_OK || mt_segments_create(e) != MT_OK)
+	mt_shares_count(e);
+	if (mt_param_table_create(&e->table, e->model, e->layout, e->at) != MT_OK || mt_shards_create(e) != MT_OK ||
+	    mt_segments_create(e) != MT_OK)
 		fail_msg("%s", mt_error_message());
 }
 
 static void free_tables(struct mt_engine *e)
 {
+	mt_shards_destroy(e);
 	mt_param_table_free(&e->table);
 	free(e->segments);
 }
@@ -94,7 +97,7 @@ static void for_all_layouts(void (*check)(const struct mt_run *run))
 			for (run.layout.pp = 1; run.layout.pp <= 4; run.layout.pp++)
 				for (run.layout.dp = 1; run.layout.dp <= 4 && run.layout.tp * run.layout.dp <= 8; run.layout.dp++)
 					for (int bucket = 0; bucket < 3; bucket++)
-						for (run.layout.zero = 0; run.layout.zero <= (run.layout.dp > 1);
+						for (run.layout.zero = 0; run.layout.zero <= 3 * (run.layout.dp > 1);
 						     run.layout.zero++) {
 							run.layout.bucket_bytes = bucket_bytes[bucket];
 							check(&run);

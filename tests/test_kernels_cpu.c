@@ -128,6 +128,9 @@ static void optimizer_equals_reference(void **state)
 	for (int i = 0; i < ODD_COUNT; i++) {
 		adamw(check_equals_reference, odd_sizes[i], 1 + 10 * i);
 		sumsq(check_equals_reference, odd_sizes[i] * 700);
+		sgd(check_equals_reference, odd_sizes[i], i % 3, i % 2);
+		sgd(check_equals_reference, odd_sizes[i] * 131, true, i % 2);
+		combine(check_equals_reference, odd_sizes[i] * 67, i % 2, i % 3 == 0);
 	}
 }
 
@@ -155,6 +158,8 @@ static void bits_do_not_depend_on_threads(void **state)
 	loss(check_same_bits, 40, 1001, 0, 1000, 1.0);
 	adamw(check_same_bits, 50001, 3);
 	sumsq(check_same_bits, 200001);
+	sgd(check_same_bits, 50001, true, true);
+	combine(check_same_bits, 50001, true, true);
 }
 
 /* Casts, fills and copies are exact, so they are held against the scalar functions of dtype.h and memcmp. */

@@ -128,6 +128,8 @@ static void impossible_shapes_are_input_errors_on_every_device(void **state)
 		{.kind = MT_OP_COPY, .move = {.rows = 1, .cols = 4, .src_stride = 3, .dst_stride = 4}},
 		{.kind = MT_OP_CAST, .move = {.count = 1, .src_dtype = MT_DTYPE_COUNT}},
 		{.kind = MT_OP_ADAMW, .adamw = {.count = 1, .step = 0}},
+		{.kind = MT_OP_SGD, .sgd = {.count = -1}},
+		{.kind = MT_OP_COMBINE, .combine = {.count = -1}},
 	};
 	struct fixture devices[] = {host(), dry(NULL)};
 	for (int d = 0; d < 2; d++) {

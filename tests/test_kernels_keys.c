@@ -70,6 +70,10 @@ static void different_shapes_differ_in_key_hash_and_text(void **state)
 		{.kind = MT_OP_COPY, .move = {.rows = 8, .cols = 4}},
 		{.kind = MT_OP_SUMSQ, .sumsq = {8}},
 		{.kind = MT_OP_ADAMW, .adamw = {8}},
+		{.kind = MT_OP_SGD, .sgd = {8}},
+		{.kind = MT_OP_SGD, .sgd = {8, .m = &some}},
+		{.kind = MT_OP_COMBINE, .combine = {8}},
+		{.kind = MT_OP_COMBINE, .combine = {8, .b = &some}},
 	};
 	enum { COUNT = sizeof ops / sizeof ops[0] };
 	struct mt_op_key keys[COUNT];

@@ -42,6 +42,10 @@ static const struct mt_op_key KEYS[] = {
 	{MT_OP_COPY, MT_BF16, {10, 32}},
 	{MT_OP_SUMSQ, MT_F32, {1000}},
 	{MT_OP_ADAMW, MT_BF16, {1000}},
+	{MT_OP_SGD, MT_BF16, {1000, 1}},
+	{MT_OP_SGD, MT_F32, {1000, 0}},
+	{MT_OP_COMBINE, MT_F32, {1000, 1}},
+	{MT_OP_COMBINE, MT_F32, {1000, 0}},
 };
 #define KEY_COUNT ((int)(sizeof KEYS / sizeof KEYS[0]))
 

@@ -350,7 +350,7 @@ enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_m
 			       struct mt_card_cache *cache)
 {
 	struct mt_layout *l = &candidate->layout;
-	struct mt_run run = {.model = *model, .layout = *l};
+	struct mt_run run = {.model = *model, .layout = *l, .train = mt_cost_train(cost)};
 	struct stage *stages = calloc((size_t)l->pp, sizeof *stages);
 	struct mt_tail *const *tails = NULL;
 	const struct mt_card *card = NULL;

@@ -22,7 +22,8 @@ struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model)
 
 bool mt_cost_scales(int32_t kind)
 {
-	return kind == MT_OP_FILL || kind == MT_OP_ADAMW || kind == MT_OP_SUMSQ || kind == MT_OP_CAST;
+	return kind == MT_OP_FILL || kind == MT_OP_ADAMW || kind == MT_OP_SUMSQ || kind == MT_OP_CAST || kind == MT_OP_SGD ||
+	       kind == MT_OP_COMBINE;
 }
 
 struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks)

@@ -12,9 +12,16 @@ struct mt_cost_model {
 	const struct mt_machine *machine; /* borrowed */
 	struct mt_profile *profile;       /* borrowed */
 	int ranks_per_host, threads;      /* what the profile is of */
-	bool overlap_steals;     /* every core is busy with kernels: a collective that runs beside them takes its time from them */
-	double model_error_frac; /* spread that neither kernels nor jitter explain: standard deviation, relative */
+	bool overlap_steals; /* every core is busy with kernels: a collective that runs beside them takes its time from them */
+	const struct mt_train_options *train; /* borrowed: the optimizer; NULL: AdamW */
+	double model_error_frac;              /* spread that neither kernels nor jitter explain: standard deviation, relative */
 };
+
+/* The training options that a prediction goes by. */
+static inline struct mt_train_options mt_cost_train(const struct mt_cost_model *model)
+{
+	return model->train ? *model->train : (struct mt_train_options){.optimizer = MT_ADAMW};
+}
 
 struct mt_cost_source mt_cost_ops(struct mt_cost_model *model);
 struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model);

@@ -44,7 +44,7 @@ static double stage_comm_s(void *context, const struct mt_comm_key *key)
 	struct mt_comm_cost_source source = mt_cost_comms(d->cost);
 	double seconds = source.comm_s(source.context, key);
 
-	if (key->group && !strcmp(key->group, "dp"))
+	if (key->group && !strncmp(key->group, "dp", 2))
 		d->dp_total_s += seconds;
 	return seconds;
 }
@@ -182,7 +182,7 @@ static enum mt_status take_memory(struct mt_candidate *c, const struct dry_stage
 enum mt_status mt_predict_dry(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
 			      struct mt_trace **spans)
 {
-	struct mt_run run = {.model = *model, .layout = candidate->layout};
+	struct mt_run run = {.model = *model, .layout = candidate->layout, .train = mt_cost_train(cost)};
 	int count = (int)candidate->layout.pp;
 	struct dry_stage *stages = calloc((size_t)count, sizeof *stages);
 	struct mt_dry_world *world = NULL;

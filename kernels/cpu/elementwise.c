@@ -134,6 +134,12 @@ static void run_range(const struct cpu_device *cpu, const struct share *s, int64
 	case MT_OP_SUMSQ:
 		sumsq_blocks(k, s, first, last);
 		break;
+	case MT_OP_SGD:
+		k->sgd(&op->sgd, op->dtype, first, last);
+		break;
+	case MT_OP_COMBINE:
+		k->combine(&op->combine, first, last);
+		break;
 	default:
 		k->adamw(&op->adamw, op->dtype, first, last);
 		break;
@@ -192,6 +198,12 @@ static struct share describe(const struct cpu_device *cpu, const struct mt_op *o
 		break;
 	case MT_OP_SUMSQ:
 		s.count = cpu_blocks(op->sumsq.count, CPU_SUMSQ_BLOCK), item = CPU_SUMSQ_BLOCK;
+		break;
+	case MT_OP_SGD:
+		s.count = op->sgd.count, item = 3.0, s.step = ELEMENTS_STEP;
+		break;
+	case MT_OP_COMBINE:
+		s.count = op->combine.count, s.step = ELEMENTS_STEP;
 		break;
 	default:
 		s.count = op->adamw.count, item = 4.0, s.step = ELEMENTS_STEP;

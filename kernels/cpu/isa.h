@@ -39,6 +39,8 @@ struct cpu_kernels {
 	void (*cast)(void *dst, enum mt_dtype dst_dtype, const void *src, enum mt_dtype src_dtype, int64_t first, int64_t last);
 	double (*sumsq)(const float *x, int64_t count);
 	void (*adamw)(const struct mt_adamw *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*sgd)(const struct mt_sgd *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*combine)(const struct mt_combine *op, int64_t first, int64_t last);
 	/* One query head of one batch, or, backward, all query heads of one key/value head. */
 	void (*attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch);
 	void (*attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
@@ -72,6 +74,8 @@ void ISA(loss)(const struct mt_loss *op, enum mt_dtype dtype, int64_t first, int
 void ISA(cast)(void *dst, enum mt_dtype dst_dtype, const void *src, enum mt_dtype src_dtype, int64_t first, int64_t last);
 double ISA(sumsq)(const float *x, int64_t count);
 void ISA(adamw)(const struct mt_adamw *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(sgd)(const struct mt_sgd *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(combine)(const struct mt_combine *op, int64_t first, int64_t last);
 void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch);
 void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
 size_t ISA(attention_scratch)(const struct mt_attention *op, int backward);

@@ -25,6 +25,8 @@ typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op 
 #pragma weak mt_cuda_sumsq
 #pragma weak mt_cuda_adamw
 #pragma weak mt_cuda_adamw_many
+#pragma weak mt_cuda_sgd
+#pragma weak mt_cuda_combine
 #pragma weak mt_cuda_scratch_bytes
 
 /* Products go to cuBLASLt, attention to attention.c, all else to kernels of our own. */
@@ -45,6 +47,8 @@ static kernel *const kernels[MT_OP_KIND_COUNT] = {
 	[MT_OP_COPY] = mt_cuda_copy,
 	[MT_OP_SUMSQ] = mt_cuda_sumsq,
 	[MT_OP_ADAMW] = mt_cuda_adamw,
+	[MT_OP_SGD] = mt_cuda_sgd,
+	[MT_OP_COMBINE] = mt_cuda_combine,
 };
 
 enum mt_status cuda_fail(cudaError_t error, const char *what)

@@ -57,6 +57,9 @@ enum mt_status mt_cuda_adamw(struct mt_cuda_launch *launch, const struct mt_op *
 /* `count` AdamW operations in as few launches as their types and hyperparameters allow (decay and lr may differ in one launch).
  * The same bits as one after the other. */
 enum mt_status mt_cuda_adamw_many(struct mt_cuda_launch *launch, const struct mt_op *ops, int count);
+/* update.cu */
+enum mt_status mt_cuda_sgd(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_combine(struct mt_cuda_launch *launch, const struct mt_op *op);
 /* attention_forward.cu, attention_backward.cu */
 size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op); /* of MT_OP_ATTENTION and MT_OP_ATTENTION_BWD */
 enum mt_status mt_cuda_attention(struct mt_cuda_launch *launch, const struct mt_op *op);

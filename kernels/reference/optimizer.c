@@ -2,7 +2,8 @@
  *            adamw  g = grad * grad_scale,  m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
  *                   master -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + decay master)
  *                   param = master in dtype; param may be master when they are of one type
- * grad, master, m, v f32. Moves 7 f32 and a param each: bandwidth-bound.
+ *            sgd, combine: the formulas of op.h
+ * grad, master, m, v f32. adamw moves 7 f32 and a param each: bandwidth-bound.
  * Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. */
 #include "kernels/reference/reference.h"
 
@@ -32,5 +33,32 @@ enum mt_status mt_reference_adamw(const struct mt_op *op)
 		store(w, a->master, i, master);
 		store(op->dtype, a->param, i, load(w, a->master, i));
 	}
+	return MT_OK;
+}
+
+enum mt_status mt_reference_sgd(const struct mt_op *op)
+{
+	const struct mt_sgd *a = &op->sgd;
+	enum mt_dtype w = wide(op);
+	for (int64_t i = 0; i < a->count; i++) {
+		double master = load(w, a->master, i), g = load(w, a->grad, i) * a->grad_scale + a->decay * master, step = g;
+		if (a->m) {
+			double m = a->momentum * load(w, a->m, i) + g;
+			store(w, a->m, i, m);
+			step = a->nesterov ? g + a->momentum * m : m;
+		}
+		store(w, a->master, i, master - a->lr * step);
+		store(op->dtype, a->param, i, load(w, a->master, i));
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_reference_combine(const struct mt_op *op)
+{
+	const struct mt_combine *c = &op->combine;
+	enum mt_dtype w = wide(op);
+	double alpha = c->norm2 ? c->alpha / (sqrt(load(MT_F64, c->norm2, 0)) + c->eps) : c->alpha;
+	for (int64_t i = 0; i < c->count; i++)
+		store(w, c->out, i, alpha * load(w, c->a, i) + (c->b ? c->beta * load(w, c->b, i) : 0));
 	return MT_OK;
 }

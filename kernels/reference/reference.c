@@ -28,6 +28,8 @@ static enum mt_status (*const kernels[MT_OP_KIND_COUNT])(const struct mt_op *op)
 	[MT_OP_COPY] = mt_reference_copy,
 	[MT_OP_SUMSQ] = mt_reference_sumsq,
 	[MT_OP_ADAMW] = mt_reference_adamw,
+	[MT_OP_SGD] = mt_reference_sgd,
+	[MT_OP_COMBINE] = mt_reference_combine,
 };
 
 static enum mt_status open_reference(struct mt_device *device, const struct mt_device_config *config)

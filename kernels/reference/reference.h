@@ -83,5 +83,7 @@ enum mt_status mt_reference_fill(const struct mt_op *op);
 enum mt_status mt_reference_copy(const struct mt_op *op);
 enum mt_status mt_reference_sumsq(const struct mt_op *op);
 enum mt_status mt_reference_adamw(const struct mt_op *op);
+enum mt_status mt_reference_sgd(const struct mt_op *op);
+enum mt_status mt_reference_combine(const struct mt_op *op);
 
 #endif

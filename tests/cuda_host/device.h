@@ -28,6 +28,8 @@ static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda
 	[MT_OP_COPY] = mt_cuda_copy,
 	[MT_OP_SUMSQ] = mt_cuda_sumsq,
 	[MT_OP_ADAMW] = mt_cuda_adamw,
+	[MT_OP_SGD] = mt_cuda_sgd,
+	[MT_OP_COMBINE] = mt_cuda_combine,
 };
 
 static inline enum mt_status emulated_open(struct mt_device *device, const struct mt_device_config *config)

@@ -325,16 +325,28 @@ static void join(struct mt_arena *arena, uint32_t block, uint32_t behind)
 	drop_block(arena, behind);
 }
 
+/* Slot of a live pointer; what else it may be is a mistake of the program. */
+static uint32_t slot_of(const struct mt_arena *arena, const void *pointer, const char *use)
+{
+	uintptr_t distance = (uintptr_t)pointer - (uintptr_t)arena->base;
+	uint32_t slot = distance % UNIT == 0 ? find_live(arena, distance / UNIT) : NONE;
+	if (slot == NONE) {
+		mt_error("arena %s: %p is %s but not live: freed twice, or of another arena", arena->stats.name, pointer, use);
+		abort();
+	}
+	return slot;
+}
+
+size_t mt_arena_bytes(const struct mt_arena *arena, const void *pointer)
+{
+	return (size_t)arena->blocks[arena->live[slot_of(arena, pointer, "measured")]].size * UNIT;
+}
+
 void mt_arena_free(struct mt_arena *arena, void *pointer)
 {
 	if (!pointer)
 		return;
-	uintptr_t distance = (uintptr_t)pointer - (uintptr_t)arena->base;
-	uint32_t slot = distance % UNIT == 0 ? find_live(arena, distance / UNIT) : NONE;
-	if (slot == NONE) {
-		mt_error("arena %s: %p is freed but not live: freed twice, or of another arena", arena->stats.name, pointer);
-		abort();
-	}
+	uint32_t slot = slot_of(arena, pointer, "freed");
 	uint32_t block = arena->live[slot];
 	remove_live(arena, slot);
 	arena->stats.live_bytes -= (size_t)arena->blocks[block].size * UNIT;

@@ -52,6 +52,9 @@ enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **point
 /* NULL is fine. A pointer that is not live in this arena is a programming error: it aborts in every build. */
 void mt_arena_free(struct mt_arena *arena, void *pointer);
 
+/* The bytes of a live allocation, rounded up to MT_ARENA_ALIGN_BYTES. Aborts as mt_arena_free does. */
+size_t mt_arena_bytes(const struct mt_arena *arena, const void *pointer);
+
 void mt_arena_stats(const struct mt_arena *arena, struct mt_arena_stats *stats);
 
 #endif

@@ -50,6 +50,7 @@ static enum mt_status make_streams(struct mt_engine *e)
 		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, sends[lane], &e->send_stream[lane]));
 		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, receives[lane], &e->recv_stream[lane]));
 	}
+	MT_TRY(mt_offload_open(e));
 	return mt_event_create(e->device, &e->event);
 }
 
@@ -142,6 +143,7 @@ static enum mt_status make_flight(struct mt_engine *e, struct mt_flight *flight,
 	flight->layer_count = layers;
 	for (int i = 0; i < 2; i++)
 		MT_TRY(mt_event_create(e->device, &flight->arrived[i]));
+	MT_TRY(mt_offload_create(e, flight));
 	return mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? mt_wgrads_create(&flight->wgrads, layers) : MT_OK;
 }
 
@@ -231,6 +233,7 @@ static void free_flights(struct mt_engine *e)
 
 		if (flight->layers && e->arenas[ARENA_ACTIVATIONS])
 			mt_flight_free(e, flight);
+		mt_offload_destroy(e, flight);
 		free(flight->layers);
 		mt_wgrads_destroy(&flight->wgrads);
 		for (int k = 0; k < 2; k++)
@@ -268,6 +271,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	/* Streams first: what is on its way must have arrived before its memory goes. */
 	mt_stream_destroy(e->dp_stream);
 	mt_stream_destroy(e->gather_stream);
+	mt_offload_close(e);
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
 		mt_stream_destroy(e->send_stream[lane]);
 		mt_stream_destroy(e->recv_stream[lane]);
@@ -285,6 +289,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_group_destroy(e->world);
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 		mt_arena_destroy(e->arenas[i]);
+	mt_arena_destroy(e->host_arena);
 	mt_shards_destroy(e);
 	mt_param_table_free(&e->table);
 	free(e->segments);

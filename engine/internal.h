@@ -27,6 +27,16 @@ struct mt_layer_saved {
 	void *activation;      /* (R, F) after it */
 };
 
+/* A layer's saved tensors are pointers, all of them: what is done to each goes over them as an array. */
+#define MT_LAYER_TENSORS ((int)(sizeof(struct mt_layer_saved) / sizeof(void *)))
+
+/* What of a layer is in host memory, see offload.c. */
+struct mt_away {
+	void *host[MT_LAYER_TENSORS];
+	struct mt_event *event; /* owned: of the copies that were started last */
+	bool leaving, coming;   /* copies out not waited for; copies in started */
+};
+
 /* A gradient of weights put off: its operation, and the chunk's layer it belongs to. It owns what the operation reads. */
 struct mt_wgrad {
 	struct mt_op op;
@@ -52,6 +62,7 @@ struct mt_flight {
 	struct mt_event *arrived[2]; /* of the input and of the gradient received: both can be on their way at once */
 	bool awaited[2];             /* a receive was posted and not waited for yet */
 	struct mt_wgrads wgrads;     /* of the backward pass, until their own pass */
+	struct mt_away *away;        /* owned: one a layer that is offloaded; NULL: none is */
 };
 
 /* A buffer on its way to another stage: freed when it has arrived and a later one is sent. */
@@ -97,6 +108,8 @@ struct mt_engine {
 	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */
 	struct mt_stream *gather_stream;                   /* NULL but with ZeRO-3 */
 	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
+	struct mt_stream *offload_stream, *fetch_stream; /* NULL: nothing is offloaded */
+	struct mt_arena *host_arena;
 	struct mt_event *event;                            /* scratch: recorded and waited for at once */
 	struct mt_group *world, *tp, *pp, *pp_back, *ends; /* ends: first and last stage, tied embedding; NULL where not needed */
 	struct mt_group *heads, *parts;                    /* of cp: those that exchange heads, those that have the other parts */
@@ -198,6 +211,18 @@ enum mt_status mt_stage_forward(struct mt_engine *e, int chunk, int64_t microbat
 enum mt_status mt_stage_backward(struct mt_engine *e, int chunk, struct mt_flight *flight);
 enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk, struct mt_flight *flight);
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight);
+
+/* offload.c: a layer's activations to host memory and back. start - settle, then fetch - await. */
+enum mt_status mt_offload_open(struct mt_engine *e);
+void mt_offload_close(struct mt_engine *e);
+enum mt_status mt_offload_create(struct mt_engine *e, struct mt_flight *flight);
+void mt_offload_destroy(struct mt_engine *e, struct mt_flight *flight);
+bool mt_offloads(const struct mt_engine *e, const struct mt_flight *flight, int64_t layer);
+enum mt_status mt_offload_start(struct mt_engine *e, struct mt_flight *flight, int64_t layer);
+enum mt_status mt_offload_settle(struct mt_engine *e, struct mt_flight *flight, int64_t layer);
+enum mt_status mt_offload_fetch(struct mt_engine *e, struct mt_flight *flight, int64_t layer);
+enum mt_status mt_offload_await(struct mt_engine *e, struct mt_flight *flight, int64_t layer);
+void mt_offload_drop(struct mt_engine *e, struct mt_flight *flight, int64_t layer);
 
 /* wgrad.c: weight gradients put off. `hold`: a note reads this tensor, so it is not to be freed or overwritten. */
 enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers);

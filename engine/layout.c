@@ -64,6 +64,8 @@ static const struct mt_option options[] = {
 	BOOL(recompute_activation, "true", "selective: the output of the MLP's activation"),
 	BOOL(recompute_norm, "true", "selective: the outputs of the norms"),
 	INT(recompute_layers, "0", 0, 1 << 20, "the first layers of each model chunk that recompute; 0: all"),
+	INT(offload_layers, "0", 0, 1 << 20,
+	    "the first layers of each model chunk whose activations wait in host memory for their backward pass"),
 	CHOICE(schedule, "1f1b", schedules,
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
@@ -184,6 +186,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, recomputes[layout->recompute], -1);
 	if (layout->recompute_layers != 0)
 		append(buf, "first", layout->recompute_layers);
+	if (layout->offload_layers != 0)
+		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)
 		append(buf, layout->dtype == MT_BF16 ? "bf16" : "f64", -1);
 	if (layout->threads != 0)

@@ -38,6 +38,7 @@ struct mt_layout {
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;
 	int64_t recompute_layers; /* the first layers of each model chunk that recompute; 0: all */
+	int64_t offload_layers;   /* the first layers of each model chunk whose activations wait in host memory */
 	int schedule;             /* enum mt_schedule */
 	int dtype;                /* enum mt_dtype of parameters and activations: f32 or bf16 */
 	int64_t threads;          /* host threads a rank; 0: all that the rank may use */

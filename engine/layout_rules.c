@@ -208,6 +208,11 @@ RULE(selective_names_something)
 	return l->recompute == MT_RECOMPUTE_SELECTIVE && !l->recompute_attention && !l->recompute_activation && !l->recompute_norm;
 }
 
+RULE(offload_layers_not_negative)
+{
+	return l->offload_layers < 0;
+}
+
 RULE(schedule_is_known)
 {
 	return l->schedule < MT_SCHEDULE_1F1B || l->schedule > MT_SCHEDULE_ZB_V;
@@ -290,6 +295,7 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(recompute_layers_need_recompute, "recompute_layers recompute", "recompute_layers needs recompute selective or full"),
 	ROW(selective_names_something, "recompute_attention recompute_activation recompute_norm",
 	    "selective recompute needs one of recompute_attention, recompute_activation and recompute_norm"),
+	ROW(offload_layers_not_negative, "offload_layers", "offload_layers must be at least 0"),
 	ROW(schedule_is_known, "schedule", "schedule must be 1f1b, zb-h1 or zb-v"),
 	ROW(zero_bubble_needs_pp, "schedule pp", "a zero-bubble schedule needs a pipeline: pp above 1"),
 	ROW(zb_h1_has_one_chunk, "schedule vp", "schedule zb-h1 has one model chunk a stage: vp must be 1"),

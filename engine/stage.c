@@ -62,7 +62,13 @@ enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t mi
 		flight->layers[i].x = x;
 		MT_TRY(mt_params_enter(e, unit_of(e, chunk->first_layer + i), unit_after(e, chunk, i)));
 		MT_TRY(mt_layer_forward(e, (int)(chunk->first_layer + i), &flight->layers[i], &x));
+		if (i > 0 && mt_offloads(e, flight, i - 1))
+			MT_TRY(mt_offload_settle(e, flight, i - 1));
+		if (mt_offloads(e, flight, i))
+			MT_TRY(mt_offload_start(e, flight, i));
 	}
+	if (mt_offloads(e, flight, chunk->layers - 1))
+		MT_TRY(mt_offload_settle(e, flight, chunk->layers - 1));
 	flight->output = x;
 	if (!chunk->last)
 		return MT_OK;
@@ -91,6 +97,10 @@ static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk
 		MT_TRY(finished(e, 0));
 	}
 	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
+		if (mt_offloads(e, flight, i))
+			MT_TRY(mt_offload_await(e, flight, i));
+		if (i > 0 && mt_offloads(e, flight, i - 1))
+			MT_TRY(mt_offload_fetch(e, flight, i - 1));
 		e->collecting_layer = (int)i;
 		MT_TRY(mt_params_enter(e, unit_of(e, chunk->first_layer + i), unit_before(e, chunk, i)));
 		MT_TRY(mt_grads_enter(e, unit_of(e, chunk->first_layer + i)));

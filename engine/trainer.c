@@ -152,6 +152,8 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	json_object_set_new(line, "tflops_per_device", mt_json_number(r->tflops_per_device));
 	json_object_set_new(line, "mfu_frac", mt_json_number(r->mfu_frac));
 	json_object_set_new(line, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
+	if (t->run->layout.offload_layers > 0)
+		json_object_set_new(line, "host_bytes", json_integer((json_int_t)mt_engine_host_bytes(t->engine)));
 	json_object_set_new(line, "compute_s", mt_json_number(r->stats.compute_s));
 	json_object_set_new(line, "tp_s", mt_json_number(r->stats.tp_s));
 	if (r->stats.cp_s > 0)

@@ -169,6 +169,13 @@ const struct mt_arena_backing *mt_device_memory(struct mt_device *device)
 	return device->ops->memory(device);
 }
 
+const struct mt_arena_backing *mt_device_host_memory(struct mt_device *device)
+{
+	if (device->ops->host_memory)
+		return device->ops->host_memory(device);
+	return device->info.executes ? &mt_arena_host : &mt_arena_dry;
+}
+
 enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
 	if (bytes && dst != src)

@@ -51,6 +51,7 @@ struct mt_device_observer {
 struct mt_cost_source {
 	double (*op_s)(void *context, const struct mt_op_key *key);
 	void *context;
+	double (*transfer_s)(void *context, size_t bytes); /* between device and host memory; NULL: no time */
 };
 
 struct mt_device_config {
@@ -107,11 +108,13 @@ struct mt_device_ops {
 	/* Copies between host and device memory, ordered on the stream; download returns when the data is there. */
 	enum mt_status (*upload)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 	enum mt_status (*download)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
-	/* Copies within device memory, in order on a stream of any kind. */
+	/* Copies within device memory, and between it and that of host_memory, in order on a stream of any kind. */
 	enum mt_status (*copy)(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 	const struct mt_arena_backing *(*memory)(struct mt_device *device);
 	/* Several operations of one kind in as few launches as it can; the same bits as one by one. */
 	enum mt_status (*enqueue_many)(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count);
+	/* Host memory that `copy` reads and writes too, in order on the stream; NULL: any (dry: addresses only). */
+	const struct mt_arena_backing *(*host_memory)(struct mt_device *device);
 	const struct mt_async_ops *async; /* NULL: a call returns when its work is over, or the clock is virtual */
 };
 
@@ -158,9 +161,12 @@ enum mt_status mt_device_enqueue_many(struct mt_device *device, struct mt_stream
 enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 /* The one operation by which the host reads device memory. On the dry device dst is zero-filled. */
 enum mt_status mt_device_download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
-/* Within device memory, in order on the stream, which may be of any kind. */
+/* Within device memory, and between it and memory of mt_device_host_memory, in order on the stream, which may be of any kind.
+ * Nobody waits for it but who waits for the stream. */
 enum mt_status mt_device_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes);
 const struct mt_arena_backing *mt_device_memory(struct mt_device *device);
+/* Of host memory for what is copied beside the compute: pinned where that matters. Paid for as it is used. */
+const struct mt_arena_backing *mt_device_host_memory(struct mt_device *device);
 
 /* Streams. A compute stream takes operations and collectives; a comm stream takes collectives only, which then run
  * beside the compute. `name` is copied. */

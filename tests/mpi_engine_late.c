@@ -16,27 +16,31 @@ enum { STEPS = 3, LATE_MS = 1 };
 
 struct layout {
 	const char *model;
-	int tp, pp, dp, sp, zero, recompute, dtype, schedule, vp; /* vp 0: as by default */
+	int tp, pp, dp, sp, zero, recompute, dtype, schedule, vp, offload; /* vp 0: as by default */
 };
 
 static const struct layout layouts[] = {
-	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
-	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0},
-	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0},
-	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0},
-	{"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2},
-	{"gpt-tiny", 1, 1, 4, 0, 2, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"llama-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0},
-	{"gpt-tiny", 2, 1, 2, 1, 3, MT_RECOMPUTE_FULL, MT_BF16, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2},
-	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1},
-	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2},
+	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
+	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0},
+	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 3},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_SELECTIVE, MT_BF16, 0, 0, 100},
+	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_FULL, MT_F32, MT_SCHEDULE_1F1B, 2, 1},
+	{"gpt-tiny", 2, 2, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 2},
+	{"gpt-tiny", 1, 1, 4, 0, 2, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
+	{"gpt-tiny", 2, 1, 2, 1, 3, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 0},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
@@ -53,6 +57,7 @@ static enum mt_status set_run(struct mt_run *run, const struct layout *layout)
 	run->layout.recompute = layout->recompute;
 	run->layout.dtype = layout->dtype;
 	run->layout.schedule = layout->schedule;
+	run->layout.offload_layers = layout->offload;
 	if (layout->vp)
 		run->layout.vp = layout->vp;
 	run->layout.gbs = 8;

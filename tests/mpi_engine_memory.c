@@ -27,6 +27,9 @@ static enum mt_status compare(const struct mt_run *run, struct mt_fabric *block,
 		MT_GOTO(out, mt_engine_step(bench.engine, &stats));
 	mt_engine_memory(bench.engine, live);
 	stage = &candidate.stage[mt_layout_coordinates(&run->layout, mt_fabric_rank(block)).pp];
+	if (stage->host_bytes != (int64_t)mt_engine_host_bytes(bench.engine))
+		snprintf(why, 200, "rank %d: host peak %lld dry, %zu live", mt_fabric_rank(block), (long long)stage->host_bytes,
+			 mt_engine_host_bytes(bench.engine));
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
 		if (stage->arena_bytes[i] != (int64_t)live[i].peak_bytes)
 			snprintf(why, 200, "rank %d: %s peak %lld dry, %zu live", mt_fabric_rank(block), live[i].name,
@@ -84,6 +87,7 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 			l->mbs = *turn / 2 % 2 + 1;
 			l->bucket_bytes = *turn % 5 < 2 ? 2 << 10 : 0;
 			run->train.optimizer = *turn % 4 == 3 ? MT_MUON : MT_ADAMW;
+			l->offload_layers = *turn % 5 == 2 ? *turn % 3 + 1 : 0;
 			++*turn;
 			run_layout(counts, run, fabric, world, made);
 		}

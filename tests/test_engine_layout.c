@@ -253,6 +253,7 @@ EDIT(zero_group_alone, l->zero_group = 2, l->dp = 4)
 EDIT(recompute_5, l->recompute = 5)
 EDIT(recompute_few, l->recompute_layers = 2)
 EDIT(selective_nothing, l->recompute = MT_RECOMPUTE_SELECTIVE, l->recompute_activation = l->recompute_norm = false)
+EDIT(offload_less, l->offload_layers = -1)
 EDIT(schedule_5, l->schedule = 5)
 EDIT(dtype_i32, l->dtype = MT_I32)
 EDIT(threads_less, l->threads = -1)
@@ -292,6 +293,7 @@ static const struct breaker breakers[] = {
 	{"recompute_is_known", recompute_5},
 	{"recompute_layers_need_recompute", recompute_few},
 	{"selective_names_something", selective_nothing},
+	{"offload_layers_not_negative", offload_less},
 	{"schedule_is_known", schedule_5},
 	{"zero_bubble_needs_pp", h1_alone},
 	{"zb_h1_has_one_chunk", h1_chunks},

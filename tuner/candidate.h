@@ -11,6 +11,7 @@ enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
 struct mt_stage_prediction {
 	int64_t arena_bytes[MT_ENGINE_ARENAS];
+	int64_t host_bytes;     /* of offloaded activations, in host memory */
 	int64_t peak_bytes;     /* of the engine's allocator */
 	int64_t resident_bytes; /* of the process */
 };

@@ -21,7 +21,7 @@ struct dry_stage {
 	double dp_total_s;           /* of the data-parallel collectives, hidden ones too */
 	struct mt_step_stats stats;
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
-	size_t peak_bytes;
+	size_t peak_bytes, host_bytes;
 	struct mt_trace *trace;
 };
 
@@ -35,6 +35,16 @@ static double stage_op_s(void *context, const struct mt_op_key *key)
 	if (source != 0 && !mt_cost_scales(key->kind))
 		d->guessed_s += seconds;
 	return seconds;
+}
+
+/* Both directions at the rate of the slower; where it was not measured copies cost no time. */
+static double stage_transfer_s(void *context, size_t bytes)
+{
+	const struct dry_stage *d = context;
+	const struct mt_machine_copies *copies = &d->cost->machine->copies;
+	double gbps = copies->to_device_gbps < copies->from_device_gbps ? copies->to_device_gbps : copies->from_device_gbps;
+
+	return gbps > 0 ? (double)bytes / (gbps * 1e9) : 0;
 }
 
 /* Costs of collectives, with a note of those that run beside the compute. */
@@ -52,7 +62,8 @@ static double stage_comm_s(void *context, const struct mt_comm_key *key)
 /* One step. The first step of a dry run is like any other: times and allocations do not depend on what was before. */
 static enum mt_status run_stage(struct dry_stage *d)
 {
-	struct mt_device_config device_config = {.kind = "dry", .cost = {.op_s = stage_op_s, .context = d}};
+	struct mt_device_config device_config = {.kind = "dry",
+						 .cost = {.op_s = stage_op_s, .context = d, .transfer_s = stage_transfer_s}};
 	struct mt_coordinates at = {.pp = d->stage};
 	struct mt_fabric_config fabric_config = {.kind = "dry",
 						 .rank = mt_layout_rank(&d->run->layout, at),
@@ -81,6 +92,7 @@ static enum mt_status run_stage(struct dry_stage *d)
 	}
 	mt_engine_memory(engine, d->arenas);
 	d->peak_bytes = mt_engine_peak_bytes(engine);
+	d->host_bytes = mt_engine_host_bytes(engine);
 out:
 	mt_engine_destroy(engine);
 	mt_fabric_destroy(fabric);
@@ -168,6 +180,7 @@ static enum mt_status take_memory(struct mt_candidate *c, const struct dry_stage
 	c->stages = count;
 	for (int s = 0; s < count; s++) {
 		c->stage[s].peak_bytes = (int64_t)stages[s].peak_bytes;
+		c->stage[s].host_bytes = (int64_t)stages[s].host_bytes;
 		c->stage[s].resident_bytes = machine->process_bytes;
 		for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
 			int64_t bytes = (int64_t)stages[s].arenas[i].peak_bytes;

@@ -164,6 +164,7 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 		set_int(part, "stage", s);
 		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 			set_int(part, parts[i], c->stage[s].arena_bytes[i]);
+		set_int(part, "host_bytes", c->stage[s].host_bytes);
 		json_array_append_new(by_stage, part);
 		json_array_append_new(peak, json_integer((json_int_t)c->stage[s].peak_bytes));
 		json_array_append_new(resident, json_integer((json_int_t)c->stage[s].resident_bytes));

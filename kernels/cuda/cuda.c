@@ -76,6 +76,7 @@ static enum mt_status open_parts(struct cuda_device *cuda)
 {
 	CUDA_TRY(cudaSetDevice(cuda->index)); /* makes the context */
 	MT_TRY(cuda_memory_open(cuda));
+	cuda_host_memory_open(cuda);
 	MT_TRY(cuda_staging_open(cuda));
 	MT_TRY(cuda_clock_open(cuda));
 	MT_TRY(cuda_products_open(cuda));
@@ -154,6 +155,11 @@ static const struct mt_arena_backing *memory(struct mt_device *device)
 	return &cuda_of(device)->memory;
 }
 
+static const struct mt_arena_backing *host_memory(struct mt_device *device)
+{
+	return &cuda_of(device)->host_memory;
+}
+
 static const struct mt_device_ops cuda_ops = {
 	.kind = "cuda",
 	.open = open_cuda,
@@ -164,6 +170,7 @@ static const struct mt_device_ops cuda_ops = {
 	.copy = cuda_copy,
 	.memory = memory,
 	.enqueue_many = enqueue_many,
+	.host_memory = host_memory,
 	.async = &cuda_async,
 };
 

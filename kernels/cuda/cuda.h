@@ -26,7 +26,8 @@ enum cuda_choice {
 struct cuda_device {
 	int index; /* of CUDA's */
 	struct mt_cuda_launch launch;
-	struct mt_arena_backing memory;
+	struct mt_arena_backing memory, host_memory;
+	struct cuda_pinned *pinned; /* owned: gone when its arenas are */
 	struct cuda_range *ranges; /* owned */
 	bool exportable;           /* memory is made so that other processes and NICs may be given it */
 	struct cuda_staging *staging;
@@ -71,6 +72,7 @@ enum mt_status cuda_list(struct mt_device_info *list, int room, int *count);
 enum mt_status cuda_describe(int index, struct mt_device_info *info, struct cudaDeviceProp *properties);
 
 /* memory.c */
+void cuda_host_memory_open(struct cuda_device *cuda); /* host_memory.c */
 enum mt_status cuda_memory_open(struct cuda_device *cuda);
 void cuda_memory_close(struct cuda_device *cuda); /* gives back every range */
 /* The stream's scratch with at least `bytes`. Never moves while it grows, so nothing needs to wait. */

@@ -114,7 +114,7 @@ enum mt_status cuda_download(struct mt_device *device, struct mt_stream *stream,
 enum mt_status cuda_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
 	if (bytes && dst != src)
-		CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda_stream(stream)));
+		CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_stream(stream))); /* pinned host memory too */
 	return MT_OK;
 }
 

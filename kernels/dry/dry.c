@@ -43,6 +43,14 @@ static enum mt_status upload(struct mt_device *device, struct mt_stream *stream,
 	return MT_OK;
 }
 
+/* Either way between an address of the device and one of the host, which look alike: what the engine copies. */
+static enum mt_status transfer(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
+{
+	const struct mt_cost_source *cost = device->backend;
+	mt_stream_advance(stream, 0, cost->transfer_s ? cost->transfer_s(cost->context, bytes) : 0);
+	return MT_OK;
+}
+
 static enum mt_status download(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
 	if (bytes)
@@ -62,6 +70,6 @@ const struct mt_device_ops mt_device_dry_ops = {
 	.enqueue = enqueue,
 	.upload = upload,
 	.download = download,
-	.copy = upload,
+	.copy = transfer,
 	.memory = memory,
 };

@@ -47,14 +47,16 @@ struct mt_stack {
 	bool expert_dedup;                                      /* a token goes to a node once */
 	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
 	double grad_bytes;                                      /* bytes of a gradient element on the wire */
-	double dp_overlap_frac;  /* of the last backward pass (of each, when sharded) that may hide reductions */
-	double tp_overlap_frac;  /* of tensor-parallel communication hidden behind products */
-	double p2p_overlap_frac; /* of pipeline messages hidden */
-	bool scatter_gather;     /* pipeline messages are split over the tensor-parallel ranks */
-	double optimizer_bytes;  /* memory traffic a parameter of the update */
-	double selective_frac;   /* of a layer's products that selective recompute does again, beside the attention */
-	double cast_passes;      /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
-	double jitter_frac;      /* time lost to the slowest rank, each factor of e in ranks */
+	double dp_overlap_frac;                                 /* of the last backward pass that may hide reductions */
+	bool gathers_narrow;         /* sharded parameters are gathered in the 8 or 4 bits that products want */
+	double sharded_overlap_frac; /* the same where parameters are sharded (ZeRO-3): of each pass */
+	double tp_overlap_frac;      /* of tensor-parallel communication hidden behind products */
+	double p2p_overlap_frac;     /* of pipeline messages hidden */
+	bool scatter_gather;         /* pipeline messages are split over the tensor-parallel ranks */
+	double optimizer_bytes;      /* memory traffic a parameter of the update */
+	double selective_frac;       /* of a layer's products that selective recompute does again, beside the attention */
+	double cast_passes;          /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
+	double jitter_frac;          /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
 	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
 };

@@ -20,14 +20,14 @@
 #define HALVINGS    6
 #define SETTLED     1e-5
 #define DIFFERENCE  0.02
-#define GROUP_ROWS  20.0 /* rows of a group that weigh fully: the rest, nearly alike, a tenth */
-#define LEVEL_SHARE 0.6
+#define GROUP_ROWS  4.0 /* rows of a group that weigh fully: the rest, nearly alike, a tenth */
+#define LEVEL_SHARE 0.35
 #define TURNS       2
 
 static const double prior_sd[MT_FACTORS] = {
-	[MT_FACTOR_PRODUCT] = 0.084, [MT_FACTOR_LOW] = 0.105,  [MT_FACTOR_ATTENTION] = 0.245, [MT_FACTOR_MEMORY] = 0.245,
-	[MT_FACTOR_HOST] = 0.245,    [MT_FACTOR_LINK] = 0.175, [MT_FACTOR_NIC] = 0.245,       [MT_FACTOR_EXPOSED] = 0.42,
-	[MT_FACTOR_PIPE] = 0.42,     [MT_FACTOR_STEP] = 0.42,  [MT_FACTOR_JITTER] = 0.42,     [MT_FACTOR_EXPERT] = 0.28,
+	[MT_FACTOR_PRODUCT] = 0.06, [MT_FACTOR_LOW] = 0.105,  [MT_FACTOR_ATTENTION] = 0.245, [MT_FACTOR_MEMORY] = 0.245,
+	[MT_FACTOR_HOST] = 0.245,   [MT_FACTOR_LINK] = 0.175, [MT_FACTOR_NIC] = 0.245,       [MT_FACTOR_EXPOSED] = 0.42,
+	[MT_FACTOR_PIPE] = 0.42,    [MT_FACTOR_STEP] = 0.42,  [MT_FACTOR_JITTER] = 0.42,     [MT_FACTOR_EXPERT] = 0.28,
 };
 
 void mt_fit_free(struct mt_fit_model *model)

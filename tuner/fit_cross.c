@@ -70,30 +70,58 @@ static double miss(const struct mt_runs_table *table, const double *predicted_s,
 	return fabs(log(table->runs[i].measured_s / predicted_s[i]));
 }
 
+/* How much wider a quantile must be for a group that is none of `groups`: runs of one group err alike. */
+static double wider(int groups)
+{
+	return groups > 0 ? 1 + 1.0 / groups : 1;
+}
+
+static bool same_group(const struct mt_measured_run *a, const struct mt_measured_run *b)
+{
+	return a->group[0] && strcmp(a->group, b->group) == 0;
+}
+
 /* Each interval from the errors of the other folds' runs of the same pair, or of all; of runs with a layer that was measured, or of
  * all as if none had been. */
 static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold)
 {
 	double *errors = calloc((size_t)table->count + 1, sizeof *errors);
+	int *from = calloc((size_t)table->count + 1, sizeof *from);
 
-	if (!errors)
+	if (!errors || !from) {
+		free(errors);
+		free(from);
 		return mt_fail(MT_NOMEM, "no memory for intervals");
+	}
 	for (int i = 0; i < table->count; i++) {
 		const double *predicted_s = check->seen[i] ? check->predicted_s : check->new_s;
-		int count = 0;
+		int count = 0, groups = 0;
+		bool own = false;
 
 		if (!(check->predicted_s[i] > 0))
 			continue;
 		for (int pass = 0; pass < 2 && count < PAIR_LEAST; pass++) {
-			count = 0;
-			for (int j = 0; j < table->count; j++)
-				if (check->predicted_s[j] > 0 && fold[j] != fold[i] && (!check->seen[i] || check->seen[j]) &&
-				    (pass || same_pair(&table->runs[i], &table->runs[j], table)))
-					errors[count++] = miss(table, predicted_s, j);
+			count = groups = 0;
+			for (int j = 0; j < table->count; j++) {
+				const struct mt_measured_run *run = &table->runs[j];
+
+				if (!(check->predicted_s[j] > 0) || fold[j] == fold[i] || (check->seen[i] && !check->seen[j]) ||
+				    (!pass && !same_pair(&table->runs[i], run, table)))
+					continue;
+				int before = 0;
+				while (before < count && !same_group(run, &table->runs[from[before]]))
+					before++;
+				groups += before == count;
+				own |= same_group(run, &table->runs[i]);
+				from[count] = j;
+				errors[count++] = miss(table, predicted_s, j);
+			}
 		}
-		check->half_frac[i] = count ? quantile_of(errors, count) : table->stacks[table->runs[i].stack].spread_frac;
+		check->half_frac[i] = count ? quantile_of(errors, count) * (own ? 1 : wider(groups))
+					    : table->stacks[table->runs[i].stack].spread_frac;
 	}
 	free(errors);
+	free(from);
 	return MT_OK;
 }
 
@@ -171,7 +199,7 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 
 	for (int k = 0; st == MT_OK && k < model->count; k++) {
 		struct mt_fit_key *key = &model->keys[k];
-		int count = 0, seen_count = 0;
+		int count = 0, seen_count = 0, groups = 0;
 		char name[MT_FIT_NAME];
 
 		if (key->level != MT_FIT_PAIR)
@@ -182,6 +210,11 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 			mt_fit_key_name(name, table, &table->runs[i], MT_FIT_PAIR);
 			if (strcmp(name, key->name) != 0)
 				continue;
+			bool first = true;
+			for (int j = 0; j < i && first; j++)
+				first = !(check->predicted_s[j] > 0) || !same_pair(&table->runs[i], &table->runs[j], table) ||
+					!same_group(&table->runs[i], &table->runs[j]);
+			groups += first;
 			key->mape_frac += fabs(check->predicted_s[i] / table->runs[i].measured_s - 1);
 			new[count++] = all[total++] = miss(table, check->new_s, i);
 			if (check->seen[i])
@@ -190,7 +223,7 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 		key->runs = count;
 		key->mape_frac /= count > 0 ? count : 1;
 		if (count >= PAIR_LEAST)
-			key->half_frac = key->half_new_frac = quantile_of(new, count);
+			key->half_frac = key->half_new_frac = quantile_of(new, count) * wider(groups);
 		if (seen_count >= PAIR_LEAST)
 			key->half_frac = quantile_of(seen, seen_count);
 	}

@@ -11,8 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#define INTERFERENCE       0.08 /* of hidden communication that compute pays back */
-#define INTERFERENCE_LAYER 0.25 /* the same where every layer of every pass runs beside it (ZeRO-3) */
+#define INTERFERENCE 0.08 /* of hidden communication that compute pays back */
 
 double mt_case_layer_parameters(const struct mt_case *c, double *expert)
 {
@@ -86,7 +85,8 @@ static struct exchange exchange_of(const struct mt_case *c, const struct mt_targ
 	}
 	e.scatter_s = collective(t, f, MT_REDUCE_SCATTER, wide, s->grad_bytes * dense) +
 		      collective(t, f, MT_REDUCE_SCATTER, narrow, s->grad_bytes * expert);
-	e.gather_s = collective(t, f, MT_ALL_GATHER, wide, 2 * dense) + collective(t, f, MT_ALL_GATHER, narrow, 2 * expert);
+	double bytes = c->zero == 3 && c->width != MT_WIDTH_16 && s->gathers_narrow ? 1 : 2;
+	e.gather_s = collective(t, f, MT_ALL_GATHER, wide, bytes * dense) + collective(t, f, MT_ALL_GATHER, narrow, bytes * expert);
 	return e;
 }
 
@@ -96,6 +96,15 @@ static double open_s(const struct mt_factors *f, double comm_s, double work_s, d
 	double hidden = comm_s < work_s ? comm_s : work_s;
 
 	return f->of[MT_FACTOR_EXPOSED] * (comm_s - hidden + interference * hidden);
+}
+
+/* The same of layers that are gathered and scattered one beside the other: a late one holds up the next, both want memory and
+ * multiprocessors, so that the corner is round. */
+static double open_sharded_s(const struct mt_factors *f, double comm_s, double work_s, double hide_frac)
+{
+	double beside_s = hide_frac * comm_s;
+
+	return f->of[MT_FACTOR_EXPOSED] * (comm_s - beside_s + sqrt(work_s * work_s + beside_s * beside_s) - work_s);
 }
 
 /* Parameters of a rank on the stage that has most of them. */
@@ -128,12 +137,12 @@ static void data_s(struct mt_forecast *out, const struct mt_case *c, const struc
 	parameters_of(c, layers, c->pp > 1 ? 1 : 2, &dense, &expert);
 	if (c->dp * c->cp > 1) {
 		if (c->zero == 3) { /* layer by layer: the starts of `layers` collectives add up */
-			double hide = s->dp_overlap_frac, m = out->microbatches;
+			double hide = s->sharded_overlap_frac, m = out->microbatches;
 
 			calls = layers + 1;
 			e = exchange_of(c, t, s, f, dense / calls, expert / calls);
-			out->dp_s = m * (open_s(f, calls * e.gather_s, hide * forward_s, INTERFERENCE_LAYER) +
-					 open_s(f, calls * (e.gather_s + e.scatter_s), hide * backward_s, INTERFERENCE_LAYER));
+			out->dp_s = m * (open_sharded_s(f, calls * e.gather_s, forward_s, hide) +
+					 open_sharded_s(f, calls * (e.gather_s + e.scatter_s), backward_s, hide));
 		} else {
 			e = exchange_of(c, t, s, f, dense, expert);
 			out->dp_s = open_s(f, e.scatter_s, s->dp_overlap_frac * backward_s, INTERFERENCE) +

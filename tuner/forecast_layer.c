@@ -114,8 +114,8 @@ static double vector_bytes(const struct mt_case *c, double tokens)
 	double routed = c->experts > 0 ? c->topk : 1;
 	double parts = routed * (c->gated ? 6 : 4) * c->ffn + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
 
-	if (c->experts > 0) /* permutation, scores, weighted sum */
-		whole += 8 * c->topk * c->hidden + 8 * c->experts;
+	if (c->experts > 0) /* permuted by expert, then by rank, and both undone; scores */
+		whole += 16 * c->topk * c->hidden + 8 * c->experts;
 	return tokens * (whole / (c->sp ? c->tp : 1) + parts / c->tp);
 }
 

@@ -36,6 +36,7 @@ struct mt_target {
 struct mt_stack {
 	char *name, *like, *source; /* owned */
 	bool fused_attention, fused_elementwise, sp_default;
+	bool fused_sinks;             /* its fused attention knows learned sinks (gpt-oss) */
 	bool balanced_stages;         /* layers are dealt to stages so that the head counts for what it costs */
 	int64_t vocab_multiple;       /* the vocabulary is padded to this many words a tensor-parallel rank; 1: to what divides */
 	bool pads_whole_vocab;        /* also where one rank has it all */
@@ -51,6 +52,7 @@ struct mt_stack {
 	bool gathers_narrow;         /* sharded parameters are gathered in the 8 or 4 bits that products want */
 	double sharded_overlap_frac; /* the same where parameters are sharded (ZeRO-3): of each pass */
 	double tp_overlap_frac;      /* of tensor-parallel communication hidden behind products */
+	double ep_overlap_frac;      /* of the exchange with experts hidden beside another micro-batch */
 	double p2p_overlap_frac;     /* of pipeline messages hidden */
 	bool scatter_gather;         /* pipeline messages are split over the tensor-parallel ranks */
 	double optimizer_bytes;      /* memory traffic a parameter of the update */

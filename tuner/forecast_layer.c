@@ -139,7 +139,7 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 	}
 	send_s = collective(t, f, MT_ALL_TO_ALL, span, bytes);
 	send_s += collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), 2 * tokens * c->topk * c->hidden);
-	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s; /* there and back, in one pass */
+	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s * (1 - s->ep_overlap_frac); /* there and back, in one pass */
 }
 
 /* Tensor-parallel communication of one pass: two all-reduces, or gathers and scatters that move as much. */

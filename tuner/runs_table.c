@@ -199,6 +199,8 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
+	if (strncmp(mt_csv_cell(csv, row, mt_csv_column(csv, "arch")), "gpt-oss", 7) == 0 && !stack->fused_sinks)
+		c->fused_attention = false;
 	if (c->vp < 1)
 		c->vp = 1;
 	if (c->ep < 1 || c->experts <= 0)

@@ -84,6 +84,7 @@ static const struct mt_option stack_options[] = {
 	FLAG("fused_sinks", S(fused_sinks), "true", "fused attention also with learned sinks"),
 	FLAG("sp_default", S(sp_default), "true", "sequence parallelism wherever tp > 1 and nothing is said"),
 	FLAG("balanced_stages", S(balanced_stages), "false", "layers are dealt to stages so that the head counts for its cost"),
+	INT("recompute_default", S(recompute_default), "0", 0, 2, "recompute where nothing is said: 0 none, 1 selective, 2 full"),
 	INT("vocab_multiple", S(vocab_multiple), "128", 1, 65536, "words a tensor-parallel rank that the vocabulary is padded to"),
 	FLAG("pads_whole_vocab", S(pads_whole_vocab), "true", "the vocabulary is padded also where it is not split"),
 	INT("attention_generation", S(attention_generation), "3", 2, 3, "fused attention: 3, made for the machine, or 2"),

@@ -38,6 +38,7 @@ struct mt_stack {
 	bool fused_attention, fused_elementwise, sp_default;
 	bool fused_sinks;             /* its fused attention knows learned sinks (gpt-oss) */
 	bool balanced_stages;         /* layers are dealt to stages so that the head counts for what it costs */
+	int64_t recompute_default;    /* where nothing is said: 0 none, 1 selective, 2 full */
 	int64_t vocab_multiple;       /* the vocabulary is padded to this many words a tensor-parallel rank; 1: to what divides */
 	bool pads_whole_vocab;        /* also where one rank has it all */
 	int64_t attention_generation; /* of its fused attention: 3, written for the machine, or 2 */

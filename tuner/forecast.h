@@ -20,7 +20,8 @@ struct mt_case {
 	int recompute; /* enum mt_case_recompute */
 	enum mt_width width;
 	bool fused_attention;
-	bool balanced_stages; /* the head counts for as many layers as it costs */
+	double windowed_frac, window; /* share of layers that attend to the last `window` positions only */
+	bool balanced_stages;         /* the head counts for as many layers as it costs */
 };
 
 /* One layer, and the ends, of one micro-batch on one rank. */

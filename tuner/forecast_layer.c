@@ -74,9 +74,9 @@ static double collective(const struct mt_target *t, const struct mt_factors *f, 
 	return f->of[MT_FACTOR_LINK] * link_s + f->of[MT_FACTOR_NIC] * nic_s;
 }
 
-/* Forward seconds of attention; the time to do its core again is the same. */
-static double attention_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
-			  double *backward_s)
+/* Forward seconds of attention over the whole sequence; the time to do its core again is the same. */
+static double whole_attention_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+				const struct mt_factors *f, double *backward_s)
 {
 	double heads = c->heads / c->tp, rows = c->seq / c->cp, d = c->head_dim, forward_s;
 	struct mt_case wide = *c;
@@ -104,6 +104,17 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	*backward_s = products_s + more_s +
 		      f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, (c->dropout ? 9 : 4) * scores);
 	return forward_s;
+}
+
+/* The same, mean of layers with a window and without. */
+static double attention_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+			  double *backward_s)
+{
+	double forward_s = whole_attention_s(c, t, s, f, backward_s), within = 2 * c->window / c->seq;
+	double share = 1 - c->windowed_frac * (within < 1 ? 1 - within : 0);
+
+	*backward_s *= share;
+	return share * forward_s;
 }
 
 /* Bytes that the vector operations of a layer move in a forward pass. */

@@ -173,6 +173,10 @@ static void read_model(struct mt_case *c, const struct mt_csv *csv, int row)
 		c->head_dim = 128;
 	else if (strncmp(arch, "gpt-oss", 7) == 0)
 		c->head_dim = 64;
+	if (strncmp(arch, "gpt-oss", 7) == 0) { /* every other layer: OpenAI 2025, gpt-oss model card */
+		c->windowed_frac = 0.5;
+		c->window = 128;
+	}
 	c->gated = !gpt;
 	c->dropout = gpt && strcmp(mt_csv_cell(csv, row, mt_csv_column(csv, "attention")), "flash") != 0;
 }
@@ -195,7 +199,8 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 	c->zero = (int)number(csv, row, "zero_stage", stack->fused_attention);
 	c->recompute = strcmp(recompute, "full") == 0        ? MT_CASE_FULL
 		       : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE
-							     : MT_CASE_NONE;
+		       : *recompute                          ? MT_CASE_NONE
+							     : (int)stack->recompute_default;
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;

@@ -65,6 +65,33 @@ static double quantile_of(const double *x, int count)
 	return mt_stats_quantile(x, (size_t)count, q < 1 ? q : 1);
 }
 
+struct weighted {
+	double error, weight;
+};
+
+static int weighted_compare(const void *a, const void *b)
+{
+	const struct weighted *x = a, *y = b;
+
+	return x->error < y->error ? -1 : x->error > y->error;
+}
+
+/* The 0.9 quantile where runs weigh differently: a table of a thousand runs must not speak for software of ten. */
+static double weighted_quantile(struct weighted *x, int count)
+{
+	double total = 0, below = 0;
+
+	qsort(x, (size_t)count, sizeof *x, weighted_compare);
+	for (int i = 0; i < count; i++)
+		total += x[i].weight;
+	for (int i = 0; i < count; i++) {
+		below += x[i].weight;
+		if (below >= 0.9 * total)
+			return x[i].error;
+	}
+	return count > 0 ? x[count - 1].error : 0;
+}
+
 static double miss(const struct mt_runs_table *table, const double *predicted_s, int i)
 {
 	return fabs(log(table->runs[i].measured_s / predicted_s[i]));
@@ -81,48 +108,79 @@ static bool same_group(const struct mt_measured_run *a, const struct mt_measured
 	return a->group[0] && strcmp(a->group, b->group) == 0;
 }
 
-/* Each interval from the errors of the other folds' runs of the same pair, or of all; of runs with a layer that was measured, or of
- * all as if none had been. */
-static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold)
+static int group_size(const struct mt_runs_table *table, const struct mt_fit_check *check, int i)
 {
-	double *errors = calloc((size_t)table->count + 1, sizeof *errors);
-	int *from = calloc((size_t)table->count + 1, sizeof *from);
+	int count = 0;
 
-	if (!errors || !from) {
-		free(errors);
-		free(from);
-		return mt_fail(MT_NOMEM, "no memory for intervals");
+	for (int j = 0; j < table->count; j++)
+		count += check->predicted_s[j] > 0 && (j == i || same_group(&table->runs[i], &table->runs[j]));
+	return count;
+}
+
+/* Of runs of other folds, as if no layer had been measured, each group weighing as much: what to expect where the pair says too
+ * little. */
+static double half_of_all(const struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int k,
+			  struct weighted *room, const int *size)
+{
+	int count = 0;
+
+	for (int j = 0; j < table->count; j++)
+		if (check->predicted_s[j] > 0 && (!fold || fold[j] != k))
+			room[count++] = (struct weighted){miss(table, check->new_s, j), 1.0 / size[j]};
+	return weighted_quantile(room, count);
+}
+
+/* From the errors of the other folds' runs of the same pair: of runs with a layer that was measured, or of all as if none had
+ * been. 0: too few. */
+static double half_of_pair(const struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int i,
+			   double *errors, int *from)
+{
+	const double *predicted_s = check->seen[i] ? check->predicted_s : check->new_s;
+	int count = 0, groups = 0;
+	bool own = false;
+
+	for (int j = 0; j < table->count; j++) {
+		const struct mt_measured_run *run = &table->runs[j];
+		int before = 0;
+
+		if (!(check->predicted_s[j] > 0) || fold[j] == fold[i] || (check->seen[i] && !check->seen[j]) ||
+		    !same_pair(&table->runs[i], run, table))
+			continue;
+		while (before < count && !same_group(run, &table->runs[from[before]]))
+			before++;
+		groups += before == count;
+		own |= same_group(run, &table->runs[i]);
+		from[count] = j;
+		errors[count++] = miss(table, predicted_s, j);
 	}
-	for (int i = 0; i < table->count; i++) {
-		const double *predicted_s = check->seen[i] ? check->predicted_s : check->new_s;
-		int count = 0, groups = 0;
-		bool own = false;
+	return count < PAIR_LEAST ? 0 : quantile_of(errors, count) * (own ? 1 : wider(groups));
+}
 
+static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int folds)
+{
+	size_t n = (size_t)table->count + 1;
+	double *errors = calloc(n, sizeof *errors), *all = calloc((size_t)folds + 1, sizeof *all);
+	int *from = calloc(n, sizeof *from), *size = calloc(n, sizeof *size);
+	struct weighted *room = calloc(n, sizeof *room);
+	enum mt_status st = errors && all && from && size && room ? MT_OK : mt_fail(MT_NOMEM, "no memory for intervals");
+
+	for (int i = 0; st == MT_OK && i < table->count; i++)
+		size[i] = group_size(table, check, i);
+	for (int k = 0; st == MT_OK && k < folds; k++)
+		all[k] = half_of_all(check, table, fold, k, room, size);
+	for (int i = 0; st == MT_OK && i < table->count; i++) {
 		if (!(check->predicted_s[i] > 0))
 			continue;
-		for (int pass = 0; pass < 2 && count < PAIR_LEAST; pass++) {
-			count = groups = 0;
-			for (int j = 0; j < table->count; j++) {
-				const struct mt_measured_run *run = &table->runs[j];
-
-				if (!(check->predicted_s[j] > 0) || fold[j] == fold[i] || (check->seen[i] && !check->seen[j]) ||
-				    (!pass && !same_pair(&table->runs[i], run, table)))
-					continue;
-				int before = 0;
-				while (before < count && !same_group(run, &table->runs[from[before]]))
-					before++;
-				groups += before == count;
-				own |= same_group(run, &table->runs[i]);
-				from[count] = j;
-				errors[count++] = miss(table, predicted_s, j);
-			}
-		}
-		check->half_frac[i] = count ? quantile_of(errors, count) * (own ? 1 : wider(groups))
-					    : table->stacks[table->runs[i].stack].spread_frac;
+		check->half_frac[i] = half_of_pair(check, table, fold, i, errors, from);
+		if (check->half_frac[i] <= 0)
+			check->half_frac[i] = all[fold[i]] > 0 ? all[fold[i]] : table->stacks[table->runs[i].stack].spread_frac;
 	}
 	free(errors);
+	free(all);
 	free(from);
-	return MT_OK;
+	free(size);
+	free(room);
+	return st;
 }
 
 /* Predicts the runs of fold k by a fit to the others. */
@@ -182,7 +240,7 @@ enum mt_status mt_fit_cross(struct mt_fit_check *check, const struct mt_runs_tab
 	for (int k = 0; k < folds && st == MT_OK; k++)
 		st = predict_fold(check, table, fold, k, use);
 	if (st == MT_OK)
-		st = halves(check, table, fold);
+		st = halves(check, table, fold, folds);
 	free(fold);
 	free(use);
 	if (st != MT_OK)
@@ -193,9 +251,10 @@ enum mt_status mt_fit_cross(struct mt_fit_check *check, const struct mt_runs_tab
 enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_fit_check *check)
 {
 	size_t n = (size_t)table->count + 1;
-	double *seen = calloc(n, sizeof *seen), *new = calloc(n, sizeof *new), *all = calloc(n, sizeof *all);
-	enum mt_status st = seen && new &&all ? MT_OK : mt_fail(MT_NOMEM, "no memory for intervals");
-	int total = 0;
+	double *seen = calloc(n, sizeof *seen), *fresh = calloc(n, sizeof *fresh);
+	struct weighted *room = calloc(n, sizeof *room);
+	int *size = calloc(n, sizeof *size);
+	enum mt_status st = seen && fresh && room && size ? MT_OK : mt_fail(MT_NOMEM, "no memory for intervals");
 
 	for (int k = 0; st == MT_OK && k < model->count; k++) {
 		struct mt_fit_key *key = &model->keys[k];
@@ -216,22 +275,25 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 					!same_group(&table->runs[i], &table->runs[j]);
 			groups += first;
 			key->mape_frac += fabs(check->predicted_s[i] / table->runs[i].measured_s - 1);
-			new[count++] = all[total++] = miss(table, check->new_s, i);
+			fresh[count++] = miss(table, check->new_s, i);
 			if (check->seen[i])
 				seen[seen_count++] = miss(table, check->predicted_s, i);
 		}
 		key->runs = count;
 		key->mape_frac /= count > 0 ? count : 1;
 		if (count >= PAIR_LEAST)
-			key->half_frac = key->half_new_frac = quantile_of(new, count) * wider(groups);
+			key->half_frac = key->half_new_frac = quantile_of(fresh, count) * wider(groups);
 		if (seen_count >= PAIR_LEAST)
 			key->half_frac = quantile_of(seen, seen_count);
 	}
-	if (total > 0)
-		model->half_new_frac = quantile_of(all, total);
+	for (int i = 0; st == MT_OK && i < table->count; i++)
+		size[i] = group_size(table, check, i);
+	if (st == MT_OK)
+		model->half_new_frac = half_of_all(check, table, NULL, 0, room, size);
 	free(seen);
-	free(new);
-	free(all);
+	free(fresh);
+	free(room);
+	free(size);
 	return st;
 }
 

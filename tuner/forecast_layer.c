@@ -57,7 +57,7 @@ struct linear {
 static void add_linear(struct linear *sum, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 		       const struct mt_factors *f, double groups, double m, double n, double k)
 {
-	/* Rows of k and n elements: a load of 16 bytes holds 8 of 16 bits (NVIDIA, Matrix Multiplication Background, section 4). */
+	/* Rows of k and n elements: a load of 16 bytes holds 8 of 16 bits (NVIDIA, Matrix Multiplication Background). */
 	double slow = fmod(n, ALIGNED) != 0 || fmod(k, ALIGNED) != 0 ? 1 / t->unaligned_frac : 1;
 
 	sum->forward_s += slow * product(c, t, f, groups, m, n, k) + cast_s(c, t, s, f, groups * m * k);

@@ -25,7 +25,7 @@ static bool same(const struct mt_comm_signature *a, const struct mt_comm_signatu
 /* "all_reduce(max) of 12 f32", "broadcast of 3 i32 from rank 1" */
 static void describe(const struct mt_comm_signature *s, char buf[128])
 {
-	static const char *const types[MT_DTYPE_COUNT] = {"f32", "bf16", "f64", "i32"};
+	static const char *const types[MT_DTYPE_COUNT] = {"f32", "bf16", "f64", "f16", "i32", "e4m3", "e5m2"};
 	const char *reduction = s->op != MT_COMM_ALL_REDUCE ? "" : s->reduction == MT_MAX ? "(max)" : "(sum)";
 	const char *type = (uint32_t)s->dtype < MT_DTYPE_COUNT ? types[s->dtype] : "?";
 	int used = snprintf(buf, 128, "%s%s of %lld %s as collective %llu", mt_comm_op_name((enum mt_comm_op)s->op), reduction,

@@ -55,6 +55,9 @@ static enum mt_status check(const struct mt_group *group, const struct mt_stream
 	bool rooted = call->op == MT_COMM_BROADCAST || call->op == MT_COMM_SEND_RECV || call->op == MT_COMM_SHIFT;
 	if ((unsigned)call->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "%s on group %s: type %d is not known", name, group->name, call->dtype);
+	if (mt_dtype_bytes(call->dtype) == 1 && (call->op == MT_COMM_ALL_REDUCE || call->op == MT_COMM_REDUCE_SCATTER))
+		return mt_fail(MT_INPUT, "%s on group %s: %s is moved only, sums would not hold", name, group->name,
+			       mt_dtype_name(call->dtype));
 	if (!count_fits(group, call))
 		return mt_fail(MT_INPUT, "%s on group %s: count %lld is out of range", name, group->name, (long long)call->count);
 	if ((unsigned)call->reduction > MT_MAX)

@@ -107,7 +107,7 @@ int mt_group_rank(const struct mt_group *group);
 int mt_group_size(const struct mt_group *group);
 int mt_group_world_rank(const struct mt_group *group, int group_rank);
 
-/* recv[i] = reduction over ranks of send[i], i < count. dtypes: f32, bf16 (summed pairwise in f32, rounded to bf16), f64, i32. */
+/* recv[i] = reduction over ranks of send[i], i < count. dtypes: f32, bf16 and f16 (summed pairwise in f32, rounded), f64, i32. */
 enum mt_status mt_comm_all_reduce(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
 				  enum mt_dtype dtype, enum mt_reduction reduction);
 /* recv[i] = sum over ranks of send[rank*count + i], i < count. */

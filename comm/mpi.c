@@ -157,7 +157,7 @@ static enum mt_status mpi_open(struct mt_fabric *fabric, const struct mt_fabric_
 	if (!mpi)
 		return mt_fail(MT_NOMEM, "fabric mpi: no memory");
 	pthread_mutex_init(&mpi->lock, NULL);
-	mpi->bf16_sum = mpi->maximum = MPI_OP_NULL;
+	mpi->half_sum = mpi->maximum = MPI_OP_NULL;
 	MT_GOTO(fail, join(fabric, mpi));
 	MT_GOTO(fail, learn_hosts(fabric));
 	learn_library(fabric);

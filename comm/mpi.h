@@ -28,7 +28,7 @@ struct lane;
 struct mpi_fabric {
 	pthread_mutex_t lock;
 	bool finalizes; /* this fabric initialized MPI */
-	MPI_Op bf16_sum, maximum;
+	MPI_Op half_sum, maximum;
 	struct mt_board_server *board; /* owned; on rank 0 */
 	pthread_mutex_t queue_lock;
 	pthread_cond_t wake;

@@ -12,9 +12,12 @@
 /* One call's count is an int; also well below where libraries multiply ints. */
 #define CALL_COUNT (1 << 28)
 
+/* MPI has no types of 16 bits but integers: each of the two stands for one of ours. */
 static enum mt_dtype dtype_of(MPI_Datatype type)
 {
-	return type == MPI_FLOAT ? MT_F32 : type == MPI_DOUBLE ? MT_F64 : type == MPI_UINT16_T ? MT_BF16 : MT_I32;
+	if (type == MPI_UINT16_T || type == MPI_INT16_T)
+		return type == MPI_UINT16_T ? MT_BF16 : MT_F16;
+	return type == MPI_FLOAT ? MT_F32 : type == MPI_DOUBLE ? MT_F64 : MT_I32;
 }
 
 static MPI_Datatype type_of(enum mt_dtype dtype)
@@ -26,12 +29,17 @@ static MPI_Datatype type_of(enum mt_dtype dtype)
 		return MPI_DOUBLE;
 	case MT_BF16:
 		return MPI_UINT16_T;
+	case MT_F16:
+		return MPI_INT16_T;
+	case MT_E4M3:
+	case MT_E5M2:
+		return MPI_BYTE; /* moved, never added */
 	default:
 		return MPI_INT32_T;
 	}
 }
 
-static void add_bf16(void *in, void *inout, int *count, MPI_Datatype *type)
+static void add_half(void *in, void *inout, int *count, MPI_Datatype *type)
 {
 	mt_comm_combine(inout, in, inout, *count, dtype_of(*type), MT_SUM);
 }
@@ -44,16 +52,16 @@ static void maximum(void *in, void *inout, int *count, MPI_Datatype *type)
 
 enum mt_status mpi_library_open(struct mpi_fabric *mpi)
 {
-	mpi->bf16_sum = mpi->maximum = MPI_OP_NULL;
-	if (MPI_Op_create(add_bf16, 1, &mpi->bf16_sum) != MPI_SUCCESS || MPI_Op_create(maximum, 1, &mpi->maximum) != MPI_SUCCESS)
+	mpi->half_sum = mpi->maximum = MPI_OP_NULL;
+	if (MPI_Op_create(add_half, 1, &mpi->half_sum) != MPI_SUCCESS || MPI_Op_create(maximum, 1, &mpi->maximum) != MPI_SUCCESS)
 		return mt_fail(MT_FAILED, "fabric mpi: MPI_Op_create failed");
 	return MT_OK;
 }
 
 void mpi_library_close(struct mpi_fabric *mpi)
 {
-	if (mpi->bf16_sum != MPI_OP_NULL)
-		MPI_Op_free(&mpi->bf16_sum);
+	if (mpi->half_sum != MPI_OP_NULL)
+		MPI_Op_free(&mpi->half_sum);
 	if (mpi->maximum != MPI_OP_NULL)
 		MPI_Op_free(&mpi->maximum);
 }
@@ -63,7 +71,7 @@ static MPI_Op op_of(const struct flight *f)
 	struct mpi_fabric *mpi = mpi_of(f->group);
 	if (f->call.reduction == MT_MAX)
 		return mpi->maximum;
-	return f->call.dtype == MT_BF16 ? mpi->bf16_sum : MPI_SUM;
+	return mt_dtype_is_half(f->call.dtype) ? mpi->half_sum : MPI_SUM;
 }
 
 static MPI_Comm comm_of(const struct flight *f)

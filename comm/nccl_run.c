@@ -11,8 +11,13 @@ static ncclDataType_t type_of(enum mt_dtype dtype)
 		return ncclFloat32;
 	case MT_BF16:
 		return ncclBfloat16;
+	case MT_F16:
+		return ncclFloat16;
 	case MT_F64:
 		return ncclFloat64;
+	case MT_E4M3:
+	case MT_E5M2:
+		return ncclUint8; /* moved, never added */
 	default:
 		return ncclInt32;
 	}

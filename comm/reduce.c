@@ -47,6 +47,22 @@ static void max_bf16(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_
 	}
 }
 
+static void add_f16(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t count)
+{
+#pragma omp simd
+	for (int64_t i = 0; i < count; i++)
+		out[i] = mt_f16_from_f32(mt_f16_to_f32(a[i]) + mt_f16_to_f32(b[i]));
+}
+
+static void max_f16(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t count)
+{
+#pragma omp simd
+	for (int64_t i = 0; i < count; i++) {
+		float x = mt_f16_to_f32(a[i]), y = mt_f16_to_f32(b[i]);
+		out[i] = x > y || x != x ? a[i] : b[i];
+	}
+}
+
 void mt_comm_combine(void *out, const void *a, const void *b, int64_t count, enum mt_dtype dtype, enum mt_reduction reduction)
 {
 	bool max = reduction == MT_MAX;
@@ -56,6 +72,9 @@ void mt_comm_combine(void *out, const void *a, const void *b, int64_t count, enu
 		break;
 	case MT_BF16:
 		(max ? max_bf16 : add_bf16)(out, a, b, count);
+		break;
+	case MT_F16:
+		(max ? max_f16 : add_f16)(out, a, b, count);
 		break;
 	case MT_F64:
 		(max ? max_f64 : add_f64)(out, a, b, count);

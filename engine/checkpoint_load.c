@@ -9,7 +9,7 @@
 static void round_to(enum mt_dtype to, enum mt_dtype from, const void *values, void *out, int64_t count)
 {
 	static const enum mt_stored stored[MT_DTYPE_COUNT] = {
-		[MT_F32] = MT_STORED_F32, [MT_BF16] = MT_STORED_BF16, [MT_F64] = MT_STORED_F64};
+		[MT_F32] = MT_STORED_F32, [MT_BF16] = MT_STORED_BF16, [MT_F64] = MT_STORED_F64, [MT_F16] = MT_STORED_F16};
 
 	mt_stored_encode(from, values, stored[to], out, count);
 }
@@ -125,6 +125,8 @@ enum mt_status mt_checkpoint_load(struct mt_engine *engine, const char *director
 		MT_GOTO(out, load_param(engine, &c, i));
 	engine->step = c.step;
 	engine->samples = c.samples;
+	engine->skipped = mt_json_get_int(c.manifest, "skipped_steps", 0);
+	mt_loss_scale_load(&engine->loss_scale, json_object_get(c.manifest, "loss_scale"));
 out:
 	mt_checkpoint_close(&c);
 	return st;

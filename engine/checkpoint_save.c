@@ -299,6 +299,9 @@ static json_t *make_head(const struct mt_saver *s, json_t *notes)
 	json_object_set_new(head, "program", json_string("megatune " MT_VERSION));
 	json_object_set_new(head, "step", json_integer(s->config.engine->step));
 	json_object_set_new(head, "samples", json_integer(s->config.engine->samples));
+	json_object_set_new(head, "skipped_steps", json_integer(s->config.engine->skipped));
+	if (s->config.engine->loss_scale.dynamic)
+		json_object_set_new(head, "loss_scale", mt_loss_scale_json(&s->config.engine->loss_scale));
 	json_object_set_new(head, "seed", json_integer(run->train.seed));
 	json_object_foreach(notes, key, value) json_object_set(head, key, value);
 	json_object_set_new(head, "model", mt_options_json(&mt_model_options, &run->model));

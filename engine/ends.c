@@ -94,7 +94,7 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 				   .logits = flight->logits,
 				   .targets = flight->targets,
 				   .stats = stats,
-				   .grad_scale = e->evaluating ? 0 : 1.0 / (double)(e->gbs * e->layout->seq)};
+				   .grad_scale = e->evaluating ? 0 : e->loss_scale.value / (double)(e->gbs * e->layout->seq)};
 	MT_TRY(mt_engine_enqueue(e, &op));
 	all = stats;
 	if (tp > 1) {

@@ -122,7 +122,7 @@ static enum mt_status make_buffers(struct mt_engine *e)
 
 	MT_TRY(mt_engine_alloc(e, ARENA_PARAMETERS, e->param_elements, e->dtype, &e->param_flat));
 	MT_TRY(mt_engine_alloc(e, ARENA_GRADIENTS, e->grad_elements, f, &e->grad_flat));
-	if (e->dtype == MT_BF16)
+	if (mt_dtype_is_half(e->dtype))
 		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->master));
 	if (e->config.run->train.optimizer != MT_SGD || e->config.run->train.momentum > 0)
 		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment1));
@@ -206,6 +206,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	e->device = config->device;
 	e->at = mt_layout_coordinates(layout, mt_fabric_rank(config->fabric));
 	set_shape(e);
+	mt_loss_scale_open(&e->loss_scale, &config->run->train, e->dtype);
 	MT_GOTO(fail, make_arenas(e));
 	MT_GOTO(fail, make_streams(e));
 	MT_GOTO(fail, make_groups(e));

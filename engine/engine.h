@@ -20,7 +20,9 @@ struct mt_engine_config {
 	struct mt_dataset *dataset; /* borrowed; NULL on the dry device */
 };
 
-enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE };
+/* overflow: in f16, because of the loss scale, which has fallen */
+enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE, MT_SKIPPED_OVERFLOW };
+const char *mt_skipped_name(int skipped); /* "", "not finite", "a spike", "overflow" */
 
 struct mt_step_stats {
 	int64_t step;    /* counts from 0 */
@@ -28,8 +30,9 @@ struct mt_step_stats {
 	double loss;     /* mean over the targets that count, the same on every rank */
 	double grad_norm;
 	double lr;
-	double seconds; /* this rank's clock, from the first action to the last */
-	int skipped;    /* enum mt_skipped: parameters left as they were */
+	double seconds;    /* this rank's clock, from the first action to the last */
+	double loss_scale; /* f16: of this step's loss; 0 in other types */
+	int skipped;       /* enum mt_skipped: parameters left as they were */
 	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis (tp: context-parallel ones
 	 * too), pipeline wait, optimizer */
 	double compute_s, tp_s, dp_s, pp_s, optimizer_s;

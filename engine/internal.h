@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/loader.h"
+#include "engine/loss_scale.h"
 #include "engine/param.h"
 #include "engine/schedule.h"
 #include "engine/shard.h"
@@ -102,7 +103,9 @@ struct mt_engine {
 	int logits_arena;
 	int64_t microbatches, step, gbs; /* of the running step: fewer while the batch grows */
 	int64_t samples;                 /* sequences taken before this step: where the data goes on */
-	double loss_limit;               /* a larger loss is a spike; 0: none is */
+	int64_t skipped;                 /* steps that changed no parameter */
+	struct mt_loss_scale loss_scale;
+	double loss_limit; /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
 	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */

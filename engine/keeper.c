@@ -202,7 +202,7 @@ static enum mt_status answer_skip(struct mt_keeper *k, const struct mt_step_stat
 	snprintf(why, sizeof why, "step %lld: loss %g, gradient norm %g: %s", (long long)stats->step, stats->loss, stats->grad_norm,
 		 spike ? "a spike" : "not finite");
 	*rewound = false;
-	if (policy == MT_POLICY_SKIP)
+	if (policy == MT_POLICY_SKIP || stats->skipped == MT_SKIPPED_OVERFLOW)
 		return MT_OK;
 	if (policy == MT_POLICY_STOP)
 		return mt_fail(MT_FAILED, "%s: stopped, as %s says; the parameters were left as they were before it", why,

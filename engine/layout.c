@@ -17,7 +17,7 @@ static const char *const contexts[] = {[MT_CONTEXT_RING] = "ring",
 				       [MT_CONTEXT_HYBRID] = "hybrid",
 				       NULL};
 static const char *const documents[] = {[MT_DOCUMENTS_JOINED] = "joined", [MT_DOCUMENTS_APART] = "apart", NULL};
-static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", NULL};
+static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", [MT_F16] = "f16", NULL};
 
 #define INT(field, value, least, most, help)                                                                                       \
 	{                                                                                                                          \
@@ -189,7 +189,7 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 	if (layout->offload_layers != 0)
 		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)
-		append(buf, layout->dtype == MT_BF16 ? "bf16" : "f64", -1);
+		append(buf, dtypes[layout->dtype], -1);
 	if (layout->threads != 0)
 		append(buf, "t", layout->threads);
 }

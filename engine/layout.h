@@ -40,7 +40,7 @@ struct mt_layout {
 	int64_t recompute_layers; /* the first layers of each model chunk that recompute; 0: all */
 	int64_t offload_layers;   /* the first layers of each model chunk whose activations wait in host memory */
 	int schedule;             /* enum mt_schedule */
-	int dtype;                /* enum mt_dtype of parameters and activations: f32 or bf16 */
+	int dtype;                /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
 	int64_t threads;          /* host threads a rank; 0: all that the rank may use */
 	int64_t bucket_bytes;     /* gradient bucket size (f32 bytes); 0: one bucket */
 };

@@ -235,7 +235,7 @@ RULE(zb_v_has_two_chunks)
 
 RULE(dtype_is_real)
 {
-	return l->dtype != MT_F32 && l->dtype != MT_BF16 && l->dtype != MT_F64;
+	return l->dtype < MT_F32 || l->dtype > MT_F16;
 }
 
 RULE(threads_not_negative)
@@ -300,7 +300,7 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(zero_bubble_needs_pp, "schedule pp", "a zero-bubble schedule needs a pipeline: pp above 1"),
 	ROW(zb_h1_has_one_chunk, "schedule vp", "schedule zb-h1 has one model chunk a stage: vp must be 1"),
 	ROW(zb_v_has_two_chunks, "schedule vp", "schedule zb-v has two model chunks a stage: vp must be 2"),
-	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16 or f64"),
+	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16, f16 or f64"),
 	ROW(threads_not_negative, "threads", "threads must be at least 0"),
 	ROW(bucket_bytes_not_negative, "bucket_bytes", "bucket_bytes must be at least 0"),
 };

@@ -1,7 +1,7 @@
 /* optimizer: global-norm clipping and the step of AdamW, SGD or Muon (muon.c) on this rank's shards, then the parameters of the
  * other ranks' shards.
  *
- * Master weights are f32: the parameters themselves when those are f32, a shard beside them when they are bf16. */
+ * Master weights are f32: the parameters themselves when those are f32, a shard beside them when they are bf16 or f16. */
 #include "engine/internal.h"
 
 #include <math.h>
@@ -85,7 +85,7 @@ static struct mt_op adamw_of(struct mt_engine *e, const struct mt_segment *s, co
 	struct mt_op op = {.kind = MT_OP_ADAMW, .dtype = e->dtype};
 
 	op.adamw = (struct mt_adamw){.count = s->count,
-				     .step = e->step + 1,
+				     .step = e->step - e->skipped + 1,
 				     .lr = s->ends ? rates->ends_lr : rates->lr,
 				     .beta1 = train->beta1,
 				     .beta2 = train->beta2,
@@ -164,28 +164,50 @@ static struct rates rates_now(const struct mt_engine *e)
 			      .grad_scale = 1};
 }
 
+const char *mt_skipped_name(int skipped)
+{
+	static const char *const names[] = {
+		[MT_SKIPPED_NOT_FINITE] = "not finite", [MT_SKIPPED_SPIKE] = "a spike", [MT_SKIPPED_OVERFLOW] = "overflow"};
+
+	return skipped ? names[skipped] : "";
+}
+
+/* Whether the step is left out, and why; the loss scale follows. */
+static int judge(struct mt_engine *e, const struct mt_step_stats *stats)
+{
+	bool finite = isfinite(stats->grad_norm);
+
+	if (!isfinite(stats->loss))
+		return MT_SKIPPED_NOT_FINITE;
+	if (mt_loss_scale_step(&e->loss_scale, finite))
+		return MT_SKIPPED_OVERFLOW;
+	if (!finite)
+		return MT_SKIPPED_NOT_FINITE;
+	return e->loss_limit > 0 && stats->loss > e->loss_limit ? MT_SKIPPED_SPIKE : MT_SKIPPED_NOT;
+}
+
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats)
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	struct rates rates = rates_now(e);
-	double numbers[3], all = (double)(e->gbs * e->layout->seq);
+	double numbers[3], loss_scale = e->loss_scale.value, all = (double)(e->gbs * e->layout->seq);
 	struct mt_mark start;
 
 	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(global_numbers(e, numbers));
 	/* Gradients are of the sum of the losses over all rows; the mean is over those that count (on the dry device none do). */
 	e->token_scale = numbers[2] > 0 ? all / numbers[2] : 1;
-	stats->grad_norm = sqrt(numbers[0]) * e->token_scale;
+	stats->grad_norm = sqrt(numbers[0]) * e->token_scale / loss_scale;
 	stats->loss = numbers[1] / all * e->token_scale;
 	stats->lr = rates.lr;
-	if (!isfinite(stats->grad_norm) || !isfinite(stats->loss))
-		stats->skipped = MT_SKIPPED_NOT_FINITE;
-	else if (e->loss_limit > 0 && stats->loss > e->loss_limit)
-		stats->skipped = MT_SKIPPED_SPIKE;
+	stats->loss_scale = e->loss_scale.active ? loss_scale : 0;
+	stats->skipped = judge(e, stats);
 	if (train->clip > 0 && stats->grad_norm > train->clip)
 		rates.grad_scale = train->clip / (stats->grad_norm + 1e-6);
-	rates.grad_scale *= e->token_scale;
-	if (!stats->skipped)
+	rates.grad_scale *= e->token_scale / loss_scale;
+	if (stats->skipped)
+		e->skipped++;
+	else
 		MT_TRY(update_all(e, &rates));
 	return mt_lap_end(e, &start, &e->optimizer_s);
 }

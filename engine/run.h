@@ -34,10 +34,13 @@ struct mt_train_options {
 	double muon_factor; /* of every update, beside the scale */
 	/* the batch grows from rampup_start sequences by rampup_increment up to gbs over rampup_samples; 0: gbs at once */
 	int64_t rampup_start, rampup_increment, rampup_samples;
-	double clip;                    /* global gradient norm; 0: off */
-	char *device;                   /* "cpu", "cuda", "reference" */
-	char *log;                      /* JSON lines of every step; NULL: none */
-	char *trace;                    /* Chrome trace of the last step; NULL: none */
+	double clip;       /* global gradient norm; 0: off */
+	double loss_scale; /* f16: factor of the loss; 0: found while training */
+	double loss_scale_initial, loss_scale_least, loss_scale_growth, loss_scale_backoff;
+	int64_t loss_scale_window, loss_scale_hysteresis; /* see engine/loss_scale.c */
+	char *device;                                     /* "cpu", "cuda", "reference" */
+	char *log;                                        /* JSON lines of every step; NULL: none */
+	char *trace;                                      /* Chrome trace of the last step; NULL: none */
 	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
 	double deadline_s;              /* stop after this time; 0: none */
 	int64_t eval_every, eval_steps; /* loss of the validation part every so many steps (0: never), over so many batches */
@@ -56,7 +59,7 @@ struct mt_data_options {
 	char *tokenizer; /* of text files, see engine/tokenizer.h; NULL: byte */
 	bool shuffle;
 	bool count_boundaries; /* documents apart: the first token of the next document is a target that counts */
-	char *split; /* "969,30,1": shares of training, validation, test; NULL: all for training */
+	char *split;           /* "969,30,1": shares of training, validation, test; NULL: all for training */
 };
 
 struct mt_run {

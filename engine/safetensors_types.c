@@ -1,9 +1,6 @@
-/* safetensors_types: the element types of files, to and from those of the host.
- *
- * f16 is IEEE binary16. The host may have no instruction for it, so it is done by bits: every value of f16 is one of f32. */
+/* safetensors_types: the element types of files, to and from those of the host. */
 #include "engine/safetensors.h"
 
-#include <math.h>
 #include <string.h>
 
 static const struct {
@@ -21,44 +18,13 @@ size_t mt_stored_bytes(enum mt_stored type)
 	return types[type].bytes;
 }
 
-static float f16_to_f32(uint16_t half)
-{
-	int exponent = (half >> 10) & 0x1f, fraction = half & 0x3ff;
-	float value;
-
-	if (exponent == 0x1f)
-		value = fraction ? NAN : INFINITY;
-	else if (exponent == 0)
-		value = ldexpf((float)fraction, -24);
-	else
-		value = ldexpf((float)(fraction | 0x400), exponent - 25);
-	return half & 0x8000 ? -value : value;
-}
-
-static uint16_t f32_to_f16(float value)
-{
-	uint16_t sign = signbit(value) ? 0x8000 : 0;
-	float size = fabsf(value);
-	int exponent;
-
-	if (isnan(value))
-		return sign | 0x7e00;
-	if (size >= 65520) /* half way to what would come after the largest */
-		return sign | 0x7c00;
-	if (size < 0x1p-14f) /* steps of 2^-24; 0x400 of them is the least normal number */
-		return sign | (uint16_t)nearbyintf(ldexpf(size, 24));
-	(void)frexpf(size, &exponent);
-	/* in [1024, 2048]; 2048 carries into the exponent, as it should */
-	return sign | (uint16_t)(((exponent + 13) << 10) + (int)nearbyintf(ldexpf(size, 11 - exponent)));
-}
-
 static double decode(enum mt_stored from, const void *stored, int64_t i)
 {
 	switch (from) {
 	case MT_STORED_BF16:
 		return (double)mt_bf16_to_f32(((const uint16_t *)stored)[i]);
 	case MT_STORED_F16:
-		return (double)f16_to_f32(((const uint16_t *)stored)[i]);
+		return (double)mt_f16_to_f32(((const uint16_t *)stored)[i]);
 	case MT_STORED_F64:
 		return ((const double *)stored)[i];
 	default:
@@ -92,7 +58,7 @@ void mt_stored_encode(enum mt_dtype from, const void *values, enum mt_stored to,
 		if (to == MT_STORED_BF16)
 			((uint16_t *)stored)[i] = mt_bf16_from_f32((float)value);
 		else if (to == MT_STORED_F16)
-			((uint16_t *)stored)[i] = f32_to_f16((float)value);
+			((uint16_t *)stored)[i] = mt_f16_from_f32((float)value);
 		else if (to == MT_STORED_F64)
 			((double *)stored)[i] = value;
 		else

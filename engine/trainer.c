@@ -163,6 +163,10 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	json_object_set_new(line, "optimizer_s", mt_json_number(r->stats.optimizer_s));
 	json_object_set_new(line, "data_s", mt_json_number(r->stats.data_s));
 	json_object_set_new(line, "skipped", json_boolean(r->stats.skipped));
+	if (r->stats.skipped)
+		json_object_set_new(line, "skipped_for", json_string(mt_skipped_name(r->stats.skipped)));
+	if (r->stats.loss_scale > 0)
+		json_object_set_new(line, "loss_scale", mt_json_number(r->stats.loss_scale));
 	log_line(t, line);
 }
 

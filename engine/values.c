@@ -16,6 +16,8 @@ static void from_double(enum mt_dtype dtype, const double *values, void *out, in
 	for (int64_t i = 0; i < count; i++) {
 		if (dtype == MT_BF16)
 			((uint16_t *)out)[i] = mt_bf16_from_f32((float)values[i]);
+		else if (dtype == MT_F16)
+			((uint16_t *)out)[i] = mt_f16_from_f32((float)values[i]);
 		else if (dtype == MT_F64)
 			((double *)out)[i] = values[i];
 		else
@@ -28,6 +30,8 @@ static void from_f32(enum mt_dtype dtype, const float *values, void *out, int64_
 	for (int64_t i = 0; i < count; i++) {
 		if (dtype == MT_BF16)
 			((uint16_t *)out)[i] = mt_bf16_from_f32(values[i]);
+		else if (dtype == MT_F16)
+			((uint16_t *)out)[i] = mt_f16_from_f32(values[i]);
 		else if (dtype == MT_F64)
 			((double *)out)[i] = (double)values[i];
 		else
@@ -39,6 +43,8 @@ static double to_double(enum mt_dtype dtype, const void *values, int64_t index)
 {
 	if (dtype == MT_BF16)
 		return (double)mt_bf16_to_f32(((const uint16_t *)values)[index]);
+	if (dtype == MT_F16)
+		return (double)mt_f16_to_f32(((const uint16_t *)values)[index]);
 	return dtype == MT_F64 ? ((const double *)values)[index] : (double)((const float *)values)[index];
 }
 
@@ -153,9 +159,9 @@ void mt_engine_param_info(const struct mt_engine *engine, int index, struct mt_p
 				       .first = p->first};
 }
 
-/* One of wide and narrow is given. */
-static enum mt_status read_whole(struct mt_engine *e, void *bucket, const struct mt_param *p, enum mt_dtype dtype, double *wide,
-				 float *narrow)
+/* Times `factor`. One of wide and narrow is given. */
+static enum mt_status read_whole(struct mt_engine *e, void *bucket, const struct mt_param *p, enum mt_dtype dtype, double factor,
+				 double *wide, float *narrow)
 {
 	int64_t count = p->rows * p->cols;
 	void *staging = malloc((size_t)count * mt_dtype_bytes(dtype));
@@ -168,9 +174,9 @@ static enum mt_status read_whole(struct mt_engine *e, void *bucket, const struct
 				(size_t)count * mt_dtype_bytes(dtype));
 	for (int64_t i = 0; i < count && st == MT_OK; i++) {
 		if (wide)
-			wide[i] = to_double(dtype, staging, i);
+			wide[i] = factor * to_double(dtype, staging, i);
 		else
-			narrow[i] = (float)to_double(dtype, staging, i);
+			narrow[i] = (float)(factor * to_double(dtype, staging, i));
 	}
 	free(staging);
 	return st;
@@ -183,7 +189,7 @@ static enum mt_status read_param(struct mt_engine *e, int index, double *wide, f
 	void *whole;
 
 	MT_TRY(mt_shard_gather_param(e, p->bucket, &whole));
-	st = read_whole(e, whole, p, e->dtype, wide, narrow);
+	st = read_whole(e, whole, p, e->dtype, 1, wide, narrow);
 	mt_shard_drop_param(e, p->bucket, &whole);
 	return st;
 }
@@ -226,14 +232,8 @@ static enum mt_status read_grad(struct mt_engine *e, int index, double *wide, fl
 	void *whole;
 
 	MT_TRY(mt_shard_gather_grad(e, p->bucket, &whole));
-	st = read_whole(e, whole, p, mt_grad_dtype(e->dtype), wide, narrow);
+	st = read_whole(e, whole, p, mt_grad_dtype(e->dtype), e->token_scale / e->loss_scale.of_gradients, wide, narrow);
 	mt_shard_drop_grad(e, p->bucket, &whole);
-	for (int64_t i = 0; i < p->rows * p->cols && st == MT_OK; i++) {
-		if (wide)
-			wide[i] *= e->token_scale;
-		else
-			narrow[i] = (float)(narrow[i] * e->token_scale);
-	}
 	return st;
 }
 

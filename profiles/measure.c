@@ -116,6 +116,8 @@ static void fill_block(void *block, const struct operand *operand)
 			((int32_t *)block)[i] = (int32_t)mt_random_integer(1, operand->field, i, (uint64_t)operand->bound);
 		else if (operand->dtype == MT_BF16)
 			((uint16_t *)block)[i] = mt_bf16_from_f32((float)value);
+		else if (operand->dtype == MT_F16)
+			((uint16_t *)block)[i] = mt_f16_from_f32((float)value);
 		else if (operand->dtype == MT_F64)
 			((double *)block)[i] = value;
 		else if (operand->dtype == MT_I32)

@@ -4,16 +4,18 @@
  * 4 ranks
  *
  * Layouts train to the losses of one rank on the plain device: f32 to a relative 1e-6 at the first of 20 steps and 1e-4 at the
- * last, bf16 to 2e-2; and twice to the same bits. Alone, 50 steps follow, held against the cpu device: f32 to 1e-6 at the first and
- * 1e-3 at the last, as differences of rounding grow with the steps, bf16 to 2e-2. A loss that is no number never passes. */
+ * last, bf16 and f16 to 2e-2; and twice to the same bits. Alone, 50 steps follow, held against the cpu device: f32 to 1e-6 at the
+ * first and 1e-3 at the last, as differences of rounding grow with the steps, bf16 and f16 to 2e-2. A loss that is no number never
+ * passes. */
 #include "engine/engine.h"
 #include "tests/gpu_device.h"
 
 #include <math.h>
 
-enum { STEPS = 20, FEW_STEPS = 5, MOST_STEPS = 50, MODELS = 2, TYPES = 2 };
+enum { STEPS = 20, FEW_STEPS = 5, MOST_STEPS = 50, MODELS = 2, TYPES = 3 };
 
 static const char *const models[MODELS] = {"gpt-tiny", "llama-tiny"};
+static const enum mt_dtype types[TYPES] = {MT_F32, MT_BF16, MT_F16};
 
 struct job {
 	struct mt_device *device;
@@ -107,7 +109,7 @@ static bool are_close(const struct mt_run *run, const double *got, const double 
 	const int steps = (int)run->train.steps;
 	for (int step = 0; step < steps; step++) {
 		double error = fabs(got[step] - want[step]) / fabs(want[step]);
-		double bound = run->layout.dtype == MT_BF16 ? 2e-2 : 1e-6 + (last_bound - 1e-6) * step / (steps - 1);
+		double bound = run->layout.dtype != MT_F32 ? 2e-2 : 1e-6 + (last_bound - 1e-6) * step / (steps - 1);
 		if (!(error <= bound)) {
 			snprintf(why, 200, "step %d: loss %.9g, expected %.9g, relative error %.2g above %.2g", step, got[step],
 				 want[step], error, bound);
@@ -168,7 +170,7 @@ static void train_alone(struct job *job, double want[MODELS * TYPES][STEPS])
 		struct mt_run run;
 		if (i % mt_fabric_size(job->fabric) != mt_fabric_rank(job->fabric))
 			continue;
-		need(job, set_run(&run, models[i / TYPES], i % TYPES ? MT_BF16 : MT_F32));
+		need(job, set_run(&run, models[i / TYPES], types[i % TYPES]));
 		if (job->few)
 			run.train.steps = FEW_STEPS;
 		need(job, train_on_host(&run, alone, "reference", want[i]));
@@ -190,7 +192,7 @@ static void run_layouts(struct job *job)
 			struct mt_run run;
 			if (job->few && turn % 9)
 				continue;
-			need(job, set_run(&run, models[c / TYPES], c % TYPES ? MT_BF16 : MT_F32));
+			need(job, set_run(&run, models[c / TYPES], types[c % TYPES]));
 			if (job->few)
 				run.train.steps = FEW_STEPS;
 			if (i >= LAYOUTS) {
@@ -238,10 +240,10 @@ static void run_all(struct job *job)
 	run_layouts(job);
 	if (mt_fabric_size(job->fabric) > 1)
 		return;
-	for (int i = 0; i < MODELS * TYPES; i += job->few ? 3 : 1)
-		run_long(job, models[i / TYPES], i % TYPES ? MT_BF16 : MT_F32, 16);
+	for (int i = 0; i < MODELS * TYPES; i += job->few ? 4 : 1)
+		run_long(job, models[i / TYPES], types[i % TYPES], 16);
 	for (int i = 0; i < TYPES && !job->few; i++)
-		run_long(job, "gpt2-124m", i ? MT_BF16 : MT_F32, 64);
+		run_long(job, "gpt2-124m", types[i], 64);
 }
 
 int main(int argc, char **argv)

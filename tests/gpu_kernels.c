@@ -270,11 +270,11 @@ static void every_operation_was_tried(void)
 
 /* ---- the tests ---- */
 
-#define CASE(body)                                                                                                                 \
-	{#body, body, MT_F32, ""},                                                                                                 \
+#define IN_TYPE(body, dtype)                                                                                                       \
 	{                                                                                                                          \
-#body, body, MT_BF16, ""                                                                                           \
+#body, body, dtype, ""                                                                                             \
 	}
+#define CASE(body) IN_TYPE(body, MT_F32), IN_TYPE(body, MT_BF16), IN_TYPE(body, MT_F16)
 static struct test {
 	const char *name;
 	void (*body)(void);
@@ -304,6 +304,7 @@ static void run_case(void **state)
 {
 	const struct test *c = *state;
 	type = c->dtype;
+	half = mt_dtype_is_half(type) ? type : half;
 	c->body();
 }
 

@@ -94,6 +94,9 @@ static size_t width_of(const struct operand *o, enum mt_dtype dtype)
 	return o->type == ACT ? mt_dtype_bytes(dtype) : o->type == SUM ? 8 : 4;
 }
 
+/* The type of two bytes that is at work. */
+static enum mt_dtype half = MT_BF16;
+
 static void put(void *p, int64_t i, double value, size_t width, bool word)
 {
 	if (word)
@@ -103,7 +106,7 @@ static void put(void *p, int64_t i, double value, size_t width, bool word)
 	else if (width == 4)
 		((float *)p)[i] = (float)value;
 	else
-		((uint16_t *)p)[i] = mt_bf16_from_f32((float)value);
+		((uint16_t *)p)[i] = half == MT_BF16 ? mt_bf16_from_f32((float)value) : mt_f16_from_f32((float)value);
 }
 
 static double get(const void *p, int64_t i, size_t width, bool word)
@@ -112,7 +115,10 @@ static double get(const void *p, int64_t i, size_t width, bool word)
 		return ((const int32_t *)p)[i];
 	if (width == 8)
 		return ((const double *)p)[i];
-	return width == 4 ? (double)((const float *)p)[i] : (double)mt_bf16_to_f32(((const uint16_t *)p)[i]);
+	if (width == 4)
+		return (double)((const float *)p)[i];
+	uint16_t bits = ((const uint16_t *)p)[i];
+	return (double)(half == MT_BF16 ? mt_bf16_to_f32(bits) : mt_f16_to_f32(bits));
 }
 
 /* Where an operand's elements begin in its buffer. */
@@ -175,6 +181,7 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 	void *there[MOST_OPERANDS];
 	struct mt_op op = problem->op;
 	op.dtype = dtype;
+	half = mt_dtype_is_half(dtype) ? dtype : mt_dtype_is_half(rounding) ? rounding : half;
 	assert_int_equal(mt_stream_create(device, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
 	for (int n = 0; n < problem->count; n++) {
 		const struct operand *o = &problem->operands[n];
@@ -187,7 +194,7 @@ static void solve(const struct problem *problem, struct mt_device *device, enum 
 			union {
 				double f64;
 				float f32;
-				uint16_t bf16;
+				uint16_t half;
 				int32_t i32;
 			} exact;
 			put(&exact, 0, o->role == OUT ? (double)NAN : value_of(o, n, i), rounded, o->type == WORD);
@@ -231,8 +238,12 @@ static void compare(const struct problem *problem, const struct operand *o, void
 	const int64_t stride = o->stride ? o->stride : o->cols;
 	const size_t width = width_of(o, dtype), want_width = width_of(o, MT_F64);
 	const void *got = elements_of(problem, got_buffer, width), *want = elements_of(problem, want_buffer, want_width);
-	const double tolerance = dtype == MT_F32 ? problem->f32_tolerance : problem->bf16_tolerance;
+	/* f16 has three bits more than bf16; a fourth is left to what is rounded before. */
+	const double tolerance = dtype == MT_F32    ? problem->f32_tolerance
+				 : dtype == MT_BF16 ? problem->bf16_tolerance
+						    : problem->bf16_tolerance / 4;
 	double square = 0.0;
+	half = mt_dtype_is_half(dtype) ? dtype : half;
 	for (int64_t row = 0; row < o->rows; row++)
 		for (int64_t c = 0; c < o->cols; c++)
 			square += pow(get(want, row * stride + c, want_width, false), 2.0) / (double)(o->rows * o->cols);
@@ -257,10 +268,10 @@ static void release(void **data, int count)
 
 static inline void check_equals_reference(const struct problem *problem)
 {
-	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16, MT_F16};
 	struct mt_device *reference = NULL;
 	assert_int_equal(mt_device_create(&reference, &(struct mt_device_config){.kind = "reference"}), MT_OK);
-	for (int d = 0; d < 2; d++) {
+	for (int d = 0; d < 3; d++) {
 		void *want[MOST_OPERANDS], *got[MOST_OPERANDS];
 		solve(problem, reference, MT_F64, dtypes[d], want);
 		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
@@ -281,9 +292,9 @@ static inline void check_equals_reference(const struct problem *problem)
 
 static inline void check_same_bits(const struct problem *problem)
 {
-	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16, MT_F16};
 	static const int threads[] = {1, 2, 3, 1};
-	for (int d = 0; d < 2; d++)
+	for (int d = 0; d < 3; d++)
 		for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
 			void *first[MOST_OPERANDS], *got[MOST_OPERANDS];
 			for (int t = 0; t < 4; t++) {

@@ -18,12 +18,6 @@
 
 #include <cmocka.h>
 
-enum mt_status cuda_host_attention_f16(struct mt_cuda_launch *on, const struct mt_op *op);
-enum mt_status cuda_host_attention_f16_bwd(struct mt_cuda_launch *on, const struct mt_op *op);
-
-uint16_t cuda_host_f16_from_f32(float value);
-float cuda_host_f16_to_f32(uint16_t value);
-
 enum type { BF16, F16, F32, F64 };
 static const char *const type_names[] = {"bf16", "f16", "f32"};
 /* Of |want| plus the root of the mean square of all. Sums are f32; what a type rounds is p, ds and the result. */
@@ -66,7 +60,7 @@ static void put(void *p, int64_t i, double value, enum type type, enum tensor te
 	} else if (type == BF16) {
 		((uint16_t *)p)[i] = mt_bf16_from_f32((float)value);
 	} else {
-		((uint16_t *)p)[i] = cuda_host_f16_from_f32((float)value);
+		((uint16_t *)p)[i] = mt_f16_from_f32((float)value);
 	}
 }
 
@@ -78,7 +72,7 @@ static double get(const void *p, int64_t i, enum type type, enum tensor tensor)
 		return ((const float *)p)[i];
 	if (type == BF16)
 		return mt_bf16_to_f32(((const uint16_t *)p)[i]);
-	return cuda_host_f16_to_f32(((const uint16_t *)p)[i]);
+	return mt_f16_to_f32(((const uint16_t *)p)[i]);
 }
 
 static int32_t *make_starts(const struct shape *s)
@@ -113,7 +107,7 @@ static struct problem make(const struct shape *s, enum type type, enum type roun
 			put(p.data[t], i, get(rounded, 0, rounding, t), type, t);
 		}
 	}
-	p.op.dtype = type == F64 ? MT_F64 : type == F32 ? MT_F32 : MT_BF16;
+	p.op.dtype = type == F64 ? MT_F64 : type == F32 ? MT_F32 : type == F16 ? MT_F16 : MT_BF16;
 	struct mt_attention *a = &p.op.attention;
 	a->batch = s->batch, a->seq = s->seq, a->heads = s->heads, a->kv_heads = s->kv_heads, a->head_dim = s->dim;
 	a->q_stride = p.stride[Q], a->kv_stride = p.stride[K], a->o_stride = p.stride[O];
@@ -163,10 +157,7 @@ static void run_kernels(struct problem *p, enum mt_op_kind kind)
 	const bool backward = kind == MT_OP_ATTENTION_BWD;
 	enum mt_status st;
 	p->op.kind = kind;
-	if (p->type == F16)
-		st = backward ? cuda_host_attention_f16_bwd(&launch, &p->op) : cuda_host_attention_f16(&launch, &p->op);
-	else
-		st = backward ? mt_cuda_attention_bwd(&launch, &p->op) : mt_cuda_attention(&launch, &p->op);
+	st = backward ? mt_cuda_attention_bwd(&launch, &p->op) : mt_cuda_attention(&launch, &p->op);
 	assert_string_equal(cuda_host_error(), "");
 	assert_int_equal(st, MT_OK);
 }

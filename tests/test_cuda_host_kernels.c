@@ -1,6 +1,6 @@
-/* Our CUDA kernels, run on the processor, against the reference device in f64: each in f32 and bf16, sizes odd and whole, aligned
- * and not, outputs that alias inputs, outputs and scratch poisoned with NaN first. And: the same bits in whatever order threads
- * and blocks run. */
+/* Our CUDA kernels, run on the processor, against the reference device in f64: each in f32, bf16 and f16, sizes odd and whole,
+ * aligned and not, outputs that alias inputs, outputs and scratch poisoned with NaN first. And: the same bits in whatever order
+ * threads and blocks run. */
 #define SLACK_BYTES 0 /* so that the address sanitizer sees the ends */
 #include "tests/kernels_operands.h"
 
@@ -33,20 +33,20 @@ static void assert_same(const struct problem *problem, void **one, void **other,
 /* Each operand at an aligned address, and each one element past one. */
 static void check_emulated(const struct problem *given)
 {
-	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16};
+	static const enum mt_dtype dtypes[] = {MT_F32, MT_BF16, MT_F16};
 	struct problem problem = *given;
 	struct mt_device *reference = NULL;
 	assert_int_equal(mt_device_create(&reference, &(struct mt_device_config){.kind = "reference"}), MT_OK);
-	for (int i = 0; i < 4; i++) {
-		const enum mt_dtype dtype = dtypes[i % 2];
+	for (int i = 0; i < 6; i++) {
+		const enum mt_dtype dtype = dtypes[i % 3];
 		void *want[MOST_OPERANDS], *got[MOST_OPERANDS], *again[MOST_OPERANDS];
-		problem.shift = i / 2;
+		problem.shift = i / 3;
 		solve(&problem, reference, MT_F64, dtype, want);
 		solve_emulated(&problem, dtype, 0, got);
 		for (int n = 0; n < problem.count; n++)
 			if (problem.operands[n].role != IN)
 				compare(&problem, &problem.operands[n], got[n], want[n], dtype,
-					i / 2 ? "emulated CUDA, unaligned" : "emulated CUDA");
+					i / 3 ? "emulated CUDA, unaligned" : "emulated CUDA");
 		solve_emulated(&problem, dtype, 7, again);
 		assert_same(&problem, got, again, dtype);
 		release(want, problem.count);

@@ -76,8 +76,8 @@ static void copy_moves_rows_between_strides(void **state)
 {
 	for (int dtype = 0; dtype < MT_DTYPE_COUNT; dtype++) {
 		enum mt_dtype t = (enum mt_dtype)dtype;
-		double values[] = {1, 2, 3, 4, 5, 6}, nines[] = {9, 9, 9, 9, 9, 9, 9, 9}, expected[] = {1, 2, 9, 9, 4, 5, 9, 9};
-		void *src = typed(values, t, 6), *dst = typed(nines, t, 8);
+		double values[] = {1, 2, 3, 4, 5, 6}, eights[] = {8, 8, 8, 8, 8, 8, 8, 8}, expected[] = {1, 2, 8, 8, 4, 5, 8, 8};
+		void *src = typed(values, t, 6), *dst = typed(eights, t, 8);
 		run_as(t, MT_OP_COPY,
 		       (struct mt_op){.move = {.rows = 2, .cols = 2, .src_stride = 3, .dst_stride = 4, .src = src, .dst = dst}});
 		assert_near(mt_dtype_name(t), doubles(dst, t, 8), expected, 8, 0);

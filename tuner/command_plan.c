@@ -95,7 +95,7 @@ static enum mt_status profile(struct mt_session *s, const char *model, const cha
 	add(&a, "--device");
 	add(&a, s->options.device);
 	add(&a, "--dtype");
-	add(&a, s->base.dtype == MT_BF16 ? "bf16" : "f32");
+	add(&a, mt_dtype_name((enum mt_dtype)s->base.dtype));
 	add_number(&a, "--gbs", (double)s->base.gbs);
 	add_number(&a, "--seq", (double)s->base.seq);
 	add_number(&a, "--threads", cost->threads);

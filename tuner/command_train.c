@@ -27,16 +27,16 @@ static const struct mt_option_table table = {"command", options, sizeof options 
 
 static void print_step(void *context, const struct mt_step_report *r)
 {
-	char memory[MT_UNITS_TEXT];
+	char memory[MT_UNITS_TEXT], scale[32] = "";
 
 	if (!*(const bool *)context)
 		return;
-	printf("step %5lld  loss %.6f  norm %8.4f  lr %.2e  %8.1f ms  %8.0f tok/s  %.4f TFLOP/s  MFU %5.1f%%  %s%s\n",
+	if (r->stats.loss_scale > 0)
+		snprintf(scale, sizeof scale, "  scale %g", r->stats.loss_scale);
+	printf("step %5lld  loss %.6f  norm %8.4f  lr %.2e  %8.1f ms  %8.0f tok/s  %.4f TFLOP/s  MFU %5.1f%%  %s%s%s%s\n",
 	       (long long)r->stats.step, r->stats.loss, r->stats.grad_norm, r->stats.lr, r->stats.seconds * 1e3, r->tokens_per_s,
-	       r->tflops_per_device, r->mfu_frac * 100, mt_units_bytes(memory, (double)r->memory_bytes),
-	       r->stats.skipped == MT_SKIPPED_SPIKE ? "  skipped: a spike"
-	       : r->stats.skipped                   ? "  skipped: not finite"
-						    : "");
+	       r->tflops_per_device, r->mfu_frac * 100, mt_units_bytes(memory, (double)r->memory_bytes), scale,
+	       r->stats.skipped ? "  skipped: " : "", mt_skipped_name(r->stats.skipped));
 	fflush(stdout);
 }
 

@@ -39,6 +39,8 @@ struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int t
 		rates.flops_per_s[MT_F32] = 50e9;
 	if (rates.flops_per_s[MT_BF16] <= 0)
 		rates.flops_per_s[MT_BF16] = rates.flops_per_s[MT_F32];
+	if (rates.flops_per_s[MT_F16] <= 0) /* as fast as bf16 on a GPU, through f32 on a processor */
+		rates.flops_per_s[MT_F16] = rates.flops_per_s[machine->gpu_count > 0 ? MT_BF16 : MT_F32];
 	rates.flops_per_s[MT_F64] = rates.flops_per_s[MT_F32] / 2;
 	return rates;
 }

@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-static const char *const dtypes[] = {"auto", "f32", "bf16", NULL};
+static const char *const dtypes[] = {"auto", "f32", "bf16", "f16", NULL};
 static const char *const launchers[] = {"auto", "mpirun", "srun", NULL};
 
 #define FIELD(field) offsetof(struct mt_tune_options, field)

@@ -69,7 +69,7 @@ static enum mt_status settle_dtype(struct mt_session *s)
 	struct mt_device *device;
 
 	if (s->options.dtype != 0) {
-		s->base.dtype = s->options.dtype == 1 ? MT_F32 : MT_BF16;
+		s->base.dtype = s->options.dtype == 1 ? MT_F32 : s->options.dtype == 2 ? MT_BF16 : MT_F16;
 		return MT_OK;
 	}
 	MT_TRY(mt_device_create(&device, &config));

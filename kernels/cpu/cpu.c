@@ -132,6 +132,11 @@ enum mt_status mt_cpu_reserve(struct cpu_device *cpu, size_t bytes)
 	return MT_OK;
 }
 
+static bool is_float(enum mt_dtype dtype)
+{
+	return dtype == MT_F32 || mt_dtype_is_half(dtype);
+}
+
 /* Dtypes this device computes an op in. */
 static bool has(const struct mt_op *op)
 {
@@ -141,10 +146,9 @@ static bool has(const struct mt_op *op)
 	case MT_OP_COPY:
 		return true;
 	case MT_OP_CAST:
-		return (move->src_dtype == MT_F32 || move->src_dtype == MT_BF16 || move->src_dtype == move->dst_dtype) &&
-		       (move->dst_dtype == MT_F32 || move->dst_dtype == MT_BF16 || move->src_dtype == move->dst_dtype);
+		return move->src_dtype == move->dst_dtype || (is_float(move->src_dtype) && is_float(move->dst_dtype));
 	default:
-		return op->dtype == MT_F32 || op->dtype == MT_BF16;
+		return is_float(op->dtype);
 	}
 }
 
@@ -153,7 +157,7 @@ static enum mt_status cpu_enqueue(struct mt_device *device, struct mt_stream *st
 	(void)stream;
 	if (!has(op))
 		return mt_fail(MT_UNAVAILABLE,
-			       "cpu device: %s has no %s form here (f32 and bf16 only; the reference device has f64)",
+			       "cpu device: %s has no %s form here (f32, bf16 and f16 only; the reference device has f64)",
 			       mt_op_name(op->kind), mt_dtype_name(op->dtype));
 	switch (op->kind) {
 	case MT_OP_LINEAR:

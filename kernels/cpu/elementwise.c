@@ -1,6 +1,8 @@
 /* elementwise: shares the rows, elements or columns of an op out to threads, and adds up sums of blocks in a fixed order. */
 #include "kernels/cpu/cpu.h"
 
+#include "kernels/fp8.h"
+
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -31,6 +33,15 @@ static void fill(const struct mt_move *move, int64_t first, int64_t last)
 			break;
 		case MT_F64:
 			((double *)move->dst)[i] = move->value;
+			break;
+		case MT_F16:
+			((uint16_t *)move->dst)[i] = mt_f16_from_f32((float)move->value);
+			break;
+		case MT_E4M3:
+			((uint8_t *)move->dst)[i] = mt_e4m3_from_f32((float)move->value);
+			break;
+		case MT_E5M2:
+			((uint8_t *)move->dst)[i] = mt_e5m2_from_f32((float)move->value);
 			break;
 		case MT_I32:
 			((int32_t *)move->dst)[i] = (int32_t)move->value;

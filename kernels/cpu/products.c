@@ -3,13 +3,13 @@
  * f32 goes through dnnl_sgemm: on the GPT-2 124M shapes (one Sapphire Rapids core) it reached 170-205 GFLOP/s for all three
  * ops, against 84-185 for the matmul primitive on plain weights (84 where the row stride is a multiple of 4 KiB) and
  * 128-185 when weights are packed first, the packing included. bf16 goes through the matmul primitive (products_bf16.c) on
- * processors that multiply bf16, elsewhere through f32 block by block. */
+ * processors that multiply bf16, elsewhere, as f16 everywhere, through f32 block by block. */
 #include "kernels/cpu/cpu.h"
 
 #include <omp.h>
 
 #define SMALL_FLOPS   5e7  /* a product that is one block: 0.3 ms in f32 */
-#define DEPTH_WIDENED 1024 /* k at a time where bf16 is widened to f32 scratch */
+#define DEPTH_WIDENED 1024 /* k at a time where bf16 and f16 are widened to f32 scratch */
 
 static int64_t even_block(int64_t count, int64_t block, int64_t step)
 {
@@ -90,11 +90,12 @@ static dnnl_status_t block_f32(const struct cpu_product *p, int64_t row, int64_t
 		     (const void *)cpu_at(p->b, p->tb, 0, col, p->ldb, MT_F32), p->ldb, p->accumulate || p->bias, c, p->ldc);
 }
 
-/* dst(rows, cols) f32, dense, from bf16 rows ld apart. */
-static void widen(const struct cpu_kernels *kernels, const char *src, int64_t ld, int64_t rows, int64_t cols, float *dst)
+/* dst(rows, cols) f32, dense, from rows of two-byte elements ld apart. */
+static void widen(const struct cpu_kernels *kernels, enum mt_dtype dtype, const char *src, int64_t ld, int64_t rows, int64_t cols,
+		  float *dst)
 {
 	for (int64_t r = 0; r < rows; r++)
-		kernels->cast(dst + r * cols, MT_F32, src + 2 * r * ld, MT_BF16, 0, cols);
+		kernels->cast(dst + r * cols, MT_F32, src + 2 * r * ld, dtype, 0, cols);
 }
 
 static dnnl_status_t block_widened(const struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid,
@@ -106,18 +107,21 @@ static dnnl_status_t block_widened(const struct cpu_device *cpu, const struct cp
 	const int64_t ldc = direct ? p->ldc : cols;
 	if (p->bias)
 		for (int64_t r = 0; r < rows; r++)
-			cpu->kernels->cast(c + r * ldc, MT_F32, (const uint16_t *)p->bias + col, MT_BF16, 0, cols);
+			cpu->kernels->cast(c + r * ldc, MT_F32, (const uint16_t *)p->bias + col, p->in_dtype, 0, cols);
 	for (int64_t k = 0; k < p->k; k += grid->depth) {
 		const int64_t depth = cpu_least(grid->depth, p->k - k);
 		const int64_t lda = p->ta ? rows : depth, ldb = p->tb ? depth : cols;
-		widen(cpu->kernels, cpu_at(p->a, p->ta, row, k, p->lda, MT_BF16), p->lda, p->ta ? depth : rows, lda, a);
-		widen(cpu->kernels, cpu_at(p->b, p->tb, k, col, p->ldb, MT_BF16), p->ldb, p->tb ? cols : depth, ldb, b);
+		widen(cpu->kernels, p->in_dtype, cpu_at(p->a, p->ta, row, k, p->lda, p->in_dtype), p->lda, p->ta ? depth : rows,
+		      lda, a);
+		widen(cpu->kernels, p->in_dtype, cpu_at(p->b, p->tb, k, col, p->ldb, p->in_dtype), p->ldb, p->tb ? cols : depth,
+		      ldb, b);
 		dnnl_status_t status = sgemm(p, rows, cols, depth, a, lda, b, ldb, k || p->accumulate || p->bias, c, ldc);
 		if (status != dnnl_success)
 			return status;
 	}
 	for (int64_t r = 0; !direct && r < rows; r++)
-		cpu->kernels->cast(cpu_at(p->c, false, row + r, col, p->ldc, MT_BF16), MT_BF16, c + r * ldc, MT_F32, 0, cols);
+		cpu->kernels->cast(cpu_at(p->c, false, row + r, col, p->ldc, p->out_dtype), p->out_dtype, c + r * ldc, MT_F32, 0,
+				   cols);
 	return dnnl_success;
 }
 
@@ -157,7 +161,7 @@ static enum mt_status run(struct cpu_device *cpu, const struct cpu_product *p)
 		grid = cut_f32(p);
 		return run_blocks(cpu, p, &grid);
 	}
-	if (cpu->bf16_native) {
+	if (p->in_dtype == MT_BF16 && cpu->bf16_native) {
 		grid = cut_bf16(p);
 		return mt_cpu_product_bf16(cpu, p, &grid);
 	}

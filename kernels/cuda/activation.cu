@@ -140,26 +140,20 @@ template <typename T> static void backward(const struct mt_cuda_launch *launch, 
 
 enum mt_status mt_cuda_activation(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->activation.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		forward<float>(launch, &op->activation);
-	else
-		forward<__nv_bfloat16>(launch, &op->activation);
+	MT_BY_TYPE(op->dtype, forward, launch, &op->activation);
 	return mt_cuda_launched(op);
 }
 
 enum mt_status mt_cuda_activation_bwd(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->activation.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		backward<float>(launch, &op->activation);
-	else
-		backward<__nv_bfloat16>(launch, &op->activation);
+	MT_BY_TYPE(op->dtype, backward, launch, &op->activation);
 	return mt_cuda_launched(op);
 }

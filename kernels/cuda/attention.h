@@ -29,6 +29,8 @@ enum mt_status mt_cuda_attention_run(struct mt_cuda_attention *attention, struct
 /* The kernels. Tensor cores, 16-bit types; the operation is one that attention_obstacle (attention.cuh) has nothing against. */
 enum mt_status mt_cuda_attention_mma(struct mt_cuda_launch *on, const struct mt_op *op);
 enum mt_status mt_cuda_attention_mma_bwd(struct mt_cuda_launch *on, const struct mt_op *op);
+enum mt_status mt_cuda_attention_f16(struct mt_cuda_launch *on, const struct mt_op *op);
+enum mt_status mt_cuda_attention_f16_bwd(struct mt_cuda_launch *on, const struct mt_op *op);
 /* f32. */
 enum mt_status mt_cuda_attention_simt(struct mt_cuda_launch *on, const struct mt_op *op);
 enum mt_status mt_cuda_attention_simt_bwd(struct mt_cuda_launch *on, const struct mt_op *op);

@@ -52,14 +52,11 @@ template <typename T> static void forward(const struct mt_cuda_launch *launch, c
 
 enum mt_status mt_cuda_embedding(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->embedding.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		forward<float>(launch, &op->embedding);
-	else
-		forward<__nv_bfloat16>(launch, &op->embedding);
+	MT_BY_TYPE(op->dtype, forward, launch, &op->embedding);
 	return mt_cuda_launched(op);
 }
 
@@ -188,16 +185,13 @@ template <typename T> static void backward(const struct mt_cuda_launch *launch, 
 enum mt_status mt_cuda_embedding_bwd(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
 	const struct mt_embedding *e = &op->embedding;
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (e->rows > MOST_RUNS * (int64_t)RUN || e->count >= INT32_MAX)
 		return mt_fail(MT_UNAVAILABLE, "embedding_bwd: CUDA kernels take up to %lld rows, not %lld",
 			       MOST_RUNS * (long long)RUN, (long long)e->rows);
 	if (e->rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		backward<float>(launch, e);
-	else
-		backward<__nv_bfloat16>(launch, e);
+	MT_BY_TYPE(op->dtype, backward, launch, e);
 	return mt_cuda_launched(op);
 }

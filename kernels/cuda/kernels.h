@@ -2,7 +2,7 @@
  *
  * Each takes an operation whose shape mt_op_check has passed and whose pointers are device memory, enqueues it on the launch's
  * stream and returns: semantics exactly as kernels/op.h says, aliasing included. An empty shape is MT_OK and does nothing.
- * MT_UNAVAILABLE for a type that has no kernel (there are f32 and bf16; casts, fills and copies take every type), MT_FAILED
+ * MT_UNAVAILABLE for a type that has no kernel (there are f32, bf16 and f16; casts, fills and copies take every type), MT_FAILED
  * when the launch is refused. Nothing allocates or waits, so all may be captured into a graph.
  *
  * Sums over rows are made in two passes with partial sums in scratch and never by float atomics; how work is cut depends on the

@@ -160,14 +160,11 @@ template <typename T> static void loss(const struct mt_cuda_launch *launch, cons
 
 static enum mt_status run(const struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->loss.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		loss<float>(launch, op);
-	else
-		loss<__nv_bfloat16>(launch, op);
+	MT_BY_TYPE(op->dtype, loss, launch, op);
 	return mt_cuda_launched(op);
 }
 

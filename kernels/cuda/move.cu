@@ -5,6 +5,7 @@
  *   copy       dst[r*dst_stride + c] = src[r*src_stride + c] for r < R, c < C
  * Each element is moved once, in 16-byte accesses where pointers and row lengths allow: bandwidth-bound. */
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/fp8.h"
 
 /* b and bias may be NULL. The last vector may be part of one; with a bias, rows are whole vectors. */
 template <typename T, int N>
@@ -51,14 +52,11 @@ template <typename T> static void add(const struct mt_cuda_launch *launch, const
 
 enum mt_status mt_cuda_add(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->add.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		add<float>(launch, &op->add);
-	else
-		add<__nv_bfloat16>(launch, &op->add);
+	MT_BY_TYPE(op->dtype, add, launch, &op->add);
 	return mt_cuda_launched(op);
 }
 
@@ -112,18 +110,15 @@ template <typename T> static void bias_grad(const struct mt_cuda_launch *launch,
 
 enum mt_status mt_cuda_bias_grad(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->add.rows == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		bias_grad<float>(launch, &op->add);
-	else
-		bias_grad<__nv_bfloat16>(launch, &op->add);
+	MT_BY_TYPE(op->dtype, bias_grad, launch, &op->add);
 	return mt_cuda_launched(op);
 }
 
-/* Casts between f32 and bf16, 8 elements a thread. */
+/* Casts between f32 and bf16 or f16, 8 elements a thread. */
 template <typename S, typename D> __global__ void __launch_bounds__(MT_CUDA_THREADS) cast_wide(const S *src, D *dst, int64_t count)
 {
 	for (int64_t i = first_item() * 8; i < count; i += item_stride() * 8) {
@@ -131,6 +126,12 @@ template <typename S, typename D> __global__ void __launch_bounds__(MT_CUDA_THRE
 		load_values<S, 8>(src + i, count - i, x);
 		store_values<D, 8>(dst + i, count - i, x);
 	}
+}
+
+template <typename S, typename D> static void launch_wide(const struct mt_cuda_launch *launch, const struct mt_move *m)
+{
+	MT_LAUNCH((cast_wide<S, D>), grid_for(launch, divide_up(m->count, 8)), MT_CUDA_THREADS, 0, launch->stream,
+		  static_cast<const S *>(m->src), static_cast<D *>(m->dst), m->count);
 }
 
 /* Casts of any type, through double: every value of every type is one. */
@@ -141,6 +142,12 @@ __device__ __forceinline__ double load_any(enum mt_dtype dtype, const void *base
 		return static_cast<const float *>(base)[i];
 	case MT_BF16:
 		return __bfloat162float(static_cast<const __nv_bfloat16 *>(base)[i]);
+	case MT_F16:
+		return __half2float(static_cast<const __half *>(base)[i]);
+	case MT_E4M3:
+		return mt_e4m3_to_f32(static_cast<const uint8_t *>(base)[i]);
+	case MT_E5M2:
+		return mt_e5m2_to_f32(static_cast<const uint8_t *>(base)[i]);
 	case MT_F64:
 		return static_cast<const double *>(base)[i];
 	default:
@@ -157,6 +164,15 @@ __device__ __forceinline__ void store_any(enum mt_dtype dtype, void *base, int64
 		break;
 	case MT_BF16:
 		static_cast<__nv_bfloat16 *>(base)[i] = __float2bfloat16_rn((float)x);
+		break;
+	case MT_F16:
+		static_cast<__half *>(base)[i] = __float2half_rn((float)x);
+		break;
+	case MT_E4M3:
+		static_cast<uint8_t *>(base)[i] = mt_e4m3_from_f32((float)x);
+		break;
+	case MT_E5M2:
+		static_cast<uint8_t *>(base)[i] = mt_e5m2_from_f32((float)x);
 		break;
 	case MT_F64:
 		static_cast<double *>(base)[i] = x;
@@ -179,14 +195,16 @@ enum mt_status mt_cuda_cast(struct mt_cuda_launch *launch, const struct mt_op *o
 	const struct mt_move *m = &op->move;
 	if (m->count == 0)
 		return MT_OK;
-	const unsigned grid = grid_for(launch, m->count), wide_grid = grid_for(launch, divide_up(m->count, 8));
+	const unsigned grid = grid_for(launch, m->count);
 	const bool both_aligned = aligned(m->src, m->dst);
 	if (both_aligned && m->src_dtype == MT_F32 && m->dst_dtype == MT_BF16)
-		MT_LAUNCH((cast_wide<float, __nv_bfloat16>), wide_grid, MT_CUDA_THREADS, 0, launch->stream,
-			  static_cast<const float *>(m->src), static_cast<__nv_bfloat16 *>(m->dst), m->count);
+		launch_wide<float, __nv_bfloat16>(launch, m);
 	else if (both_aligned && m->src_dtype == MT_BF16 && m->dst_dtype == MT_F32)
-		MT_LAUNCH((cast_wide<__nv_bfloat16, float>), wide_grid, MT_CUDA_THREADS, 0, launch->stream,
-			  static_cast<const __nv_bfloat16 *>(m->src), static_cast<float *>(m->dst), m->count);
+		launch_wide<__nv_bfloat16, float>(launch, m);
+	else if (both_aligned && m->src_dtype == MT_F32 && m->dst_dtype == MT_F16)
+		launch_wide<float, __half>(launch, m);
+	else if (both_aligned && m->src_dtype == MT_F16 && m->dst_dtype == MT_F32)
+		launch_wide<__half, float>(launch, m);
 	else
 		MT_LAUNCH(cast_any, grid, MT_CUDA_THREADS, 0, launch->stream, m->src, m->src_dtype, m->dst, m->dst_dtype, m->count);
 	return mt_cuda_launched(op);
@@ -210,7 +228,7 @@ template <typename W> static void launch_fill(const struct mt_cuda_launch *launc
 static void element_of(enum mt_dtype dtype, double value, unsigned char bytes[8])
 {
 	const float single = (float)value;
-	const uint16_t half = mt_bf16_from_f32(single);
+	const uint16_t half = dtype == MT_F16 ? mt_f16_from_f32(single) : mt_bf16_from_f32(single);
 	const int32_t whole = !(value > INT32_MIN) ? (value != value ? 0 : INT32_MIN)
 			      : value < INT32_MAX  ? (int32_t)lrint(value)
 						   : INT32_MAX;
@@ -219,7 +237,14 @@ static void element_of(enum mt_dtype dtype, double value, unsigned char bytes[8]
 		memcpy(bytes, &single, 4);
 		break;
 	case MT_BF16:
+	case MT_F16:
 		memcpy(bytes, &half, 2);
+		break;
+	case MT_E4M3:
+		bytes[0] = mt_e4m3_from_f32(single);
+		break;
+	case MT_E5M2:
+		bytes[0] = mt_e5m2_from_f32(single);
 		break;
 	case MT_F64:
 		memcpy(bytes, &value, 8);
@@ -251,8 +276,10 @@ enum mt_status mt_cuda_fill(struct mt_cuda_launch *launch, const struct mt_op *o
 		launch_fill(launch, rest, two, m->count - done);
 	else if (size == 4)
 		launch_fill(launch, rest, one, m->count - done);
-	else
+	else if (size == 2)
 		launch_fill(launch, rest, half, m->count - done);
+	else
+		launch_fill(launch, rest, bytes[0], m->count - done);
 	return mt_cuda_launched(op);
 }
 
@@ -288,6 +315,7 @@ enum mt_status mt_cuda_copy(struct mt_cuda_launch *launch, const struct mt_op *o
 	if (m->rows == 0)
 		return MT_OK;
 	if (!copy<uint4>(launch, m, size) && !copy<uint2>(launch, m, size) && !copy<unsigned>(launch, m, size))
-		copy<unsigned short>(launch, m, size);
+		if (!copy<unsigned short>(launch, m, size))
+			copy<unsigned char>(launch, m, size);
 	return mt_cuda_launched(op);
 }

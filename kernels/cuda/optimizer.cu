@@ -48,7 +48,7 @@ enum mt_status mt_cuda_sumsq(struct mt_cuda_launch *launch, const struct mt_op *
 {
 	const struct mt_sumsq *s = &op->sumsq;
 	const int64_t slices = min(divide_up(s->count, 4 * MT_CUDA_THREADS), (int64_t)SLICES);
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (s->count == 0)
 		return MT_OK;
@@ -101,7 +101,7 @@ __device__ __forceinline__ void adamw_update(const struct adamw_table &table, co
 		for (int n = 0; n < N && i + n < t.count; n++)
 			param[n] = from_f32<T>(master[n]);
 	} else {
-		write(param, make_uint2(bf16_pair(master[0], master[1 % N]), bf16_pair(master[2 % N], master[3 % N])));
+		write(param, make_uint2(rounded_pair<T>(master[0], master[1 % N]), rounded_pair<T>(master[2 % N], master[3 % N])));
 	}
 }
 
@@ -150,7 +150,7 @@ static struct adamw_tensor tensor_from(const struct mt_op *op, int first_block)
 	t.param = a->param, t.count = a->count;
 	t.lr = (float)a->lr, t.decay = (float)a->decay;
 	t.first_block = first_block;
-	/* Four parameters of bf16 are 8 bytes. */
+	/* Four parameters of bf16 or f16 are 8 bytes. */
 	t.wide = aligned(a->grad, a->master, a->m, a->v) && (uintptr_t)a->param % (4 * mt_dtype_bytes(op->dtype)) == 0;
 	return t;
 }
@@ -164,12 +164,17 @@ static void set_hyperparameters(struct adamw_table *table, const struct mt_adamw
 	table->eps = (float)a->eps, table->grad_scale = (float)a->grad_scale;
 }
 
+template <typename T> static void launch_step(const struct mt_cuda_launch *launch, const struct adamw_table &table, unsigned blocks)
+{
+	MT_LAUNCH(adamw_step<T>, blocks, MT_CUDA_THREADS, 0, launch->stream, table);
+}
+
 /* Launches the first of the operations that fit in one launch; *taken gets how many. */
 static enum mt_status launch_some(const struct mt_cuda_launch *launch, const struct mt_op *ops, int count, int *taken)
 {
 	struct adamw_table table;
 	int64_t blocks = 0;
-	if (ops->dtype != MT_F32 && ops->dtype != MT_BF16)
+	if (!has_type(ops->dtype))
 		return mt_cuda_no_kernel(ops);
 	set_hyperparameters(&table, &ops->adamw);
 	table.count = 0;
@@ -184,10 +189,7 @@ static enum mt_status launch_some(const struct mt_cuda_launch *launch, const str
 	}
 	if (table.count == 0)
 		return MT_OK;
-	if (ops->dtype == MT_F32)
-		MT_LAUNCH(adamw_step<float>, (unsigned)blocks, MT_CUDA_THREADS, 0, launch->stream, table);
-	else
-		MT_LAUNCH(adamw_step<__nv_bfloat16>, (unsigned)blocks, MT_CUDA_THREADS, 0, launch->stream, table);
+	MT_BY_TYPE(ops->dtype, launch_step, launch, table, (unsigned)blocks);
 	return mt_cuda_launched(ops);
 }
 

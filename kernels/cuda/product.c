@@ -52,7 +52,7 @@ static enum mt_status blas_fail(cublasStatus_t status, const char *what)
 
 static cudaDataType_t type_of(enum mt_dtype dtype)
 {
-	return dtype == MT_F64 ? CUDA_R_64F : dtype == MT_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+	return dtype == MT_F64 ? CUDA_R_64F : dtype == MT_BF16 ? CUDA_R_16BF : dtype == MT_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
 static struct operands operands_of(const struct mt_op *op)

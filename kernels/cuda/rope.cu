@@ -89,16 +89,13 @@ template <typename T> static void rope(const struct mt_cuda_launch *launch, cons
 
 enum mt_status mt_cuda_rope(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->rope.head_dim > 2 * MOST_PAIRS)
 		return mt_fail(MT_UNAVAILABLE, "rope: CUDA kernels have heads of up to %d, not %lld", 2 * MOST_PAIRS,
 			       (long long)op->rope.head_dim);
 	if (op->rope.batch == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		rope<float>(launch, &op->rope);
-	else
-		rope<__nv_bfloat16>(launch, &op->rope);
+	MT_BY_TYPE(op->dtype, rope, launch, &op->rope);
 	return mt_cuda_launched(op);
 }

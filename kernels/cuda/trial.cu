@@ -4,6 +4,7 @@
 #include "kernels/cuda/launch.cuh"
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 /* A value in (-1, 1) that depends on its index and the seed (the finalizer of MurmurHash3). */
 static __device__ float value_at(uint64_t index, uint32_t seed)
@@ -28,6 +29,11 @@ static __device__ void put(double *at, float value)
 static __device__ void put(__nv_bfloat16 *at, float value)
 {
 	*at = __float2bfloat16(value);
+}
+
+static __device__ void put(__half *at, float value)
+{
+	*at = __float2half_rn(value);
 }
 
 template <typename T> static __global__ void fill_kernel(T *dst, int64_t count, uint32_t seed)
@@ -64,6 +70,8 @@ enum mt_status mt_cuda_trial_fill(struct mt_cuda_launch *launch, void *dst, int6
 		return MT_OK;
 	if (dtype == MT_BF16)
 		MT_LAUNCH((fill_kernel<__nv_bfloat16>), grid, 256, 0, launch->stream, (__nv_bfloat16 *)dst, count, seed);
+	else if (dtype == MT_F16)
+		MT_LAUNCH((fill_kernel<__half>), grid, 256, 0, launch->stream, (__half *)dst, count, seed);
 	else if (dtype == MT_F64)
 		MT_LAUNCH((fill_kernel<double>), grid, 256, 0, launch->stream, (double *)dst, count, seed);
 	else

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* Random values in (-1, 1), the same for the same seed. f32, bf16, f64. */
+/* Random values in (-1, 1), the same for the same seed. f32, bf16, f16, f64. */
 enum mt_status mt_cuda_trial_fill(struct mt_cuda_launch *launch, void *dst, int64_t count, enum mt_dtype dtype, uint32_t seed);
 /* Sets *differs (device memory) when the two differ, else leaves it. `bytes` is even. */
 enum mt_status mt_cuda_trial_compare(struct mt_cuda_launch *launch, const void *a, const void *b, size_t bytes, int *differs);

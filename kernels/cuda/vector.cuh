@@ -1,14 +1,29 @@
 /* vector: elements as the kernels see them. Memory is moved in packs of N elements, 16 bytes at once where N is
  * vector_width<T>, one element where it is 1; arithmetic is in f32.
  *
- * A kernel is a template over T (float, __nv_bfloat16) and N, and the launcher takes the wide form when every pointer and row
- * length allows it. Loads are plain ones and not those of read-only memory, since outputs may alias inputs. */
+ * A kernel is a template over T (float, __nv_bfloat16, __half) and N, and the launcher takes the wide form when every pointer and
+ * row length allows it. Loads are plain ones and not those of read-only memory, since outputs may alias inputs. */
 #ifndef MT_KERNELS_CUDA_VECTOR_CUH
 #define MT_KERNELS_CUDA_VECTOR_CUH
 
 #include "kernels/cuda/launch.cuh"
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+template <typename T> constexpr bool is_f16 = false;
+template <> constexpr bool is_f16<__half> = true;
+
+/* The types there are kernels for, and function<T>(...) for the one that is `dtype`. */
+static inline bool has_type(enum mt_dtype dtype)
+{
+	return dtype == MT_F32 || mt_dtype_is_half(dtype);
+}
+
+#define MT_BY_TYPE(dtype, function, ...)                                                                                           \
+	((dtype) == MT_F32    ? function<float>(__VA_ARGS__)                                                                       \
+	 : (dtype) == MT_BF16 ? function<__nv_bfloat16>(__VA_ARGS__)                                                               \
+			      : function<__half>(__VA_ARGS__))
 
 template <typename T> constexpr int vector_width = 16 / (int)sizeof(T);
 
@@ -76,12 +91,27 @@ __device__ __forceinline__ float to_f32(__nv_bfloat16 x)
 	return __bfloat162float(x);
 }
 
+__device__ __forceinline__ float to_f32(__half x)
+{
+	return __half2float(x);
+}
+
 template <typename T> __device__ __forceinline__ T from_f32(float x)
 {
-	if constexpr (sizeof(T) == 2)
+	if constexpr (is_f16<T>)
+		return __float2half_rn(x);
+	else if constexpr (sizeof(T) == 2)
 		return __float2bfloat16_rn(x);
 	else
 		return x;
+}
+
+/* The lower or the upper f16 of a word. */
+__device__ __forceinline__ float half_of(unsigned word, int upper)
+{
+	__half2 pair;
+	memcpy(&pair, &word, sizeof pair);
+	return __half2float(upper ? pair.y : pair.x);
 }
 
 /* Element i of a pack; i is a constant once the loop around is unrolled. */
@@ -89,6 +119,8 @@ template <typename T, int N> __device__ __forceinline__ float get(const pack<T, 
 {
 	if constexpr (N == 1)
 		return to_f32(x.element);
+	else if constexpr (is_f16<T>)
+		return half_of(x.words[i / 2], i % 2);
 	else if constexpr (sizeof(T) == 2)
 		return __uint_as_float(i % 2 ? x.words[i / 2] & 0xffff0000u : x.words[i / 2] << 16);
 	else
@@ -102,12 +134,17 @@ template <typename T, int N> __device__ __forceinline__ void unpack(const pack<T
 		values[i] = get(x, i);
 }
 
-/* Two f32 rounded to bf16 in one instruction. */
-__device__ __forceinline__ unsigned bf16_pair(float low, float high)
+/* Two f32 rounded to a type of two bytes, in one instruction. */
+template <typename T> __device__ __forceinline__ unsigned rounded_pair(float low, float high)
 {
-	__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
 	unsigned bits;
-	memcpy(&bits, &pair, sizeof bits);
+	if constexpr (is_f16<T>) {
+		__half2 pair = __floats2half2_rn(low, high);
+		memcpy(&bits, &pair, sizeof bits);
+	} else {
+		__nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+		memcpy(&bits, &pair, sizeof bits);
+	}
 	return bits;
 }
 
@@ -119,7 +156,7 @@ template <typename T, int N> __device__ __forceinline__ pack<T, N> packed(const 
 	} else if constexpr (sizeof(T) == 2) {
 #pragma unroll
 		for (int i = 0; i < N; i += 2)
-			x.words[i / 2] = bf16_pair(values[i], values[i + 1]);
+			x.words[i / 2] = rounded_pair<T>(values[i], values[i + 1]);
 	} else {
 #pragma unroll
 		for (int i = 0; i < N; i++)

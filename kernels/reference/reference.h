@@ -6,6 +6,7 @@
 #define MT_KERNELS_REFERENCE_REFERENCE_H
 
 #include "base/status.h"
+#include "kernels/fp8.h"
 #include "kernels/op.h"
 
 #include <math.h>
@@ -19,6 +20,12 @@ static inline double load(enum mt_dtype dtype, const void *base, int64_t i)
 		return mt_bf16_to_f32(((const uint16_t *)base)[i]);
 	case MT_F64:
 		return ((const double *)base)[i];
+	case MT_F16:
+		return mt_f16_to_f32(((const uint16_t *)base)[i]);
+	case MT_E4M3:
+		return mt_e4m3_to_f32(((const uint8_t *)base)[i]);
+	case MT_E5M2:
+		return mt_e5m2_to_f32(((const uint8_t *)base)[i]);
 	default:
 		return ((const int32_t *)base)[i];
 	}
@@ -43,6 +50,15 @@ static inline void store(enum mt_dtype dtype, void *base, int64_t i, double valu
 		break;
 	case MT_F64:
 		((double *)base)[i] = value;
+		break;
+	case MT_F16:
+		((uint16_t *)base)[i] = mt_f16_from_f32((float)value);
+		break;
+	case MT_E4M3:
+		((uint8_t *)base)[i] = mt_e4m3_from_f32((float)value);
+		break;
+	case MT_E5M2:
+		((uint8_t *)base)[i] = mt_e5m2_from_f32((float)value);
 		break;
 	default:
 		((int32_t *)base)[i] = to_i32(value);

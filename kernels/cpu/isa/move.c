@@ -56,18 +56,30 @@ void ISA(bias_grad)(const struct mt_add *op, enum mt_dtype dtype, int64_t first,
 	DISPATCH(dtype, sum_columns, op, first, last);
 }
 
+INLINE void cast_range(void *dst, enum mt_dtype dst_dtype, const void *src, enum mt_dtype src_dtype, int64_t first, int64_t last)
+{
+#pragma omp simd
+	for (int64_t i = first; i < last; i++)
+		store(dst, i, load(src, i, src_dtype), dst_dtype);
+}
+
+/* Between f32, bf16 and f16. */
 void ISA(cast)(void *dst, enum mt_dtype dst_dtype, const void *src, enum mt_dtype src_dtype, int64_t first, int64_t last)
 {
 	if (dst_dtype == src_dtype) {
 		const int64_t width = (int64_t)mt_dtype_bytes(dst_dtype);
 		memcpy((char *)dst + first * width, (const char *)src + first * width, (size_t)((last - first) * width));
-	} else if (dst_dtype == MT_BF16) {
-#pragma omp simd
-		for (int64_t i = first; i < last; i++)
-			store(dst, i, load(src, i, MT_F32), MT_BF16);
+	} else if (src_dtype == MT_F32 && dst_dtype == MT_BF16) {
+		cast_range(dst, MT_BF16, src, MT_F32, first, last);
+	} else if (src_dtype == MT_F32) {
+		cast_range(dst, MT_F16, src, MT_F32, first, last);
+	} else if (src_dtype == MT_BF16 && dst_dtype == MT_F32) {
+		cast_range(dst, MT_F32, src, MT_BF16, first, last);
+	} else if (src_dtype == MT_BF16) {
+		cast_range(dst, MT_F16, src, MT_BF16, first, last);
+	} else if (dst_dtype == MT_F32) {
+		cast_range(dst, MT_F32, src, MT_F16, first, last);
 	} else {
-#pragma omp simd
-		for (int64_t i = first; i < last; i++)
-			store(dst, i, load(src, i, MT_BF16), MT_F32);
+		cast_range(dst, MT_BF16, src, MT_F16, first, last);
 	}
 }

@@ -11,18 +11,22 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Calls body(..., MT_F32) or body(..., MT_BF16): two loops, each with its type known to the compiler. */
+/* Calls body(..., MT_F32), body(..., MT_BF16) or body(..., MT_F16): three loops, each with its type known to the compiler. */
 #define DISPATCH(dtype, body, ...)                                                                                                 \
 	do {                                                                                                                       \
 		if ((dtype) == MT_BF16)                                                                                            \
 			body(__VA_ARGS__, MT_BF16);                                                                                \
+		else if ((dtype) == MT_F16)                                                                                        \
+			body(__VA_ARGS__, MT_F16);                                                                                 \
 		else                                                                                                               \
 			body(__VA_ARGS__, MT_F32);                                                                                 \
 	} while (0)
 
 INLINE float load(const void *p, int64_t i, enum mt_dtype dtype)
 {
-	return dtype == MT_BF16 ? mt_bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+	if (dtype == MT_F32)
+		return ((const float *)p)[i];
+	return dtype == MT_BF16 ? mt_bf16_to_f32(((const uint16_t *)p)[i]) : mt_f16_to_f32(((const uint16_t *)p)[i]);
 }
 
 /* mt_bf16_from_f32 without a branch. */
@@ -39,6 +43,8 @@ INLINE void store(void *p, int64_t i, float value, enum mt_dtype dtype)
 {
 	if (dtype == MT_BF16)
 		((uint16_t *)p)[i] = round_bf16(value);
+	else if (dtype == MT_F16)
+		((uint16_t *)p)[i] = mt_f16_from_f32(value);
 	else
 		((float *)p)[i] = value;
 }
@@ -46,13 +52,15 @@ INLINE void store(void *p, int64_t i, float value, enum mt_dtype dtype)
 /* The value that store() would leave behind. */
 INLINE float as_stored(float value, enum mt_dtype dtype)
 {
-	return dtype == MT_BF16 ? mt_bf16_to_f32(round_bf16(value)) : value;
+	if (dtype == MT_F32)
+		return value;
+	return dtype == MT_BF16 ? mt_bf16_to_f32(round_bf16(value)) : mt_f16_to_f32(mt_f16_from_f32(value));
 }
 
 /* Pointer to element i. */
 INLINE void *at(const void *p, int64_t i, enum mt_dtype dtype)
 {
-	return (char *)(uintptr_t)p + i * (dtype == MT_BF16 ? 2 : 4);
+	return (char *)(uintptr_t)p + i * (dtype == MT_F32 ? 4 : 2);
 }
 
 /* Loops with much arithmetic a byte, over arrays that come from memory, go in chunks of CHUNK elements and ask for the
@@ -61,7 +69,7 @@ INLINE void *at(const void *p, int64_t i, enum mt_dtype dtype)
 INLINE void prefetch(const void *p, int64_t i, int64_t end, enum mt_dtype dtype)
 {
 	const int64_t last = i + CHUNK < end ? i + CHUNK : end;
-	for (int64_t j = i; j < last; j += 64 / (dtype == MT_BF16 ? 2 : 4))
+	for (int64_t j = i; j < last; j += 64 / (dtype == MT_F32 ? 4 : 2))
 		__builtin_prefetch(at(p, j, dtype), 0, 3);
 }
 

@@ -126,6 +126,7 @@ enum mt_status mt_checkpoint_load(struct mt_engine *engine, const char *director
 	engine->step = c.step;
 	engine->samples = c.samples;
 	engine->skipped = mt_json_get_int(c.manifest, "skipped_steps", 0);
+	MT_GOTO(out, mt_fp8_load(engine, json_object_get(c.manifest, "fp8")));
 	mt_loss_scale_load(&engine->loss_scale, json_object_get(c.manifest, "loss_scale"));
 out:
 	mt_checkpoint_close(&c);

@@ -300,6 +300,8 @@ static json_t *make_head(const struct mt_saver *s, json_t *notes)
 	json_object_set_new(head, "step", json_integer(s->config.engine->step));
 	json_object_set_new(head, "samples", json_integer(s->config.engine->samples));
 	json_object_set_new(head, "skipped_steps", json_integer(s->config.engine->skipped));
+	if ((value = mt_fp8_json(s->config.engine)))
+		json_object_set_new(head, "fp8", value);
 	if (s->config.engine->loss_scale.dynamic)
 		json_object_set_new(head, "loss_scale", mt_loss_scale_json(&s->config.engine->loss_scale));
 	json_object_set_new(head, "seed", json_integer(run->train.seed));

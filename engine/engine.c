@@ -216,6 +216,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, mt_shards_open(e));
 	MT_GOTO(fail, mt_segments_create(e));
 	MT_GOTO(fail, make_buffers(e));
+	MT_GOTO(fail, mt_fp8_open(e));
 	MT_GOTO(fail, mt_flights_create(e));
 	MT_GOTO(fail, mt_context_create(e));
 	MT_GOTO(fail, mt_engine_open_loader(e, config->dataset, &e->loader));
@@ -278,6 +279,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 		mt_stream_destroy(e->recv_stream[lane]);
 	}
 	mt_flights_destroy(e);
+	mt_fp8_close(e);
 	mt_event_destroy(e->event);
 	mt_stream_destroy(e->compute);
 	mt_context_destroy(e);
@@ -318,9 +320,11 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	if (e->loader)
 		MT_TRY(mt_loader_begin(e->loader, (uint64_t)e->samples));
 	MT_TRY(mt_grads_begin(e));
+	mt_fp8_begin(e);
 	MT_TRY(mt_pipeline_run(e));
 	MT_TRY(mt_params_leave(e));
 	MT_TRY(mt_reduce_finish(e));
+	MT_TRY(mt_fp8_finish(e));
 	MT_TRY(mt_optimizer_step(e, stats));
 	MT_TRY(mt_lap_end(e, &start, &stats->seconds));
 	MT_TRY(mt_laps_read(e));

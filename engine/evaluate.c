@@ -55,6 +55,7 @@ enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *d
 	if (!e->eval_loader)
 		MT_TRY(mt_engine_open_loader(e, dataset, &e->eval_loader));
 	e->evaluating = true;
+	mt_fp8_begin(e);
 	st = run_batches(e, batches, sums);
 	if (st == MT_OK)
 		st = mt_params_leave(e);

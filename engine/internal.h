@@ -6,6 +6,7 @@
 #define MT_ENGINE_INTERNAL_H
 
 #include "engine/engine.h"
+#include "engine/fp8.h"
 #include "engine/loader.h"
 #include "engine/loss_scale.h"
 #include "engine/param.h"
@@ -105,6 +106,7 @@ struct mt_engine {
 	int64_t samples;                 /* sequences taken before this step: where the data goes on */
 	int64_t skipped;                 /* steps that changed no parameter */
 	struct mt_loss_scale loss_scale;
+	struct mt_fp8 fp8;
 	double loss_limit; /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];

@@ -19,6 +19,10 @@ static const char *const contexts[] = {[MT_CONTEXT_RING] = "ring",
 static const char *const documents[] = {[MT_DOCUMENTS_JOINED] = "joined", [MT_DOCUMENTS_APART] = "apart", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", [MT_F16] = "f16", NULL};
 
+static const char *const recipes[] = {"none", "delayed", "current", NULL};
+static const char *const formats[] = {[MT_FP8_OFF] = "off", [MT_FP8_HYBRID] = "hybrid", [MT_FP8_E4M3] = "e4m3", NULL};
+static const char *const amaxes[] = {"max", "latest", NULL};
+
 #define INT(field, value, least, most, help)                                                                                       \
 	{                                                                                                                          \
 #field, MT_OPTION_INT, offsetof(struct mt_layout, field), value, least, most, NULL, help                           \
@@ -69,6 +73,17 @@ static const struct mt_option options[] = {
 	CHOICE(schedule, "1f1b", schedules,
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
+	CHOICE(fp8, "none", recipes,
+	       "products of the layers in 8 bits, scaled by the greatest values of the last steps (delayed) or of the tensor "
+	       "itself "
+	       "(current)"),
+	CHOICE(fp8_format, "hybrid", formats, "hybrid: gradients in e5m2, all else in e4m3; e4m3: gradients too"),
+	INT(fp8_history, "16", 1, 1 << 16, "delayed: steps of which the greatest value counts"),
+	CHOICE(fp8_amax, "max", amaxes, "delayed: the greatest value of fp8_history steps, or of the latest alone"),
+	INT(fp8_margin, "0", 0, 16, "fp8: scales are divided by 2 to this power"),
+	INT(fp8_skip_first, "0", 0, 1 << 20, "fp8: first layers of the model that stay in dtype"),
+	INT(fp8_skip_last, "0", 0, 1 << 20, "fp8: last layers of the model that stay in dtype"),
+	BOOL(fp8_wgrad, "true", "fp8: weight gradients too; false: they stay in dtype"),
 	INT(threads, "0", 0, 4096, "host threads a rank; 0: all that the rank may use"),
 	INT(bucket_bytes, "40Mi", 0, 1e15,
 	    "gradient bucket in bytes of f32, reduced at once; 0: one bucket. With zero 2 and 3 whole layers, one at least"),
@@ -190,6 +205,10 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)
 		append(buf, dtypes[layout->dtype], -1);
+	if (layout->fp8 != MT_FP8_NONE)
+		append(buf, layout->fp8 == MT_FP8_DELAYED ? "fp8" : "fp8-current", -1);
+	if (layout->fp8 != MT_FP8_NONE && layout->fp8_format == MT_FP8_E4M3)
+		append(buf, "e4m3", -1);
 	if (layout->threads != 0)
 		append(buf, "t", layout->threads);
 }

@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "engine/model.h"
 #include "engine/schedule.h"
-#include "kernels/dtype.h"
+#include "kernels/fp8.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,6 +20,10 @@ enum mt_context_kind { MT_CONTEXT_RING, MT_CONTEXT_ALL_GATHER, MT_CONTEXT_ULYSSE
 enum mt_documents_kind { MT_DOCUMENTS_JOINED, MT_DOCUMENTS_APART };
 
 enum mt_recompute { MT_RECOMPUTE_NONE, MT_RECOMPUTE_SELECTIVE, MT_RECOMPUTE_FULL };
+
+/* How scales are found. */
+enum mt_fp8_recipe { MT_FP8_NONE, MT_FP8_DELAYED, MT_FP8_CURRENT };
+enum mt_fp8_amax { MT_FP8_AMAX_MAX, MT_FP8_AMAX_LATEST };
 
 struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
@@ -41,8 +45,13 @@ struct mt_layout {
 	int64_t offload_layers;   /* the first layers of each model chunk whose activations wait in host memory */
 	int schedule;             /* enum mt_schedule */
 	int dtype;                /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
-	int64_t threads;          /* host threads a rank; 0: all that the rank may use */
-	int64_t bucket_bytes;     /* gradient bucket size (f32 bytes); 0: one bucket */
+	/* products of the layers in 8 bits, see engine/fp8.c */
+	int fp8, fp8_format, fp8_amax;         /* enum mt_fp8_recipe, enum mt_fp8_format, enum mt_fp8_amax */
+	int64_t fp8_history, fp8_margin;       /* steps that a delayed scale looks back; scales are divided by 2^margin */
+	int64_t fp8_skip_first, fp8_skip_last; /* layers at the ends that stay in dtype */
+	bool fp8_wgrad;                        /* weight gradients too */
+	int64_t threads;                       /* host threads a rank; 0: all that the rank may use */
+	int64_t bucket_bytes;                  /* gradient bucket size (f32 bytes); 0: one bucket */
 };
 
 extern const struct mt_option_table mt_layout_options;

@@ -238,6 +238,36 @@ RULE(dtype_is_real)
 	return l->dtype < MT_F32 || l->dtype > MT_F16;
 }
 
+RULE(fp8_needs_half)
+{
+	return l->fp8 != MT_FP8_NONE && !mt_dtype_is_half((enum mt_dtype)l->dtype);
+}
+
+RULE(fp8_format_is_known)
+{
+	return l->fp8 < MT_FP8_NONE || l->fp8 > MT_FP8_CURRENT ||
+	       (l->fp8 != MT_FP8_NONE && l->fp8_format != MT_FP8_HYBRID && l->fp8_format != MT_FP8_E4M3);
+}
+
+/* Of each product's two sides on a rank: tensor cores take 16 codes at a time. */
+RULE(fp8_widths_are_multiples_of_16)
+{
+	int64_t dim = m->head_dim > 0 || m->heads < 1 ? m->head_dim : m->hidden / m->heads, unit = product(16, l->tp);
+
+	return l->fp8 != MT_FP8_NONE && (m->hidden % 16 || indivisible(product(m->heads, dim), unit) ||
+					 indivisible(product(m->heads + 2 * m->kv_heads, dim), unit) || indivisible(m->ffn, unit));
+}
+
+RULE(fp8_rows_are_a_multiple_of_16)
+{
+	return l->fp8 != MT_FP8_NONE && product(l->mbs, l->seq) % 16;
+}
+
+RULE(fp8_history_at_least_one)
+{
+	return l->fp8 == MT_FP8_DELAYED && l->fp8_history < 1;
+}
+
 RULE(threads_not_negative)
 {
 	return l->threads < 0;
@@ -301,6 +331,12 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(zb_h1_has_one_chunk, "schedule vp", "schedule zb-h1 has one model chunk a stage: vp must be 1"),
 	ROW(zb_v_has_two_chunks, "schedule vp", "schedule zb-v has two model chunks a stage: vp must be 2"),
 	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16, f16 or f64"),
+	ROW(fp8_needs_half, "fp8 dtype", "fp8 needs dtype bf16 or f16 for what is not a product of a layer"),
+	ROW(fp8_format_is_known, "fp8 fp8_format", "fp8 must be none, delayed or current, and fp8_format hybrid or e4m3"),
+	ROW(fp8_widths_are_multiples_of_16, "fp8 hidden heads kv_heads ffn tp",
+	    "in fp8 hidden, and the widths of a rank's heads (queries, and all) and MLP must be multiples of 16"),
+	ROW(fp8_rows_are_a_multiple_of_16, "fp8 mbs seq", "in fp8 mbs * seq must be a multiple of 16"),
+	ROW(fp8_history_at_least_one, "fp8 fp8_history", "fp8_history must be at least 1"),
 	ROW(threads_not_negative, "threads", "threads must be at least 0"),
 	ROW(bucket_bytes_not_negative, "bucket_bytes", "bucket_bytes must be at least 0"),
 };

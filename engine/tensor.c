@@ -48,6 +48,8 @@ enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight,
 				       .w = mt_engine_param(e, weight),
 				       .bias = mt_engine_param(e, bias),
 				       .y = y};
+	if (mt_fp8_product(e, weight) >= 0)
+		return mt_fp8_forward(e, mt_fp8_product(e, weight), &op);
 	return mt_engine_enqueue(e, &op);
 }
 
@@ -56,6 +58,8 @@ enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, 
 	struct mt_op op = {.kind = MT_OP_LINEAR_DGRAD, .dtype = e->dtype};
 
 	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .w = mt_engine_param(e, weight), .dx = dx};
+	if (mt_fp8_product(e, weight) >= 0)
+		return mt_fp8_dgrad(e, mt_fp8_product(e, weight), &op);
 	return mt_engine_enqueue(e, &op);
 }
 
@@ -64,6 +68,8 @@ enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *
 	struct mt_op op = {.kind = MT_OP_LINEAR_WGRAD, .dtype = e->dtype};
 
 	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .x = x, .dw = mt_engine_grad(e, weight)};
+	if (mt_fp8_product(e, weight) >= 0 && e->layout->fp8_wgrad)
+		return mt_fp8_wgrad(e, mt_fp8_product(e, weight), &op);
 	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
 }
 

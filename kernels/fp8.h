@@ -21,6 +21,23 @@ MT_CONVERSION float mt_fp8_most(enum mt_dtype dtype)
 	return dtype == MT_E4M3 ? MT_E4M3_MOST : MT_E5M2_MOST;
 }
 
+/* The types of a product's operands: hybrid has the gradients in e5m2, as they need the range more than the digits. */
+enum mt_fp8_format { MT_FP8_OFF, MT_FP8_HYBRID, MT_FP8_E4M3 };
+
+static inline enum mt_dtype mt_fp8_gradient(int format)
+{
+	return format == MT_FP8_HYBRID ? MT_E5M2 : MT_E4M3;
+}
+
+/* What brings amax to the greatest number of the type, with 2^margin to spare. 1 where there is no amax to go by: 0, infinite, NaN.
+ */
+MT_CONVERSION float mt_fp8_scale(float amax, enum mt_dtype to, int margin)
+{
+	float scale = mt_fp8_most(to) / amax * mt_f32_of_bits((uint32_t)(127 - margin) << 23);
+	scale = scale > 0x1.fffffep127f ? 0x1.fffffep127f : scale;
+	return amax > 0 && amax <= 0x1.fffffep127f ? scale : 1;
+}
+
 MT_CONVERSION float mt_e5m2_to_f32(uint8_t value)
 {
 	return mt_f16_to_f32((uint16_t)(value << 8)); /* its upper half */

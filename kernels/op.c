@@ -2,6 +2,7 @@
  *
  * A key is what a profile is indexed by, so it holds what decides the cost and nothing else: an operation whose dtype
  * means nothing (cast, fill) takes its destination's, and dims that do not matter to a kind stay 0. */
+#include "kernels/fp8.h"
 #include "kernels/op.h"
 
 #include <inttypes.h>
@@ -33,6 +34,9 @@ const char *mt_op_name(enum mt_op_kind kind)
 		[MT_OP_ADAMW] = "adamw",
 		[MT_OP_SGD] = "sgd",
 		[MT_OP_COMBINE] = "combine",
+		[MT_OP_AMAX] = "amax",
+		[MT_OP_FP8_SCALE] = "fp8_scale",
+		[MT_OP_QUANTIZE] = "quantize",
 	};
 	return (unsigned)kind < MT_OP_KIND_COUNT ? names[kind] : "unknown";
 }
@@ -59,11 +63,11 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 	key->dtype = (int32_t)op->dtype;
 	switch (op->kind) {
 	case MT_OP_LINEAR:
-		SET(op->linear.rows, op->linear.in, op->linear.out, op->linear.bias != NULL);
+		SET(op->linear.rows, op->linear.in, op->linear.out, op->linear.bias != NULL, op->linear.fp8);
 		return;
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
-		SET(op->linear.rows, op->linear.in, op->linear.out);
+		SET(op->linear.rows, op->linear.in, op->linear.out, 0, op->linear.fp8);
 		return;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
@@ -121,6 +125,16 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 	case MT_OP_COMBINE:
 		SET(op->combine.count, op->combine.b != NULL);
 		return;
+	case MT_OP_AMAX:
+		SET(op->quantize.rows, op->quantize.cols);
+		return;
+	case MT_OP_FP8_SCALE:
+		SET(op->quantize.cols);
+		return;
+	case MT_OP_QUANTIZE:
+		SET(op->quantize.rows, op->quantize.cols, (int64_t)op->quantize.to, op->quantize.y != NULL,
+		    op->quantize.y_t != NULL, op->quantize.amax != NULL);
+		return;
 	case MT_OP_KIND_COUNT:
 		break;
 	}
@@ -173,6 +187,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_LINEAR_WGRAD:
 		sizes = 3;
 		first_flag = d[3] ? "+b" : "";
+		second_flag = d[4] ? d[4] == MT_FP8_HYBRID ? "+fp8" : "+e4m3" : "";
 		break;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
@@ -210,6 +225,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		break;
 	case MT_OP_LOSS_STATS:
 	case MT_OP_COPY:
+	case MT_OP_AMAX:
 		sizes = 2;
 		break;
 	case MT_OP_LOSS:
@@ -226,9 +242,19 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_COMBINE:
 		first_flag = d[1] ? "+b" : "";
 		break;
+	case MT_OP_QUANTIZE:
+		sizes = 2;
+		snprintf(window, sizeof window, " %s%s%s", mt_dtype_name((enum mt_dtype)d[2]),
+			 d[3] && d[4] ? "+both"
+			 : d[4]       ? "+turned"
+				      : "",
+			 d[5] ? "+amax" : "");
+		first_flag = window;
+		break;
 	case MT_OP_FILL:
 	case MT_OP_SUMSQ:
 	case MT_OP_ADAMW:
+	case MT_OP_FP8_SCALE:
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -41,17 +41,26 @@ enum mt_op_kind {
 	MT_OP_ADAMW,
 	MT_OP_SGD,
 	MT_OP_COMBINE,
+	MT_OP_AMAX,
+	MT_OP_FP8_SCALE,
+	MT_OP_QUANTIZE,
 	MT_OP_KIND_COUNT
 };
 
 /* LINEAR        y(R,N) = x(R,K) w(N,K)^T + bias(N)        bias may be NULL
  * LINEAR_DGRAD  dx(R,K) = dy(R,N) w(N,K)
  * LINEAR_WGRAD  dw(N,K) f32 += dy(R,N)^T x(R,K)
- * w is stored (out, in) as in Megatron and PyTorch. 2*R*N*K FLOPs each. */
+ * w is stored (out, in) as in Megatron and PyTorch. 2*R*N*K FLOPs each.
+ * With fp8 set, x, w and dy are codes of 8 bits (x and w e4m3, dy as mt_fp8_gradient says) and each has its inverse scale, one f32:
+ * the sum over codes, in f32, is multiplied by both operands' inverses before bias is added, or before dw is added to. Every
+ * operand then has the summed dimension contiguous: DGRAD takes w turned, (in, out), WGRAD takes x and dy turned, (in, R) and (out,
+ * R). y, dx and bias are of the op's dtype, dw f32, as ever. */
 struct mt_linear {
 	int64_t rows, in, out; /* R, K, N */
 	const void *x, *w, *bias, *dy;
 	void *y, *dx, *dw;
+	int fp8;                                        /* enum mt_fp8_format; MT_FP8_OFF: operands are of the op's dtype */
+	const void *x_inverse, *w_inverse, *dy_inverse; /* f32, of one element; fp8 only */
 };
 
 /* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads). Row t of a sequence sees rows
@@ -244,6 +253,20 @@ struct mt_combine {
 	void *out;
 };
 
+/* Before products in fp8 (kernels/fp8.h). All in f32, each step rounded as written, so that every device has the same bits.
+ * AMAX       *amax f32 = the greatest of it and |x(rows,cols)|; a NaN is greater than all
+ * FP8_SCALE  scale(cols) f32 = most of `to` / amax / 2^margin, inverse(cols) f32 = 1 / scale; mt_fp8_scale has the edges (rows 1)
+ * QUANTIZE   y(rows,cols) = x(rows,cols) * *scale rounded to `to`, y_t(cols,rows) its transpose; either may be NULL.
+ *            amax not NULL: as AMAX beside it, of x without the scale */
+struct mt_quantize {
+	int64_t rows, cols;
+	enum mt_dtype to; /* MT_E4M3 or MT_E5M2 */
+	int margin;
+	const void *x; /* of the op's dtype */
+	void *y, *y_t; /* codes */
+	void *amax, *scale, *inverse;
+};
+
 struct mt_op {
 	enum mt_op_kind kind;
 	enum mt_dtype dtype;
@@ -261,17 +284,19 @@ struct mt_op {
 		struct mt_adamw adamw;
 		struct mt_sgd sgd;
 		struct mt_combine combine;
+		struct mt_quantize quantize; /* AMAX, FP8_SCALE, QUANTIZE */
 	};
 };
 
 /* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
  * dims by kind, unused ones 0:
- *   LINEAR*  rows, in, out, bias?          ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing),
+ *   LINEAR*  rows, in, out, bias?, fp8     ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing),
  *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count
- *   SGD count, momentum?                   COMBINE count, b? */
+ *   SGD count, momentum?                   COMBINE count, b?
+ *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax? */
 #define MT_OP_DIMS 8
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */

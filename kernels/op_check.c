@@ -1,4 +1,5 @@
 /* op_check: is an operation's shape one that can be run? Rows and counts may be 0 (an empty shard), widths may not. */
+#include "kernels/fp8.h"
 #include "kernels/op.h"
 
 static enum mt_status refuse(const struct mt_op *op, const char *why)
@@ -84,15 +85,29 @@ static const char *check_move(const struct mt_op *op)
 	return NULL;
 }
 
+static const char *check_linear(const struct mt_linear *l)
+{
+	if (l->rows < 0 || l->in < 1 || l->out < 1)
+		return "in and out must be at least 1 and rows not negative";
+	return (unsigned)l->fp8 > MT_FP8_E4M3 ? "fp8 must be off, hybrid or e4m3" : NULL;
+}
+
+static const char *check_quantize(const struct mt_quantize *q, enum mt_op_kind kind)
+{
+	if (q->rows < 0 || q->cols < 1)
+		return "cols must be at least 1 and rows not negative";
+	if (kind != MT_OP_AMAX && !mt_dtype_is_fp8(q->to))
+		return "the type to round to must be e4m3 or e5m2";
+	return q->margin < -64 || q->margin > 64 ? "margin must be from -64 to 64" : NULL;
+}
+
 static const char *check_shape(const struct mt_op *op)
 {
 	switch (op->kind) {
 	case MT_OP_LINEAR:
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
-		return op->linear.rows < 0 || op->linear.in < 1 || op->linear.out < 1
-			       ? "in and out must be at least 1 and rows not negative"
-			       : NULL;
+		return check_linear(&op->linear);
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		return check_attention(&op->attention);
@@ -125,6 +140,10 @@ static const char *check_shape(const struct mt_op *op)
 		return op->sgd.count < 0 ? "count must not be negative" : NULL;
 	case MT_OP_COMBINE:
 		return op->combine.count < 0 ? "count must not be negative" : NULL;
+	case MT_OP_AMAX:
+	case MT_OP_FP8_SCALE:
+	case MT_OP_QUANTIZE:
+		return check_quantize(&op->quantize, op->kind);
 	case MT_OP_KIND_COUNT:
 		break;
 	}
@@ -137,7 +156,7 @@ enum mt_status mt_op_check(const struct mt_op *op)
 		return mt_fail(MT_INPUT, "operation kind %d is not one of the %d known", (int)op->kind, MT_OP_KIND_COUNT);
 	/* Cast and fill name their types themselves; a copy moves elements of any type. */
 	bool any_type = op->kind == MT_OP_CAST || op->kind == MT_OP_FILL || op->kind == MT_OP_COPY;
-	if ((unsigned)op->dtype >= MT_DTYPE_COUNT || (op->dtype == MT_I32 && !any_type))
+	if ((unsigned)op->dtype >= MT_DTYPE_COUNT || ((op->dtype == MT_I32 || mt_dtype_is_fp8(op->dtype)) && !any_type))
 		return mt_fail(MT_INPUT, "%s has no form for type %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
 	const char *why = check_shape(op);
 	return why ? refuse(op, why) : MT_OK;

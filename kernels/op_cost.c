@@ -49,6 +49,10 @@ double mt_op_key_flops(const struct mt_op_key *key)
 static double linear_bytes(const struct mt_op_key *key, double a, double s)
 {
 	double rows = (double)key->dims[0], in = (double)key->dims[1], out = (double)key->dims[2];
+	if (key->dims[4]) /* codes of a byte */
+		return key->kind == MT_OP_LINEAR_WGRAD ? rows * (in + out) + 2 * s * in * out
+		       : key->kind == MT_OP_LINEAR     ? rows * in + in * out + a * out * (rows + (key->dims[3] ? 1 : 0))
+						       : rows * out + in * out + a * rows * in;
 	if (key->kind == MT_OP_LINEAR_WGRAD)
 		return a * rows * (in + out) + 2 * s * in * out;
 	return a * (rows * (in + out) + in * out + (key->dims[3] ? out : 0));
@@ -128,6 +132,12 @@ double mt_op_key_bytes(const struct mt_op_key *key)
 		return ((d[1] ? 5 : 3) * s + a) * d0;
 	case MT_OP_COMBINE:
 		return (d[1] ? 3 : 2) * s * d0;
+	case MT_OP_AMAX:
+		return a * d01 + 8;
+	case MT_OP_FP8_SCALE:
+		return 12 * d0;
+	case MT_OP_QUANTIZE:
+		return d01 * (a + (d[3] ? 1 : 0) + (d[4] ? 1 : 0)) + (d[5] ? 12 : 4);
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -26,9 +26,9 @@
 
 /* Bits of the dims that are flags or kinds, not sizes (see struct mt_op_key). */
 static const unsigned FLAG_DIMS[MT_OP_KIND_COUNT] = {
-	[MT_OP_LINEAR] = 1u << 3,
-	[MT_OP_LINEAR_DGRAD] = 1u << 3,
-	[MT_OP_LINEAR_WGRAD] = 1u << 3,
+	[MT_OP_LINEAR] = 1u << 3 | 1u << 4,
+	[MT_OP_LINEAR_DGRAD] = 1u << 3 | 1u << 4,
+	[MT_OP_LINEAR_WGRAD] = 1u << 3 | 1u << 4,
 	[MT_OP_NORM] = 1u << 0 | 1u << 3,
 	[MT_OP_NORM_BWD] = 1u << 0 | 1u << 3,
 	[MT_OP_ACTIVATION] = 1u << 0,
@@ -41,6 +41,7 @@ static const unsigned FLAG_DIMS[MT_OP_KIND_COUNT] = {
 	[MT_OP_FILL] = 1u << 1,
 	[MT_OP_SGD] = 1u << 1,
 	[MT_OP_COMBINE] = 1u << 1,
+	[MT_OP_QUANTIZE] = 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5,
 };
 
 double mt_profile_work(const struct mt_op_key *key)
@@ -142,7 +143,8 @@ static double extrapolate(const struct mt_profile *profile, const struct mt_prof
 static double fall_back(const struct mt_profile *profile, const struct mt_op_key *key)
 {
 	const struct mt_profile_rates *rates = &profile->rates;
-	double rate = rates->flops_per_s[key->dtype] > 0 ? rates->flops_per_s[key->dtype] : rates->flops_per_s[MT_F32];
+	int dtype = key->kind <= MT_OP_LINEAR_WGRAD && key->dims[4] && rates->flops_per_s[MT_E4M3] > 0 ? MT_E4M3 : key->dtype;
+	double rate = rates->flops_per_s[dtype] > 0 ? rates->flops_per_s[dtype] : rates->flops_per_s[MT_F32];
 	double flops = mt_op_key_flops(key);
 	if (rates->bytes_per_s <= 0 || (flops > 0 && rate <= 0))
 		return NAN;

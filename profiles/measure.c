@@ -15,9 +15,12 @@
 #include "base/process.h"
 #include "base/random.h"
 #include "base/stats.h"
+#include "kernels/fp8.h"
 #include "profiles/operands.h"
 #include "profiles/table.h"
 #include "profiles/tracer.h"
+
+#include "kernels/fp8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -116,6 +119,10 @@ static void fill_block(void *block, const struct operand *operand)
 			((int32_t *)block)[i] = (int32_t)mt_random_integer(1, operand->field, i, (uint64_t)operand->bound);
 		else if (operand->dtype == MT_BF16)
 			((uint16_t *)block)[i] = mt_bf16_from_f32((float)value);
+		else if (operand->dtype == MT_E4M3)
+			((uint8_t *)block)[i] = mt_e4m3_from_f32((float)value);
+		else if (operand->dtype == MT_E5M2)
+			((uint8_t *)block)[i] = mt_e5m2_from_f32((float)value);
 		else if (operand->dtype == MT_F16)
 			((uint16_t *)block)[i] = mt_f16_from_f32((float)value);
 		else if (operand->dtype == MT_F64)

@@ -2,6 +2,8 @@
  * dims (their order is in kernels/op.h) and lists the buffers with their sizes. */
 #include "profiles/operands.h"
 
+#include "kernels/fp8.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -23,16 +25,25 @@ static enum mt_dtype wide(const struct operands *of)
 	return of->op.dtype == MT_F64 ? MT_F64 : MT_F32;
 }
 
+/* A matrix of a product, and in fp8 its scale. */
+static void add_operand(struct operands *to, size_t field, size_t inverse, int64_t count, enum mt_dtype dtype, bool cold)
+{
+	add(to, field, count, dtype, OPERAND_NORMAL, cold);
+	if (mt_dtype_is_fp8(dtype))
+		add(to, inverse, 1, MT_F32, OPERAND_ONE, false);
+}
+
 static void linear(const int64_t *d, struct operands *to)
 {
 	enum mt_dtype t = to->op.dtype;
-	to->op.linear = (struct mt_linear){.rows = d[0], .in = d[1], .out = d[2]};
+	enum mt_dtype forward = d[4] ? MT_E4M3 : t, backward = d[4] ? mt_fp8_gradient((int)d[4]) : t;
+	to->op.linear = (struct mt_linear){.rows = d[0], .in = d[1], .out = d[2], .fp8 = (int)d[4]};
 	if (to->op.kind != MT_OP_LINEAR)
-		add(to, FIELD(linear.dy), d[0] * d[2], t, OPERAND_NORMAL, false);
+		add_operand(to, FIELD(linear.dy), FIELD(linear.dy_inverse), d[0] * d[2], backward, false);
 	if (to->op.kind != MT_OP_LINEAR_DGRAD)
-		add(to, FIELD(linear.x), d[0] * d[1], t, OPERAND_NORMAL, false);
+		add_operand(to, FIELD(linear.x), FIELD(linear.x_inverse), d[0] * d[1], forward, false);
 	if (to->op.kind != MT_OP_LINEAR_WGRAD)
-		add(to, FIELD(linear.w), d[1] * d[2], t, OPERAND_NORMAL, true);
+		add_operand(to, FIELD(linear.w), FIELD(linear.w_inverse), d[1] * d[2], forward, true);
 	if (to->op.kind == MT_OP_LINEAR) {
 		add(to, FIELD(linear.y), d[0] * d[2], t, OPERAND_NORMAL, false);
 		if (d[3])
@@ -224,6 +235,27 @@ static void combine(const int64_t *d, struct operands *to)
 	add(to, FIELD(combine.out), d[0], wide(to), OPERAND_NORMAL, true);
 }
 
+static void quantize(const int64_t *d, struct operands *to)
+{
+	struct mt_quantize *q = &to->op.quantize;
+	bool scales = to->op.kind == MT_OP_FP8_SCALE;
+	*q = (struct mt_quantize){.rows = scales ? 1 : d[0], .cols = scales ? d[0] : d[1], .to = MT_E4M3};
+	if (to->op.kind == MT_OP_QUANTIZE)
+		q->to = (enum mt_dtype)d[2];
+	if (!scales)
+		add(to, FIELD(quantize.x), d[0] * d[1], to->op.dtype, OPERAND_NORMAL, false);
+	if (to->op.kind == MT_OP_QUANTIZE && d[3])
+		add(to, FIELD(quantize.y), d[0] * d[1], q->to, OPERAND_NORMAL, false);
+	if (to->op.kind == MT_OP_QUANTIZE && d[4])
+		add(to, FIELD(quantize.y_t), d[0] * d[1], q->to, OPERAND_NORMAL, false);
+	if (to->op.kind != MT_OP_QUANTIZE || d[5])
+		add(to, FIELD(quantize.amax), q->cols, MT_F32, OPERAND_ONE, false);
+	if (to->op.kind != MT_OP_AMAX)
+		add(to, FIELD(quantize.scale), q->cols, MT_F32, OPERAND_ONE, false);
+	if (scales)
+		add(to, FIELD(quantize.inverse), q->cols, MT_F32, OPERAND_ONE, false);
+}
+
 enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *operands)
 {
 	static void (*const FAMILIES[MT_OP_KIND_COUNT])(const int64_t *, struct operands *) = {
@@ -250,6 +282,9 @@ enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *oper
 		[MT_OP_ADAMW] = adamw,
 		[MT_OP_SGD] = sgd,
 		[MT_OP_COMBINE] = combine,
+		[MT_OP_AMAX] = quantize,
+		[MT_OP_FP8_SCALE] = quantize,
+		[MT_OP_QUANTIZE] = quantize,
 	};
 	if (key->kind < 0 || key->kind >= MT_OP_KIND_COUNT || key->dtype < 0 || key->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "no operation has kind %d and dtype %d", key->kind, key->dtype);

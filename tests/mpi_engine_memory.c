@@ -158,6 +158,40 @@ static void run_contexts(struct counts *counts, struct mt_run *run, struct mt_fa
 	*l = plain;
 }
 
+/* fp8, whose widths must be multiples of 16: a model of its own. */
+static void run_fp8(struct counts *counts, struct mt_run *run, struct mt_fabric *fabric, struct mt_group *world,
+		    struct made_up *made)
+{
+	static const struct {
+		int tp, pp, recompute, fp8;
+		bool sp, wgrad;
+		enum mt_schedule schedule;
+	} rows[] = {{1, 1, MT_RECOMPUTE_NONE, MT_FP8_DELAYED, false, true, MT_SCHEDULE_1F1B},
+		    {2, 1, MT_RECOMPUTE_SELECTIVE, MT_FP8_CURRENT, true, true, MT_SCHEDULE_1F1B},
+		    {1, 2, MT_RECOMPUTE_FULL, MT_FP8_CURRENT, false, false, MT_SCHEDULE_1F1B},
+		    {1, 2, MT_RECOMPUTE_NONE, MT_FP8_DELAYED, false, true, MT_SCHEDULE_ZB_H1},
+		    {2, 2, MT_RECOMPUTE_NONE, MT_FP8_CURRENT, true, true, MT_SCHEDULE_ZB_H1}};
+	struct mt_layout *l = &run->layout;
+
+	run->model.hidden = 64;
+	run->model.head_dim = 64 / run->model.heads;
+	run->model.ffn = 128;
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		if (mt_fabric_size(fabric) % (rows[i].tp * rows[i].pp))
+			continue;
+		l->tp = rows[i].tp;
+		l->pp = rows[i].pp;
+		l->recompute = rows[i].recompute;
+		l->fp8 = rows[i].fp8;
+		l->fp8_wgrad = rows[i].wgrad;
+		l->sp = rows[i].sp;
+		l->schedule = rows[i].schedule;
+		l->dtype = i % 2 ? MT_BF16 : MT_F16;
+		l->mbs = 2;
+		run_layout(counts, run, fabric, world, made);
+	}
+}
+
 static void run_model(struct counts *counts, const struct tiny_model *model, struct mt_fabric *fabric, struct mt_group *world,
 		      struct made_up *made)
 {
@@ -182,6 +216,7 @@ static void run_model(struct counts *counts, const struct tiny_model *model, str
 	run.layout.tp = run.layout.pp = run.layout.dp = 1;
 	run_schedules(counts, &run, fabric, world, made);
 	run_contexts(counts, &run, fabric, world, made);
+	run_fp8(counts, &run, fabric, world, made);
 	mt_run_free(&run);
 }
 

@@ -519,6 +519,12 @@ static void empty_shapes_do_nothing_and_f64_is_not_there(void **state)
 		case MT_OP_LOSS:
 			op.loss.cols = op.loss.vocab = op.loss.parts = 1;
 			break;
+		case MT_OP_AMAX:
+		case MT_OP_FP8_SCALE:
+		case MT_OP_QUANTIZE:
+			op.quantize.cols = 1;
+			op.quantize.to = MT_E4M3;
+			break;
 		case MT_OP_ADAMW:
 			op.adamw.step = 1;
 			break;

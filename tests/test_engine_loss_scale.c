@@ -121,6 +121,7 @@ static void f16_trains_to_the_losses_and_gradients_of_f32(void **state)
 
 		set_run(&wide_run, models[m], MT_F32);
 		set_run(&narrow_run, models[m], MT_F16);
+		narrow_run.train.loss_scale_initial = 1024; /* these weights are large */
 		need(open_engine(&wide, &wide_run, "cpu", NULL));
 		need(open_engine(&narrow, &narrow_run, "cpu", NULL));
 		for (int step = 0; step < STEPS; step++) {
@@ -132,7 +133,7 @@ static void f16_trains_to_the_losses_and_gradients_of_f32(void **state)
 			    (step == 0 && !(fabs(a.grad_norm - b.grad_norm) < 1e-2 * a.grad_norm)))
 				fail_msg("%s step %d: f32 loss %.6f norm %.5f, f16 loss %.6f norm %.5f", models[m]->name, step,
 					 a.loss, a.grad_norm, b.loss, b.grad_norm);
-			assert_true(a.loss_scale == 0 && b.loss_scale == 65536 && !b.skipped);
+			assert_true(a.loss_scale == 0 && b.loss_scale == 1024 && !b.skipped);
 			for (int i = 0; step == 0 && i < mt_engine_param_count(wide.engine); i++) {
 				struct mt_param_info info;
 				double square = 0, error = 0;
@@ -146,7 +147,8 @@ static void f16_trains_to_the_losses_and_gradients_of_f32(void **state)
 					square += (double)x[k] * x[k];
 					error += (double)(x[k] - y[k]) * (x[k] - y[k]);
 				}
-				if (!(error <= 1e-2 * 1e-2 * square + 1e-16))
+				/* The bias of the keys has none: softmax takes no notice of it. */
+				if (!(error <= 1e-2 * 1e-2 * square + 1e-3 * 1e-3 * a.grad_norm * a.grad_norm))
 					fail_msg("%s: gradient of %s is off by %.3g of its norm", models[m]->name, info.name,
 						 sqrt(error / square));
 			}

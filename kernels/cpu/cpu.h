@@ -27,12 +27,13 @@ struct cpu_device {
 	struct cpu_products *products; /* owned */
 };
 
-/* A product C(m,n) = [C +] A(m,k) B(k,n) + bias(n) of row-major matrices; ta: A is stored (k,m), tb: B is stored (n,k).
- * A, B and bias are of in_dtype. */
+/* A product C(m,n) = [C +] factor A(m,k) B(k,n) + bias(n) of row-major matrices; ta: A is stored (k,m), tb: B is stored (n,k).
+ * bias is of in_dtype, and A and B are but for fp8; factor is 1 but for fp8. */
 struct cpu_product {
 	int64_t m, n, k, lda, ldb, ldc;
 	bool ta, tb, accumulate;
-	enum mt_dtype in_dtype, out_dtype;
+	enum mt_dtype in_dtype, out_dtype, a_dtype, b_dtype;
+	float factor;
 	const void *a, *b, *bias;
 	void *c;
 };

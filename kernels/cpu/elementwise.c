@@ -80,6 +80,16 @@ static void sumsq_blocks(const struct cpu_kernels *kernels, const struct share *
 	}
 }
 
+static void amax_blocks(const struct cpu_kernels *kernels, const struct share *s, int64_t first, int64_t last)
+{
+	const struct mt_quantize *op = &s->op->quantize;
+	for (int64_t block = first; block < last; block++) {
+		const int64_t start = block * CPU_SUMSQ_BLOCK;
+		((uint32_t *)s->sums)[block] =
+			kernels->amax(op->x, s->op->dtype, start, cpu_least(CPU_SUMSQ_BLOCK, op->rows * op->cols - start));
+	}
+}
+
 static void attention_heads(const struct cpu_kernels *kernels, const struct mt_op *op, int64_t first, int64_t last, float *scratch)
 {
 	const struct mt_attention *a = &op->attention;
@@ -151,6 +161,12 @@ static void run_range(const struct cpu_device *cpu, const struct share *s, int64
 	case MT_OP_COMBINE:
 		k->combine(&op->combine, first, last);
 		break;
+	case MT_OP_AMAX:
+		amax_blocks(k, s, first, last);
+		break;
+	case MT_OP_QUANTIZE:
+		k->quantize(&op->quantize, op->dtype, first, last);
+		break;
 	default:
 		k->adamw(&op->adamw, op->dtype, first, last);
 		break;
@@ -216,6 +232,12 @@ static struct share describe(const struct cpu_device *cpu, const struct mt_op *o
 	case MT_OP_COMBINE:
 		s.count = op->combine.count, s.step = ELEMENTS_STEP;
 		break;
+	case MT_OP_AMAX:
+		s.count = cpu_blocks(op->quantize.rows * op->quantize.cols, CPU_SUMSQ_BLOCK), item = CPU_SUMSQ_BLOCK;
+		break;
+	case MT_OP_QUANTIZE:
+		s.count = op->quantize.rows, item = 2.0 * (double)op->quantize.cols, s.step = 64;
+		break;
 	default:
 		s.count = op->adamw.count, item = 4.0, s.step = ELEMENTS_STEP;
 		break;
@@ -265,6 +287,11 @@ static enum mt_status run_with_sums(struct cpu_device *cpu, struct share *s)
 					((float *)norm->dbias)[c] += sums[norm->cols + c];
 			}
 		}
+	} else if (s->op->kind == MT_OP_AMAX) {
+		uint32_t most = mt_f32_bits(*(const float *)s->op->quantize.amax);
+		for (int64_t block = 0; block < s->count; block++)
+			most = ((const uint32_t *)s->sums)[block] > most ? ((const uint32_t *)s->sums)[block] : most;
+		*(float *)s->op->quantize.amax = mt_f32_of_bits(most);
 	} else {
 		double sum = 0.0;
 		for (int64_t block = 0; block < s->count; block++)
@@ -296,14 +323,31 @@ static enum mt_status prepare_rope(struct cpu_device *cpu, const struct mt_rope 
 	return MT_OK;
 }
 
+static void make_scales(const struct mt_quantize *op)
+{
+	for (int64_t i = 0; op->rows && i < op->cols; i++) {
+		((float *)op->scale)[i] = mt_fp8_scale(((const float *)op->amax)[i], op->to, op->margin);
+		((float *)op->inverse)[i] = 1 / ((const float *)op->scale)[i];
+	}
+}
+
 enum mt_status mt_cpu_elementwise(struct cpu_device *cpu, const struct mt_op *op)
 {
+	if (op->kind == MT_OP_FP8_SCALE) {
+		make_scales(&op->quantize);
+		return MT_OK;
+	}
 	struct share s = describe(cpu, op);
 	if (op->kind == MT_OP_ROPE)
 		MT_TRY(prepare_rope(cpu, &op->rope));
 	MT_TRY(mt_cpu_reserve(cpu, s.scratch_floats * sizeof(float)));
-	if (op->kind == MT_OP_NORM_BWD || op->kind == MT_OP_SUMSQ)
+	if (op->kind == MT_OP_NORM_BWD || op->kind == MT_OP_SUMSQ || op->kind == MT_OP_AMAX)
 		return run_with_sums(cpu, &s);
 	run_shared(cpu, &s);
+	if (op->kind == MT_OP_QUANTIZE && op->quantize.amax) {
+		struct mt_op amax = *op;
+		amax.kind = MT_OP_AMAX;
+		return mt_cpu_elementwise(cpu, &amax);
+	}
 	return MT_OK;
 }

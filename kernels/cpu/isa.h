@@ -41,6 +41,10 @@ struct cpu_kernels {
 	void (*adamw)(const struct mt_adamw *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*sgd)(const struct mt_sgd *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*combine)(const struct mt_combine *op, int64_t first, int64_t last);
+	/* fp8.c: the bits of the greatest |x|; rows [first, last) to codes; codes to f32 */
+	uint32_t (*amax)(const void *x, enum mt_dtype dtype, int64_t first, int64_t count);
+	void (*quantize)(const struct mt_quantize *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*widen_fp8)(float *dst, const uint8_t *src, enum mt_dtype dtype, int64_t count);
 	/* One query head of one batch, or, backward, all query heads of one key/value head. */
 	void (*attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch);
 	void (*attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
@@ -76,6 +80,9 @@ double ISA(sumsq)(const float *x, int64_t count);
 void ISA(adamw)(const struct mt_adamw *op, enum mt_dtype dtype, int64_t first, int64_t last);
 void ISA(sgd)(const struct mt_sgd *op, enum mt_dtype dtype, int64_t first, int64_t last);
 void ISA(combine)(const struct mt_combine *op, int64_t first, int64_t last);
+uint32_t ISA(amax)(const void *x, enum mt_dtype dtype, int64_t first, int64_t count);
+void ISA(quantize)(const struct mt_quantize *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(widen_fp8)(float *dst, const uint8_t *src, enum mt_dtype dtype, int64_t count);
 void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch);
 void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
 size_t ISA(attention_scratch)(const struct mt_attention *op, int backward);

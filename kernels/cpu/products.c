@@ -3,8 +3,10 @@
  * f32 goes through dnnl_sgemm: on the GPT-2 124M shapes (one Sapphire Rapids core) it reached 170-205 GFLOP/s for all three
  * ops, against 84-185 for the matmul primitive on plain weights (84 where the row stride is a multiple of 4 KiB) and
  * 128-185 when weights are packed first, the packing included. bf16 goes through the matmul primitive (products_bf16.c) on
- * processors that multiply bf16, elsewhere, as f16 everywhere, through f32 block by block. */
+ * processors that multiply bf16, elsewhere, as f16 and fp8 everywhere, through f32 block by block. */
 #include "kernels/cpu/cpu.h"
+
+#include "kernels/fp8.h"
 
 #include <omp.h>
 
@@ -76,8 +78,8 @@ static struct cpu_grid cut_bf16(const struct cpu_product *p)
 static dnnl_status_t sgemm(const struct cpu_product *p, int64_t rows, int64_t cols, int64_t depth, const float *a, int64_t lda,
 			   const float *b, int64_t ldb, bool accumulate, float *c, int64_t ldc)
 {
-	return dnnl_sgemm(p->ta ? 'T' : 'N', p->tb ? 'T' : 'N', rows, cols, depth, 1.0f, a, lda, b, ldb, accumulate ? 1.0f : 0.0f,
-			  c, ldc);
+	return dnnl_sgemm(p->ta ? 'T' : 'N', p->tb ? 'T' : 'N', rows, cols, depth, p->factor, a, lda, b, ldb,
+			  accumulate ? 1.0f : 0.0f, c, ldc);
 }
 
 static dnnl_status_t block_f32(const struct cpu_product *p, int64_t row, int64_t rows, int64_t col, int64_t cols)
@@ -90,12 +92,16 @@ static dnnl_status_t block_f32(const struct cpu_product *p, int64_t row, int64_t
 		     (const void *)cpu_at(p->b, p->tb, 0, col, p->ldb, MT_F32), p->ldb, p->accumulate || p->bias, c, p->ldc);
 }
 
-/* dst(rows, cols) f32, dense, from rows of two-byte elements ld apart. */
+/* dst(rows, cols) f32, dense, from rows of elements of one or two bytes ld apart. */
 static void widen(const struct cpu_kernels *kernels, enum mt_dtype dtype, const char *src, int64_t ld, int64_t rows, int64_t cols,
 		  float *dst)
 {
-	for (int64_t r = 0; r < rows; r++)
-		kernels->cast(dst + r * cols, MT_F32, src + 2 * r * ld, dtype, 0, cols);
+	for (int64_t r = 0; r < rows; r++) {
+		if (mt_dtype_is_fp8(dtype))
+			kernels->widen_fp8(dst + r * cols, (const uint8_t *)src + r * ld, dtype, cols);
+		else
+			kernels->cast(dst + r * cols, MT_F32, src + 2 * r * ld, dtype, 0, cols);
+	}
 }
 
 static dnnl_status_t block_widened(const struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid,
@@ -111,10 +117,10 @@ static dnnl_status_t block_widened(const struct cpu_device *cpu, const struct cp
 	for (int64_t k = 0; k < p->k; k += grid->depth) {
 		const int64_t depth = cpu_least(grid->depth, p->k - k);
 		const int64_t lda = p->ta ? rows : depth, ldb = p->tb ? depth : cols;
-		widen(cpu->kernels, p->in_dtype, cpu_at(p->a, p->ta, row, k, p->lda, p->in_dtype), p->lda, p->ta ? depth : rows,
-		      lda, a);
-		widen(cpu->kernels, p->in_dtype, cpu_at(p->b, p->tb, k, col, p->ldb, p->in_dtype), p->ldb, p->tb ? cols : depth,
-		      ldb, b);
+		widen(cpu->kernels, p->a_dtype, cpu_at(p->a, p->ta, row, k, p->lda, p->a_dtype), p->lda, p->ta ? depth : rows, lda,
+		      a);
+		widen(cpu->kernels, p->b_dtype, cpu_at(p->b, p->tb, k, col, p->ldb, p->b_dtype), p->ldb, p->tb ? cols : depth, ldb,
+		      b);
 		dnnl_status_t status = sgemm(p, rows, cols, depth, a, lda, b, ldb, k || p->accumulate || p->bias, c, ldc);
 		if (status != dnnl_success)
 			return status;
@@ -136,9 +142,9 @@ static enum mt_status run_blocks(struct cpu_device *cpu, const struct cpu_produc
 		for (int64_t i = 0; i < blocks; i++) {
 			const int64_t row = i % row_blocks * grid->rows, col = i / row_blocks * grid->cols;
 			const int64_t rows = cpu_least(grid->rows, p->m - row), cols = cpu_least(grid->cols, p->n - col);
-			dnnl_status_t status = p->in_dtype == MT_F32 ? block_f32(p, row, rows, col, cols)
-								     : block_widened(cpu, p, grid, row, rows, col, cols,
-										     cpu_scratch(cpu, omp_get_thread_num()));
+			dnnl_status_t status = p->a_dtype == MT_F32 ? block_f32(p, row, rows, col, cols)
+								    : block_widened(cpu, p, grid, row, rows, col, cols,
+										    cpu_scratch(cpu, omp_get_thread_num()));
 			if (status != dnnl_success) {
 #pragma omp atomic write
 				failure = status;
@@ -157,11 +163,11 @@ static enum mt_status run(struct cpu_device *cpu, const struct cpu_product *p)
 	struct cpu_grid grid;
 	if (p->m == 0 || p->n == 0 || p->k == 0) /* an empty shard; widths are never 0, so k is the rows of WGRAD */
 		return MT_OK;
-	if (p->in_dtype == MT_F32) {
+	if (p->a_dtype == MT_F32) {
 		grid = cut_f32(p);
 		return run_blocks(cpu, p, &grid);
 	}
-	if (p->in_dtype == MT_BF16 && cpu->bf16_native) {
+	if (p->a_dtype == MT_BF16 && cpu->bf16_native) {
 		grid = cut_bf16(p);
 		return mt_cpu_product_bf16(cpu, p, &grid);
 	}
@@ -171,10 +177,42 @@ static enum mt_status run(struct cpu_device *cpu, const struct cpu_product *p)
 	return run_blocks(cpu, p, &grid);
 }
 
+/* Both operands have rows that are summed along, so all three are products with a transpose. */
+static enum mt_status run_fp8(struct cpu_device *cpu, const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	struct cpu_product p = {.in_dtype = op->dtype, .out_dtype = op->dtype, .tb = true, .b_dtype = MT_E4M3};
+	const float *a_inverse = op->kind == MT_OP_LINEAR ? l->x_inverse : l->dy_inverse;
+	const float *b_inverse = op->kind == MT_OP_LINEAR_WGRAD ? l->x_inverse : l->w_inverse;
+	p.a_dtype = op->kind == MT_OP_LINEAR ? MT_E4M3 : mt_fp8_gradient(l->fp8);
+	p.factor = *a_inverse * *b_inverse;
+	switch (op->kind) {
+	case MT_OP_LINEAR: /* y(R,N) = x(R,K) w(N,K)^T + bias */
+		p.m = l->rows, p.n = l->out, p.k = l->in;
+		p.a = l->x, p.b = l->w, p.c = l->y, p.bias = l->bias;
+		break;
+	case MT_OP_LINEAR_DGRAD: /* dx(R,K) = dy(R,N) w(K,N)^T */
+		p.m = l->rows, p.n = l->in, p.k = l->out;
+		p.a = l->dy, p.b = l->w, p.c = l->dx;
+		break;
+	default: /* dw(N,K) += dy(N,R) x(K,R)^T */
+		p.m = l->out, p.n = l->in, p.k = l->rows;
+		p.a = l->dy, p.b = l->x, p.c = l->dw;
+		p.out_dtype = MT_F32, p.accumulate = true;
+		break;
+	}
+	p.lda = p.ldb = p.k;
+	p.ldc = p.n;
+	return run(cpu, &p);
+}
+
 enum mt_status mt_cpu_linear(struct cpu_device *cpu, const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
-	struct cpu_product p = {.in_dtype = op->dtype, .out_dtype = op->dtype};
+	struct cpu_product p = {
+		.in_dtype = op->dtype, .out_dtype = op->dtype, .a_dtype = op->dtype, .b_dtype = op->dtype, .factor = 1};
+	if (l->fp8)
+		return run_fp8(cpu, op);
 	switch (op->kind) {
 	case MT_OP_LINEAR: /* y(R,N) = x(R,K) w(N,K)^T + bias */
 		p.m = l->rows, p.n = l->out, p.k = l->in;

@@ -49,6 +49,9 @@ static kernel *const kernels[MT_OP_KIND_COUNT] = {
 	[MT_OP_ADAMW] = mt_cuda_adamw,
 	[MT_OP_SGD] = mt_cuda_sgd,
 	[MT_OP_COMBINE] = mt_cuda_combine,
+	[MT_OP_AMAX] = mt_cuda_amax,
+	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
+	[MT_OP_QUANTIZE] = mt_cuda_quantize,
 };
 
 enum mt_status cuda_fail(cudaError_t error, const char *what)

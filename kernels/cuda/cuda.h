@@ -104,7 +104,7 @@ struct cuda_product {
 	cublasLtMatrixLayout_t a, b, c; /* c is also d's */
 	size_t a_bytes, b_bytes, c_bytes;
 	double beta;
-	enum mt_dtype dtype, c_dtype;
+	enum mt_dtype dtype, a_dtype, b_dtype, c_dtype; /* dtype: the operation's */
 };
 /* One product. `c` is read when beta is not 0, and written. */
 enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p, const void *a,

@@ -60,6 +60,10 @@ enum mt_status mt_cuda_adamw_many(struct mt_cuda_launch *launch, const struct mt
 /* update.cu */
 enum mt_status mt_cuda_sgd(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_combine(struct mt_cuda_launch *launch, const struct mt_op *op);
+/* fp8.cu */
+enum mt_status mt_cuda_amax(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_fp8_scale(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_quantize(struct mt_cuda_launch *launch, const struct mt_op *op);
 /* attention_forward.cu, attention_backward.cu */
 size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op); /* of MT_OP_ATTENTION and MT_OP_ATTENTION_BWD */
 enum mt_status mt_cuda_attention(struct mt_cuda_launch *launch, const struct mt_op *op);

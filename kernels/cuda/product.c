@@ -4,9 +4,12 @@
  *   forward  y^T(N,R)  = w(N,K) x^T(K,R)      A = w transposed, B = x, bias along N as the epilogue
  *   dgrad    dx^T(K,R) = w^T(K,N) dy^T(N,R)   A = w, B = dy
  *   wgrad    dw^T(K,N) += x^T(K,R) dy(R,N)    A = x, B = dy transposed, C = D = dw in f32, beta 1
+ * Of fp8 operands all come with the summed dimension contiguous (kernels/op.h), and both inverse scales are read on the device.
  * Sums are f32 (f64 for f64), TF32 is off. Partial sums of a split sum are kept in f32 and added in a fixed order, so a plan
  * gives the same bits each time. The algorithm of a plan is chosen when its shape is first met (product_measure.c). */
 #include "kernels/cuda/cuda.h"
+
+#include "kernels/fp8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +18,7 @@ enum { SUGGESTIONS = 8 };
 
 /* What decides how a product is done. All bytes are compared. */
 struct plan_key {
-	int32_t kind, dtype, biased, padding;
+	int32_t kind, dtype, biased, fp8;
 	int64_t rows, in, out;
 	uint32_t a_align, b_align, c_align, bias_align;
 };
@@ -30,6 +33,7 @@ struct cuda_plan {
 
 struct operands {
 	const void *a, *b, *bias;
+	const void *a_inverse, *b_inverse; /* of fp8 */
 	void *c;
 	int64_t m, n, k;
 	bool a_transposed, b_transposed;
@@ -52,12 +56,40 @@ static enum mt_status blas_fail(cublasStatus_t status, const char *what)
 
 static cudaDataType_t type_of(enum mt_dtype dtype)
 {
+	if (mt_dtype_is_fp8(dtype))
+		return dtype == MT_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
 	return dtype == MT_F64 ? CUDA_R_64F : dtype == MT_BF16 ? CUDA_R_16BF : dtype == MT_F16 ? CUDA_R_16F : CUDA_R_32F;
+}
+
+/* In fp8 all three are y^T = A^T B, the one form that the tensor cores of sm_89 and sm_90 have, on operands that come turned. */
+static struct operands fp8_operands_of(const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	struct operands o = {.a_transposed = true};
+	switch (op->kind) {
+	case MT_OP_LINEAR:
+		o.a = l->w, o.b = l->x, o.c = l->y, o.bias = l->bias;
+		o.a_inverse = l->w_inverse, o.b_inverse = l->x_inverse;
+		o.m = l->out, o.n = l->rows, o.k = l->in;
+		return o;
+	case MT_OP_LINEAR_DGRAD:
+		o.a = l->w, o.b = l->dy, o.c = l->dx;
+		o.a_inverse = l->w_inverse, o.b_inverse = l->dy_inverse;
+		o.m = l->in, o.n = l->rows, o.k = l->out;
+		return o;
+	default:
+		o.a = l->x, o.b = l->dy, o.c = l->dw;
+		o.a_inverse = l->x_inverse, o.b_inverse = l->dy_inverse;
+		o.m = l->in, o.n = l->out, o.k = l->rows;
+		return o;
+	}
 }
 
 static struct operands operands_of(const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
+	if (l->fp8)
+		return fp8_operands_of(op);
 	switch (op->kind) {
 	case MT_OP_LINEAR:
 		return (struct operands){.a = l->w,
@@ -89,6 +121,7 @@ static void set_key(struct plan_key *key, const struct mt_op *op, const struct o
 	key->kind = (int32_t)op->kind;
 	key->dtype = (int32_t)op->dtype;
 	key->biased = o->bias != NULL;
+	key->fp8 = op->linear.fp8;
 	key->rows = op->linear.rows;
 	key->in = op->linear.in;
 	key->out = op->linear.out;
@@ -112,6 +145,14 @@ static enum mt_status set_bias(const struct cuda_product *p, const void *bias)
 	return MT_OK;
 }
 
+/* What the sums are multiplied by: both inverse scales, read on the device. */
+static enum mt_status set_scales(const struct cuda_product *p, const struct operands *o)
+{
+	BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &o->a_inverse, sizeof o->a_inverse));
+	BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &o->b_inverse, sizeof o->b_inverse));
+	return MT_OK;
+}
+
 static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, const struct operands *o)
 {
 	cublasOperation_t turned = CUBLAS_OP_T;
@@ -120,11 +161,15 @@ static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, c
 	int64_t b_rows = o->b_transposed ? o->n : o->k, b_cols = o->b_transposed ? o->k : o->n;
 	bool wide = op->dtype == MT_F64;
 
-	p->dtype = op->dtype;
+	p->dtype = p->a_dtype = p->b_dtype = op->dtype;
+	if (op->linear.fp8) {
+		p->a_dtype = MT_E4M3;
+		p->b_dtype = op->kind == MT_OP_LINEAR ? MT_E4M3 : mt_fp8_gradient(op->linear.fp8);
+	}
 	p->c_dtype = op->kind == MT_OP_LINEAR_WGRAD && !wide ? MT_F32 : op->dtype;
 	p->beta = op->kind == MT_OP_LINEAR_WGRAD ? 1 : 0;
-	p->a_bytes = (size_t)(a_rows * a_cols) * mt_dtype_bytes(p->dtype);
-	p->b_bytes = (size_t)(b_rows * b_cols) * mt_dtype_bytes(p->dtype);
+	p->a_bytes = (size_t)(a_rows * a_cols) * mt_dtype_bytes(p->a_dtype);
+	p->b_bytes = (size_t)(b_rows * b_cols) * mt_dtype_bytes(p->b_dtype);
 	p->c_bytes = (size_t)(o->m * o->n) * mt_dtype_bytes(p->c_dtype);
 	BLAS_TRY(cublasLtMatmulDescCreate(&p->how, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, wide ? CUDA_R_64F : CUDA_R_32F));
 	if (o->a_transposed)
@@ -135,8 +180,10 @@ static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, c
 		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE, &biased, sizeof biased));
 		MT_TRY(set_bias(p, o->bias));
 	}
-	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->a, type_of(p->dtype), (uint64_t)a_rows, (uint64_t)a_cols, a_rows));
-	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->b, type_of(p->dtype), (uint64_t)b_rows, (uint64_t)b_cols, b_rows));
+	if (op->linear.fp8)
+		MT_TRY(set_scales(p, o));
+	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->a, type_of(p->a_dtype), (uint64_t)a_rows, (uint64_t)a_cols, a_rows));
+	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->b, type_of(p->b_dtype), (uint64_t)b_rows, (uint64_t)b_cols, b_rows));
 	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->c, type_of(p->c_dtype), (uint64_t)o->m, (uint64_t)o->n, o->m));
 	return MT_OK;
 }
@@ -177,8 +224,11 @@ static enum mt_status choose_algorithm(struct cuda_device *cuda, struct mt_strea
 							suggested, &count);
 	cublasLtMatmulPreferenceDestroy(preference);
 	if (st == MT_OK && (status != CUBLAS_STATUS_SUCCESS || count == 0))
-		st = blas_fail(status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status,
-			       "no algorithm for a product");
+		st = blas_fail(
+			status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status,
+			plan->key.fp8
+				? "no algorithm for a product in fp8, which needs sm_89 or later and every size a multiple of 16"
+				: "no algorithm for a product");
 	if (st == MT_OK && count > 1 && cuda->choice != CUDA_CHOICE_FIRST)
 		st = cuda_product_choose(cuda, stream, p, suggested, count, &chosen);
 	if (st != MT_OK)
@@ -249,6 +299,8 @@ enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, 
 		MT_TRY(make_plan(cuda, stream, op, &o, &key, &plan));
 	if (o.bias)
 		MT_TRY(set_bias(&plan->product, o.bias));
+	if (op->linear.fp8)
+		MT_TRY(set_scales(&plan->product, &o));
 	return cuda_product_run(cuda, stream, &plan->product, o.a, o.b, o.c, &plan->algorithm, plan->workspace_bytes);
 }
 

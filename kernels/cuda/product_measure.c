@@ -54,8 +54,8 @@ static enum mt_status prepare(struct trial *t)
 	}
 	CUDA_TRY(cudaEventCreate(&t->start));
 	CUDA_TRY(cudaEventCreate(&t->end));
-	MT_TRY(mt_cuda_trial_fill(&launch, t->a, (int64_t)(p->a_bytes / mt_dtype_bytes(p->dtype)), p->dtype, 1));
-	return mt_cuda_trial_fill(&launch, t->b, (int64_t)(p->b_bytes / mt_dtype_bytes(p->dtype)), p->dtype, 2);
+	MT_TRY(mt_cuda_trial_fill(&launch, t->a, (int64_t)(p->a_bytes / mt_dtype_bytes(p->a_dtype)), p->a_dtype, 1));
+	return mt_cuda_trial_fill(&launch, t->b, (int64_t)(p->b_bytes / mt_dtype_bytes(p->b_dtype)), p->b_dtype, 2);
 }
 
 static enum mt_status run(struct trial *t, const cublasLtMatmulHeuristicResult_t *algorithm)

@@ -3,6 +3,8 @@
 
 #include "kernels/cuda/launch.cuh"
 
+#include "kernels/fp8.h"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -34,6 +36,14 @@ static __device__ void put(__nv_bfloat16 *at, float value)
 static __device__ void put(__half *at, float value)
 {
 	*at = __float2half_rn(value);
+}
+
+static __global__ void fill_codes(uint8_t *dst, int64_t count, uint32_t seed, bool e4m3)
+{
+	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+		const float value = value_at((uint64_t)i, seed);
+		dst[i] = e4m3 ? mt_e4m3_from_f32(value) : mt_e5m2_from_f32(value);
+	}
 }
 
 template <typename T> static __global__ void fill_kernel(T *dst, int64_t count, uint32_t seed)
@@ -70,6 +80,8 @@ enum mt_status mt_cuda_trial_fill(struct mt_cuda_launch *launch, void *dst, int6
 		return MT_OK;
 	if (dtype == MT_BF16)
 		MT_LAUNCH((fill_kernel<__nv_bfloat16>), grid, 256, 0, launch->stream, (__nv_bfloat16 *)dst, count, seed);
+	else if (mt_dtype_is_fp8(dtype))
+		MT_LAUNCH(fill_codes, grid, 256, 0, launch->stream, (uint8_t *)dst, count, seed, dtype == MT_E4M3);
 	else if (dtype == MT_F16)
 		MT_LAUNCH((fill_kernel<__half>), grid, 256, 0, launch->stream, (__half *)dst, count, seed);
 	else if (dtype == MT_F64)

@@ -6,6 +6,8 @@ enum mt_status mt_reference_linear(const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
 	enum mt_dtype t = op->dtype;
+	if (l->fp8)
+		return mt_reference_linear_fp8(op);
 	for (int64_t r = 0; r < l->rows; r++)
 		for (int64_t n = 0; n < l->out; n++) {
 			double sum = l->bias ? load(t, l->bias, n) : 0;
@@ -20,6 +22,8 @@ enum mt_status mt_reference_linear_dgrad(const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
 	enum mt_dtype t = op->dtype;
+	if (l->fp8)
+		return mt_reference_linear_fp8(op);
 	for (int64_t r = 0; r < l->rows; r++)
 		for (int64_t k = 0; k < l->in; k++) {
 			double sum = 0;
@@ -34,6 +38,8 @@ enum mt_status mt_reference_linear_wgrad(const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
 	enum mt_dtype t = op->dtype;
+	if (l->fp8)
+		return mt_reference_linear_fp8(op);
 	for (int64_t n = 0; n < l->out; n++)
 		for (int64_t k = 0; k < l->in; k++) {
 			double sum = 0;

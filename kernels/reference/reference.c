@@ -30,6 +30,9 @@ static enum mt_status (*const kernels[MT_OP_KIND_COUNT])(const struct mt_op *op)
 	[MT_OP_ADAMW] = mt_reference_adamw,
 	[MT_OP_SGD] = mt_reference_sgd,
 	[MT_OP_COMBINE] = mt_reference_combine,
+	[MT_OP_AMAX] = mt_reference_amax,
+	[MT_OP_FP8_SCALE] = mt_reference_fp8_scale,
+	[MT_OP_QUANTIZE] = mt_reference_quantize,
 };
 
 static enum mt_status open_reference(struct mt_device *device, const struct mt_device_config *config)

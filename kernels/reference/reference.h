@@ -101,5 +101,9 @@ enum mt_status mt_reference_sumsq(const struct mt_op *op);
 enum mt_status mt_reference_adamw(const struct mt_op *op);
 enum mt_status mt_reference_sgd(const struct mt_op *op);
 enum mt_status mt_reference_combine(const struct mt_op *op);
+enum mt_status mt_reference_amax(const struct mt_op *op);
+enum mt_status mt_reference_fp8_scale(const struct mt_op *op);
+enum mt_status mt_reference_quantize(const struct mt_op *op);
+enum mt_status mt_reference_linear_fp8(const struct mt_op *op); /* each of the three */
 
 #endif

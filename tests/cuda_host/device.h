@@ -30,6 +30,9 @@ static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda
 	[MT_OP_ADAMW] = mt_cuda_adamw,
 	[MT_OP_SGD] = mt_cuda_sgd,
 	[MT_OP_COMBINE] = mt_cuda_combine,
+	[MT_OP_AMAX] = mt_cuda_amax,
+	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
+	[MT_OP_QUANTIZE] = mt_cuda_quantize,
 };
 
 static inline enum mt_status emulated_open(struct mt_device *device, const struct mt_device_config *config)

@@ -1,0 +1,89 @@
+/* fp8: amax      *amax = the greatest of it and |x(count)|; a NaN is greater than all
+ *      fp8_scale scale = most / amax / 2^margin, inverse = 1 / scale
+ *      quantize  y(R,C) = x(R,C) * scale rounded to e4m3 or e5m2, y_t(C,R) its transpose
+ * in f32, each step rounded as it is written: every device gives the same bits.
+ * The products of what was quantized: sums over k of codes, times the inverses. */
+#include "kernels/reference/reference.h"
+
+static float greater(float a, float b)
+{
+	uint32_t x = mt_f32_bits(a), y = mt_f32_bits(b);
+	return x > y ? a : b; /* of numbers that are not negative the bits are in their order */
+}
+
+static float absolute(const struct mt_op *op, const void *x, int64_t i)
+{
+	return mt_f32_of_bits(mt_f32_bits((float)load(op->dtype, x, i)) & 0x7fffffffu);
+}
+
+enum mt_status mt_reference_amax(const struct mt_op *op)
+{
+	const struct mt_quantize *q = &op->quantize;
+	float most = *(const float *)q->amax;
+	for (int64_t i = 0; i < q->rows * q->cols; i++)
+		most = greater(absolute(op, q->x, i), most);
+	*(float *)q->amax = most;
+	return MT_OK;
+}
+
+enum mt_status mt_reference_fp8_scale(const struct mt_op *op)
+{
+	const struct mt_quantize *q = &op->quantize;
+	for (int64_t i = 0; q->rows && i < q->cols; i++) {
+		float scale = mt_fp8_scale(((const float *)q->amax)[i], q->to, q->margin);
+		((float *)q->scale)[i] = scale;
+		((float *)q->inverse)[i] = 1 / scale;
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_reference_quantize(const struct mt_op *op)
+{
+	const struct mt_quantize *q = &op->quantize;
+	float scale = *(const float *)q->scale;
+	for (int64_t r = 0; r < q->rows; r++)
+		for (int64_t c = 0; c < q->cols; c++) {
+			float x = (float)load(op->dtype, q->x, r * q->cols + c) * scale;
+			uint8_t code = q->to == MT_E4M3 ? mt_e4m3_from_f32(x) : mt_e5m2_from_f32(x);
+			if (q->y)
+				((uint8_t *)q->y)[r * q->cols + c] = code;
+			if (q->y_t)
+				((uint8_t *)q->y_t)[c * q->rows + r] = code;
+		}
+	return q->amax ? mt_reference_amax(op) : MT_OK;
+}
+
+/* c(M,N) = sums over k of a(M,K) b(N,K), times `factor`. */
+static double dot_rows(enum mt_dtype a_type, const void *a, int64_t row, enum mt_dtype b_type, const void *b, int64_t col,
+		       int64_t depth)
+{
+	double sum = 0;
+	for (int64_t k = 0; k < depth; k++)
+		sum += load(a_type, a, row * depth + k) * load(b_type, b, col * depth + k);
+	return sum;
+}
+
+static double factor_of(const void *a, const void *b)
+{
+	return (double)*(const float *)a * (double)*(const float *)b;
+}
+
+enum mt_status mt_reference_linear_fp8(const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	enum mt_dtype t = op->dtype, dy = mt_fp8_gradient(l->fp8);
+	for (int64_t r = 0; op->kind == MT_OP_LINEAR && r < l->rows; r++)
+		for (int64_t n = 0; n < l->out; n++) {
+			double sum = dot_rows(MT_E4M3, l->x, r, MT_E4M3, l->w, n, l->in) * factor_of(l->x_inverse, l->w_inverse);
+			store(t, l->y, r * l->out + n, sum + (l->bias ? load(t, l->bias, n) : 0));
+		}
+	for (int64_t r = 0; op->kind == MT_OP_LINEAR_DGRAD && r < l->rows; r++)
+		for (int64_t k = 0; k < l->in; k++)
+			store(t, l->dx, r * l->in + k,
+			      dot_rows(dy, l->dy, r, MT_E4M3, l->w, k, l->out) * factor_of(l->dy_inverse, l->w_inverse));
+	for (int64_t n = 0; op->kind == MT_OP_LINEAR_WGRAD && n < l->out; n++)
+		for (int64_t k = 0; k < l->in; k++)
+			accumulate(wide(op), l->dw, n * l->in + k,
+				   dot_rows(dy, l->dy, n, MT_E4M3, l->x, k, l->rows) * factor_of(l->dy_inverse, l->x_inverse));
+	return MT_OK;
+}

@@ -1,0 +1,236 @@
+/* Training in fp8: against an engine whose operands were rounded by hand, losses beside those of bf16, scales from the history as
+ * the recipe says, and a run that goes on with the same bits. */
+#include "engine/checkpoint.h"
+#include "engine/internal.h"
+#include "tests/engine_problem.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void need(enum mt_status st)
+{
+	if (st != MT_OK)
+		fail_msg("%s", mt_error_message());
+}
+
+/* Widths that are multiples of 16; bf16. */
+static void set_run(struct mt_run *run, const struct tiny_model *model, int recipe)
+{
+	set_tiny_run(run, model);
+	run->model.hidden = 32;
+	run->model.heads = run->model.kv_heads = 4;
+	run->model.head_dim = 8;
+	run->model.ffn = 64;
+	run->model.init_std = 0.1;
+	run->layout.dtype = MT_BF16;
+	run->layout.fp8 = recipe;
+	run->layout.mbs = 2;
+	run->train.lr = 3e-3;
+	run->train.steps = 12;
+}
+
+static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA};
+
+static void losses_follow_those_of_bf16(void **state)
+{
+	enum { STEPS = 12 };
+	double want[STEPS], got;
+
+	for (int m = 0; m < 2; m++)
+		for (int recipe = MT_FP8_NONE; recipe <= MT_FP8_CURRENT; recipe++)
+			for (int format = MT_FP8_HYBRID; format <= MT_FP8_E4M3; format++) {
+				struct engine_bench bench;
+				struct mt_step_stats stats;
+				struct mt_run run;
+
+				set_run(&run, models[m], recipe);
+				run.layout.fp8_format = format;
+				need(open_engine(&bench, &run, "cpu", NULL));
+				for (int step = 0; step < STEPS; step++) {
+					need(mt_engine_step(bench.engine, &stats));
+					got = stats.loss;
+					if (recipe == MT_FP8_NONE)
+						want[step] = got;
+					else if (!(fabs(got - want[step]) < 3e-2 * want[step]) || got == want[step])
+						fail_msg("%s, recipe %d, format %d, step %d: loss %.6f, in bf16 %.6f",
+							 models[m]->name, recipe, format, step, got, want[step]);
+				}
+				close_engine(&bench);
+				mt_run_free(&run);
+			}
+}
+
+/* A delayed scale is what the greatest values of the last steps say, by the engine's own history. */
+static void scales_follow_the_history(void **state)
+{
+	for (int amax = MT_FP8_AMAX_MAX; amax <= MT_FP8_AMAX_LATEST; amax++) {
+		struct engine_bench bench;
+		struct mt_step_stats stats;
+		struct mt_run run;
+		float *seen;
+
+		set_run(&run, &TINY_LLAMA, MT_FP8_DELAYED);
+		run.layout.fp8_history = 3;
+		run.layout.fp8_amax = amax;
+		run.layout.fp8_margin = 1;
+		need(open_engine(&bench, &run, "cpu", NULL));
+		const struct mt_fp8 *f = &bench.engine->fp8;
+		seen = calloc((size_t)f->tensors * 8, sizeof *seen);
+		for (int64_t step = 0; step < 6; step++) {
+			need(mt_engine_step(bench.engine, &stats));
+			memcpy(seen + step * f->tensors, f->history + step % 3 * f->tensors, (size_t)f->tensors * sizeof *seen);
+			assert_int_equal(f->steps, step + 1);
+			for (int64_t t = 0; t < f->tensors; t++) {
+				float most = 0, first = step >= 2 && amax == MT_FP8_AMAX_MAX ? 2
+							: amax == MT_FP8_AMAX_MAX            ? (float)step
+											     : 0;
+				for (int64_t s = step - (int64_t)first; s <= step; s++)
+					most = fmaxf(most, seen[s * f->tensors + t]);
+				float scale = ((const float *)f->scales)[t], inverse = ((const float *)f->scales)[f->tensors + t];
+				float want = (t % 3 == 2 ? 57344.0f : 448.0f) / most / 2;
+				if (!(most > 0) || scale != want || inverse != 1 / want)
+					fail_msg("step %lld, tensor %lld: scale %g, expected %g (amax %g)", (long long)step,
+						 (long long)t, (double)scale, (double)want, (double)most);
+			}
+		}
+		free(seen);
+		close_engine(&bench);
+		mt_run_free(&run);
+	}
+}
+
+/* Layers that are left out, and weight gradients that are, have no greatest values. */
+static void what_is_left_out_stays_in_its_type(void **state)
+{
+	struct engine_bench bench;
+	struct mt_step_stats stats;
+	struct mt_run run;
+
+	set_run(&run, &TINY_GPT, MT_FP8_DELAYED);
+	run.layout.fp8_skip_first = 1;
+	need(open_engine(&bench, &run, "cpu", NULL));
+	need(mt_engine_step(bench.engine, &stats));
+	for (int64_t t = 0; t < 24; t++) {
+		if (t < 12 ? bench.engine->fp8.history[t] != 0 : !(bench.engine->fp8.history[t] > 0))
+			fail_msg("tensor %lld: greatest value %g", (long long)t, (double)bench.engine->fp8.history[t]);
+	}
+	close_engine(&bench);
+	run.layout.fp8_skip_last = 1;
+	need(open_engine(&bench, &run, "cpu", NULL));
+	need(mt_engine_step(bench.engine, &stats));
+	double loss = stats.loss, norm = stats.grad_norm;
+	close_engine(&bench);
+	run.layout.fp8 = MT_FP8_NONE;
+	need(open_engine(&bench, &run, "cpu", NULL));
+	need(mt_engine_step(bench.engine, &stats));
+	assert_true(stats.loss == loss && stats.grad_norm == norm);
+	close_engine(&bench);
+	mt_run_free(&run);
+}
+
+static void evaluation_changes_no_scale_and_no_bit(void **state)
+{
+	for (int recipe = MT_FP8_DELAYED; recipe <= MT_FP8_CURRENT; recipe++) {
+		struct engine_bench bench, other;
+		struct mt_step_stats stats, same;
+		struct mt_run run;
+		double loss;
+
+		set_run(&run, &TINY_GPT, recipe);
+		need(open_engine(&bench, &run, "cpu", NULL));
+		need(open_engine(&other, &run, "cpu", NULL));
+		for (int step = 0; step < 4; step++) {
+			need(mt_engine_evaluate(bench.engine, bench.dataset, 2, &loss));
+			assert_true(isfinite(loss));
+			need(mt_engine_step(bench.engine, &stats));
+			need(mt_engine_step(other.engine, &same));
+			assert_true(stats.loss == same.loss && stats.grad_norm == same.grad_norm);
+		}
+		close_engine(&bench);
+		close_engine(&other);
+		mt_run_free(&run);
+	}
+}
+
+static void resumed_run_has_the_same_bits(void **state)
+{
+	char directory[] = "/tmp/megatune-fp8-XXXXXX", command[80];
+	struct engine_bench bench, again;
+	struct mt_run run;
+	struct mt_step_stats want[7], got;
+	struct mt_group *world = NULL;
+	struct mt_saver *saver = NULL;
+	int zero = 0;
+
+	assert_non_null(mkdtemp(directory));
+	set_run(&run, &TINY_GPT, MT_FP8_DELAYED);
+	run.layout.fp8_history = 3;
+	need(open_engine(&bench, &run, "cpu", NULL));
+	need(mt_group_create(bench.own, "test", &zero, 1, &world));
+	need(mt_saver_create(
+		&saver, &(struct mt_saver_config){.engine = bench.engine, .world = world, .run = &run, .directory = directory}));
+	for (int step = 0; step < 7; step++) {
+		if (step == 4) {
+			json_t *notes = json_object();
+			need(mt_saver_start(saver, notes));
+			need(mt_saver_finish(saver));
+			json_decref(notes);
+		}
+		need(mt_engine_step(bench.engine, &want[step]));
+	}
+	mt_saver_destroy(saver);
+	mt_group_destroy(world);
+	need(open_engine(&again, &run, "cpu", NULL));
+	char *path = mt_checkpoint_path(directory, 4);
+	need(mt_checkpoint_load(again.engine, path));
+	free(path);
+	for (int step = 4; step < 7; step++) {
+		need(mt_engine_step(again.engine, &got));
+		if (got.loss != want[step].loss || got.grad_norm != want[step].grad_norm)
+			fail_msg("step %d: loss %.9g norm %.9g, without the stop %.9g and %.9g", step, got.loss, got.grad_norm,
+				 want[step].loss, want[step].grad_norm);
+	}
+	close_engine(&bench);
+	close_engine(&again);
+	mt_run_free(&run);
+	snprintf(command, sizeof command, "rm -rf %s", directory);
+	assert_int_equal(system(command), 0);
+}
+
+/* The cpu and the plain device round alike: what differs is the order of sums. */
+static void devices_agree(void **state)
+{
+	for (int m = 0; m < 2; m++) {
+		struct engine_bench fast, plain;
+		struct mt_step_stats a, b;
+		struct mt_run run;
+
+		set_run(&run, models[m], MT_FP8_CURRENT);
+		need(open_engine(&fast, &run, "cpu", NULL));
+		need(open_engine(&plain, &run, "reference", NULL));
+		for (int step = 0; step < 5; step++) {
+			need(mt_engine_step(fast.engine, &a));
+			need(mt_engine_step(plain.engine, &b));
+			if (!(fabs(a.loss - b.loss) < 1e-2 * b.loss) || !(fabs(a.grad_norm - b.grad_norm) < 5e-2 * b.grad_norm))
+				fail_msg("%s step %d: loss %.6f norm %.6f, plain %.6f and %.6f", models[m]->name, step, a.loss,
+					 a.grad_norm, b.loss, b.grad_norm);
+		}
+		close_engine(&fast);
+		close_engine(&plain);
+		mt_run_free(&run);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(losses_follow_those_of_bf16),        cmocka_unit_test(scales_follow_the_history),
+		cmocka_unit_test(what_is_left_out_stays_in_its_type), cmocka_unit_test(evaluation_changes_no_scale_and_no_bit),
+		cmocka_unit_test(resumed_run_has_the_same_bits),      cmocka_unit_test(devices_agree),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

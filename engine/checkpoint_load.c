@@ -43,22 +43,22 @@ out:
 static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, int index, enum mt_state state, void *values)
 {
 	const struct mt_param *p = &e->table.params[index];
-	enum mt_dtype f = mt_grad_dtype(e->dtype);
+	enum mt_dtype f = mt_grad_dtype(e->dtype), stored = mt_state_dtype(e, state);
 	struct mt_state_run run;
 	struct mt_piece piece;
-	size_t bytes;
 	void *to;
 
 	mt_state_find(e, index, &run);
 	to = mt_state_at(e, index, &run, state);
 	if (!to || run.count == 0)
 		return MT_OK;
-	bytes = (size_t)run.count * mt_dtype_bytes(f);
-	memset(values, 0, bytes);
+	memset(values, 0, (size_t)run.count * mt_dtype_bytes(f));
 	mt_state_piece(e, index, run.first, run.count, &piece);
 	if (mt_checkpoint_has(c, p->name, state))
 		MT_TRY(mt_checkpoint_read(c, p->name, state, &piece, f, values));
-	MT_TRY(mt_device_upload(e->device, e->compute, to, values, bytes));
+	if (stored != f) /* in place: the narrow ones lie before what is still to be read */
+		round_to(stored, f, values, values, run.count);
+	MT_TRY(mt_device_upload(e->device, e->compute, to, values, (size_t)run.count * mt_dtype_bytes(stored)));
 	return mt_stream_synchronize(e->compute);
 }
 

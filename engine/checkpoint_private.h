@@ -12,6 +12,8 @@ struct mt_state_run {
 };
 
 void mt_state_find(const struct mt_engine *e, int index, struct mt_state_run *run);
+/* The type that a state is kept and written in. */
+enum mt_dtype mt_state_dtype(const struct mt_engine *e, enum mt_state state);
 /* Their address on the device; NULL when the optimizer has no such state. */
 void *mt_state_at(const struct mt_engine *e, int index, const struct mt_state_run *run, enum mt_state state);
 /* Local elements of a parameter in global terms, without padding. */

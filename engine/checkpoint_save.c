@@ -47,9 +47,11 @@ struct mt_saver {
 	char message[512]; /* of a failure in the thread */
 };
 
-static enum mt_stored stored_type(const struct mt_engine *e)
+static enum mt_stored stored_type(const struct mt_engine *e, int state)
 {
-	return mt_grad_dtype(e->dtype) == MT_F64 ? MT_STORED_F64 : MT_STORED_F32;
+	enum mt_dtype dtype = mt_state_dtype(e, (enum mt_state)state);
+
+	return dtype == MT_F64 ? MT_STORED_F64 : dtype == MT_BF16 ? MT_STORED_BF16 : MT_STORED_F32;
 }
 
 /* Whole rows keep their shape; a piece that begins or ends within one is a vector. */
@@ -80,7 +82,7 @@ static enum mt_status add_part(struct mt_saver *s, int index)
 
 		if (!mt_state_at(e, index, &part->run, (enum mt_state)state))
 			continue;
-		shape_tensor(t, &part->piece, stored_type(e));
+		shape_tensor(t, &part->piece, stored_type(e, state));
 		t->name = state == MT_STATE_WEIGHT ? mt_string("%s", name)
 						   : mt_string("%s.%s", name, mt_state_name((enum mt_state)state));
 		if (!t->name)

@@ -25,14 +25,21 @@ void mt_state_find(const struct mt_engine *e, int index, struct mt_state_run *ru
 	}
 }
 
+enum mt_dtype mt_state_dtype(const struct mt_engine *e, enum mt_state state)
+{
+	if (state == MT_STATE_MOMENT1)
+		return mt_moment_dtype(e, e->layout->moment1_dtype);
+	return state == MT_STATE_MOMENT2 ? mt_moment_dtype(e, e->layout->moment2_dtype) : mt_grad_dtype(e->dtype);
+}
+
 void *mt_state_at(const struct mt_engine *e, int index, const struct mt_state_run *run, enum mt_state state)
 {
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
 
 	if (state == MT_STATE_MOMENT1)
-		return at_element(e->moment1, run->place, f);
+		return at_element(e->moment1, run->place, mt_state_dtype(e, state));
 	if (state == MT_STATE_MOMENT2)
-		return run->place2 < 0 ? NULL : at_element(e->moment2, run->place2, f);
+		return run->place2 < 0 ? NULL : at_element(e->moment2, run->place2, mt_state_dtype(e, state));
 	if (e->master)
 		return at_element(e->master, run->place, f);
 	return mt_shard_param(e, e->table.params[index].bucket, e->table.params[index].offset + run->first);

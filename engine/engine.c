@@ -125,9 +125,11 @@ static enum mt_status make_buffers(struct mt_engine *e)
 	if (mt_dtype_is_half(e->dtype))
 		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->master));
 	if (e->config.run->train.optimizer != MT_SGD || e->config.run->train.momentum > 0)
-		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, f, &e->moment1));
+		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->shard_elements, mt_moment_dtype(e, e->layout->moment1_dtype),
+				       &e->moment1));
 	if (e->moment2_elements > 0)
-		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->moment2_elements, f, &e->moment2));
+		MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, e->moment2_elements, mt_moment_dtype(e, e->layout->moment2_dtype),
+				       &e->moment2));
 	MT_TRY(mt_muon_create(e));
 	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 4, MT_F64, &e->numbers));
 	if (e->last)

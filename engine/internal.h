@@ -130,9 +130,10 @@ struct mt_engine {
 	void *param_flat; /* dtype (param_elements): what is kept of each bucket */
 	void *grad_flat;  /* f32 (grad_elements) */
 	int64_t param_elements, grad_elements;
-	int scattered_last;               /* bucket of the reduction that was started last; -1: none of this step */
-	void *master, *moment1, *moment2; /* f32, by bucket shard; NULL: none. master: parameters that are f32 are their own */
-	struct mt_segment *segments;      /* owned, in bucket order */
+	int scattered_last; /* bucket of the reduction that was started last; -1: none of this step */
+	void *master, *moment1,
+		*moment2; /* f32, moments f32 or bf16, by bucket shard; NULL: none. master: parameters that are f32 are their own */
+	struct mt_segment *segments; /* owned, in bucket order */
 	int segment_count;
 	struct mt_op *updates;  /* owned: one a segment */
 	int64_t shard_elements; /* of the optimizer's buffers */
@@ -167,6 +168,12 @@ struct mt_engine {
 static inline enum mt_dtype mt_grad_dtype(enum mt_dtype dtype)
 {
 	return dtype == MT_F64 ? MT_F64 : MT_F32;
+}
+
+/* Of AdamW's moments. */
+static inline enum mt_dtype mt_moment_dtype(const struct mt_engine *e, int choice)
+{
+	return choice == MT_BF16 ? MT_BF16 : mt_grad_dtype(e->dtype);
 }
 
 /* memory.c */

@@ -19,6 +19,7 @@ static const char *const contexts[] = {[MT_CONTEXT_RING] = "ring",
 static const char *const documents[] = {[MT_DOCUMENTS_JOINED] = "joined", [MT_DOCUMENTS_APART] = "apart", NULL};
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", [MT_F16] = "f16", NULL};
 
+static const char *const moments[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", NULL};
 static const char *const recipes[] = {"none", "delayed", "current", NULL};
 static const char *const formats[] = {[MT_FP8_OFF] = "off", [MT_FP8_HYBRID] = "hybrid", [MT_FP8_E4M3] = "e4m3", NULL};
 static const char *const amaxes[] = {"max", "latest", NULL};
@@ -73,6 +74,9 @@ static const struct mt_option options[] = {
 	CHOICE(schedule, "1f1b", schedules,
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
+	CHOICE(moment1_dtype, "f32", moments, "element type of the optimizer's first moment"),
+	CHOICE(moment2_dtype, "f32", moments,
+	       "element type of the optimizer's second moment; in bf16 beta2 above 0.99 stands still"),
 	CHOICE(fp8, "none", recipes,
 	       "products of the layers in 8 bits, scaled by the greatest values of the last steps (delayed) or of the tensor "
 	       "itself "
@@ -205,6 +209,10 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)
 		append(buf, dtypes[layout->dtype], -1);
+	if (layout->moment1_dtype != MT_F32)
+		append(buf, "m-bf16", -1);
+	if (layout->moment2_dtype != MT_F32)
+		append(buf, "v-bf16", -1);
 	if (layout->fp8 != MT_FP8_NONE)
 		append(buf, layout->fp8 == MT_FP8_DELAYED ? "fp8" : "fp8-current", -1);
 	if (layout->fp8 != MT_FP8_NONE && layout->fp8_format == MT_FP8_E4M3)

@@ -41,10 +41,11 @@ struct mt_layout {
 	int recompute;                     /* enum mt_recompute */
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;
-	int64_t recompute_layers; /* the first layers of each model chunk that recompute; 0: all */
-	int64_t offload_layers;   /* the first layers of each model chunk whose activations wait in host memory */
-	int schedule;             /* enum mt_schedule */
-	int dtype;                /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
+	int64_t recompute_layers;         /* the first layers of each model chunk that recompute; 0: all */
+	int64_t offload_layers;           /* the first layers of each model chunk whose activations wait in host memory */
+	int schedule;                     /* enum mt_schedule */
+	int dtype;                        /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
+	int moment1_dtype, moment2_dtype; /* enum mt_dtype of AdamW's moments: f32 or bf16 */
 	/* products of the layers in 8 bits, see engine/fp8.c */
 	int fp8, fp8_format, fp8_amax;         /* enum mt_fp8_recipe, enum mt_fp8_format, enum mt_fp8_amax */
 	int64_t fp8_history, fp8_margin;       /* steps that a delayed scale looks back; scales are divided by 2^margin */

@@ -94,8 +94,10 @@ static struct mt_op adamw_of(struct mt_engine *e, const struct mt_segment *s, co
 				     .grad_scale = rates->grad_scale,
 				     .grad = mt_shard_grad(e, s->bucket, s->offset),
 				     .master = e->master ? offset_of(e->master, s->shard_offset, f) : param,
-				     .m = offset_of(e->moment1, s->shard_offset, f),
-				     .v = offset_of(e->moment2, s->moment2_offset, f),
+				     .m = offset_of(e->moment1, s->shard_offset, mt_moment_dtype(e, e->layout->moment1_dtype)),
+				     .v = offset_of(e->moment2, s->moment2_offset, mt_moment_dtype(e, e->layout->moment2_dtype)),
+				     .m_dtype = (enum mt_dtype)e->layout->moment1_dtype,
+				     .v_dtype = (enum mt_dtype)e->layout->moment2_dtype,
 				     .param = param};
 	return op;
 }

@@ -120,7 +120,6 @@ static enum mt_status copy_master(struct mt_engine *e, int64_t first, int64_t en
 
 enum mt_status mt_initialize(struct mt_engine *e)
 {
-	enum mt_dtype f = mt_grad_dtype(e->dtype);
 	enum mt_status st = MT_OK;
 	float *values = malloc(CHUNK * sizeof *values);
 	void *staging = malloc(CHUNK * sizeof(double));
@@ -130,8 +129,8 @@ enum mt_status mt_initialize(struct mt_engine *e)
 		goto out;
 	}
 	MT_GOTO(out, fill_zero(e, e->param_flat, e->param_elements, e->dtype));
-	MT_GOTO(out, fill_zero(e, e->moment1, e->shard_elements, f));
-	MT_GOTO(out, fill_zero(e, e->moment2, e->moment2_elements, f));
+	MT_GOTO(out, fill_zero(e, e->moment1, e->shard_elements, mt_moment_dtype(e, e->layout->moment1_dtype)));
+	MT_GOTO(out, fill_zero(e, e->moment2, e->moment2_elements, mt_moment_dtype(e, e->layout->moment2_dtype)));
 	for (int i = 0; i < e->table.count && e->device->info.executes; i++)
 		MT_GOTO(out, initialize_param(e, i, values, staging));
 	MT_GOTO(out, copy_master(e, 0, e->table.elements));

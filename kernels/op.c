@@ -117,7 +117,7 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 		SET(op->sumsq.count);
 		return;
 	case MT_OP_ADAMW:
-		SET(op->adamw.count);
+		SET(op->adamw.count, op->adamw.m_dtype, op->adamw.v_dtype);
 		return;
 	case MT_OP_SGD:
 		SET(op->sgd.count, op->sgd.m != NULL);
@@ -251,9 +251,12 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 			 d[5] ? "+amax" : "");
 		first_flag = window;
 		break;
+	case MT_OP_ADAMW:
+		first_flag = d[1] == MT_BF16 ? "+m-bf16" : "";
+		second_flag = d[2] == MT_BF16 ? "+v-bf16" : "";
+		break;
 	case MT_OP_FILL:
 	case MT_OP_SUMSQ:
-	case MT_OP_ADAMW:
 	case MT_OP_FP8_SCALE:
 	case MT_OP_KIND_COUNT:
 		break;

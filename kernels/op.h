@@ -224,12 +224,14 @@ struct mt_sumsq {
  *   g = grad * grad_scale;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2
  *   master -= lr * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + decay * master )
  *   param (op dtype) = master     (param may be the same pointer as master when dtype is f32)
- * master, m, v, grad f32. step counts from 1. */
+ * master, grad f32; m and v f32, or bf16 where m_dtype and v_dtype say so: they are used as computed and rounded where they are
+ * stored. step counts from 1. */
 struct mt_adamw {
 	int64_t count, step;
 	double lr, beta1, beta2, eps, decay, grad_scale;
 	const void *grad;
 	void *master, *m, *v, *param;
+	enum mt_dtype m_dtype, v_dtype; /* MT_F32 (f64 beside MT_F64) or MT_BF16 */
 };
 
 /* SGD with momentum on `count` consecutive parameters (Sutskever et al. 2013), decay added to the gradient as PyTorch does:
@@ -294,7 +296,7 @@ struct mt_op {
  *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
- *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count
+ *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count, m_dtype, v_dtype
  *   SGD count, momentum?                   COMBINE count, b?
  *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax? */
 #define MT_OP_DIMS 8

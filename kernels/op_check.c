@@ -92,6 +92,13 @@ static const char *check_linear(const struct mt_linear *l)
 	return (unsigned)l->fp8 > MT_FP8_E4M3 ? "fp8 must be off, hybrid or e4m3" : NULL;
 }
 
+static const char *check_adamw(const struct mt_adamw *a)
+{
+	if (a->count < 0 || a->step < 1)
+		return "count must not be negative and step counts from 1";
+	return (unsigned)a->m_dtype > MT_BF16 || (unsigned)a->v_dtype > MT_BF16 ? "m and v must be f32 or bf16" : NULL;
+}
+
 static const char *check_quantize(const struct mt_quantize *q, enum mt_op_kind kind)
 {
 	if (q->rows < 0 || q->cols < 1)
@@ -135,7 +142,7 @@ static const char *check_shape(const struct mt_op *op)
 	case MT_OP_SUMSQ:
 		return op->sumsq.count < 0 ? "count must not be negative" : NULL;
 	case MT_OP_ADAMW:
-		return op->adamw.count < 0 || op->adamw.step < 1 ? "count must not be negative and step counts from 1" : NULL;
+		return check_adamw(&op->adamw);
 	case MT_OP_SGD:
 		return op->sgd.count < 0 ? "count must not be negative" : NULL;
 	case MT_OP_COMBINE:

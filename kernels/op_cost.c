@@ -127,7 +127,7 @@ double mt_op_key_bytes(const struct mt_op_key *key)
 	case MT_OP_SUMSQ:
 		return s * d0 + 16;
 	case MT_OP_ADAMW:
-		return (7 * s + a) * d0;
+		return (3 * s + a + 2 * (d[1] == MT_BF16 ? 2 : s) + 2 * (d[2] == MT_BF16 ? 2 : s)) * d0;
 	case MT_OP_SGD:
 		return ((d[1] ? 5 : 3) * s + a) * d0;
 	case MT_OP_COMBINE:

@@ -41,6 +41,7 @@ static const unsigned FLAG_DIMS[MT_OP_KIND_COUNT] = {
 	[MT_OP_FILL] = 1u << 1,
 	[MT_OP_SGD] = 1u << 1,
 	[MT_OP_COMBINE] = 1u << 1,
+	[MT_OP_ADAMW] = 1u << 1 | 1u << 2,
 	[MT_OP_QUANTIZE] = 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5,
 };
 

@@ -207,12 +207,20 @@ static void sumsq(const int64_t *d, struct operands *to)
 
 static void adamw(const int64_t *d, struct operands *to)
 {
-	to->op.adamw = (struct mt_adamw){
-		.count = d[0], .step = 10, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .grad_scale = 1};
+	to->op.adamw = (struct mt_adamw){.count = d[0],
+					 .step = 10,
+					 .lr = 1e-4,
+					 .beta1 = 0.9,
+					 .beta2 = 0.95,
+					 .eps = 1e-8,
+					 .decay = 0.1,
+					 .grad_scale = 1,
+					 .m_dtype = (enum mt_dtype)d[1],
+					 .v_dtype = (enum mt_dtype)d[2]};
 	add(to, FIELD(adamw.grad), d[0], wide(to), OPERAND_NORMAL, true);
 	add(to, FIELD(adamw.master), d[0], wide(to), OPERAND_NORMAL, true);
-	add(to, FIELD(adamw.m), d[0], wide(to), OPERAND_NORMAL, true);
-	add(to, FIELD(adamw.v), d[0], wide(to), OPERAND_ONE, true);
+	add(to, FIELD(adamw.m), d[0], d[1] == MT_BF16 ? MT_BF16 : wide(to), OPERAND_NORMAL, true);
+	add(to, FIELD(adamw.v), d[0], d[2] == MT_BF16 ? MT_BF16 : wide(to), OPERAND_ONE, true);
 	add(to, FIELD(adamw.param), d[0], to->op.dtype, OPERAND_NORMAL, true);
 }
 

@@ -20,7 +20,7 @@ struct counts {
 	int passed, failed, skipped;
 };
 
-static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, int fp8)
+static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, int fp8, enum mt_dtype moments)
 {
 	mt_run_default(run);
 	if (mt_model_load(&run->model, model) != MT_OK) {
@@ -32,6 +32,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.mbs = 1;
 	run->layout.dtype = dtype;
 	run->layout.fp8 = fp8;
+	run->layout.moment1_dtype = run->layout.moment2_dtype = moments;
 	run->layout.threads = 1;
 	run->layout.bucket_bytes = 64 << 10; /* several buckets */
 	run->train.steps = STEPS;
@@ -154,10 +155,11 @@ static const struct {
 	enum mt_dtype dtype;
 	int every; /* of its layouts of tp, pp and dp one in so many */
 	int fp8;   /* enum mt_fp8_recipe */
-} cases[] = {{"gpt-tiny", MT_F32, 1, MT_FP8_NONE},       {"llama-tiny", MT_F32, 1, MT_FP8_NONE},
-	     {"gpt-tiny", MT_BF16, 1, MT_FP8_NONE},      {"gpt-tiny", MT_F16, 3, MT_FP8_NONE},
-	     {"llama-tiny", MT_F16, 4, MT_FP8_NONE},     {"gpt-tiny", MT_BF16, 5, MT_FP8_CURRENT},
-	     {"llama-tiny", MT_BF16, 5, MT_FP8_DELAYED}, {"llama-tiny", MT_BF16, 1, MT_FP8_NONE}};
+	enum mt_dtype moments;
+} cases[] = {{"gpt-tiny", MT_F32, 1, MT_FP8_NONE, MT_F32},        {"llama-tiny", MT_F32, 1, MT_FP8_NONE, MT_F32},
+	     {"gpt-tiny", MT_BF16, 1, MT_FP8_NONE, MT_F32},       {"gpt-tiny", MT_F16, 3, MT_FP8_NONE, MT_F32},
+	     {"llama-tiny", MT_F16, 4, MT_FP8_NONE, MT_BF16},     {"gpt-tiny", MT_BF16, 5, MT_FP8_CURRENT, MT_F32},
+	     {"llama-tiny", MT_BF16, 5, MT_FP8_DELAYED, MT_BF16}, {"llama-tiny", MT_BF16, 1, MT_FP8_NONE, MT_F32}};
 
 enum { CASES = sizeof cases / sizeof cases[0] };
 
@@ -178,7 +180,7 @@ static enum mt_status train_alone(struct mt_fabric *fabric, double expected[CASE
 
 		if (i % size != rank)
 			continue;
-		set_run(&run, cases[i].model, cases[i].dtype, cases[i].fp8);
+		set_run(&run, cases[i].model, cases[i].dtype, cases[i].fp8, cases[i].moments);
 		st = train(&run, alone, "reference", expected[i]);
 		mt_run_free(&run);
 		if (st != MT_OK)
@@ -279,7 +281,7 @@ static void run_case(struct counts *counts, struct mt_fabric *fabric, int which,
 	struct mt_run run;
 	int index = 0;
 
-	set_run(&run, cases[which].model, cases[which].dtype, cases[which].fp8);
+	set_run(&run, cases[which].model, cases[which].dtype, cases[which].fp8, cases[which].moments);
 	if (mt_fabric_rank(fabric) == 0 && !(expected[STEPS - 1] < expected[0]))
 		tell(counts, false, &run, "the loss of one rank does not fall");
 	for (int tp = 1; tp <= 8; tp *= 2) {

@@ -256,6 +256,12 @@ EDIT(selective_nothing, l->recompute = MT_RECOMPUTE_SELECTIVE, l->recompute_acti
 EDIT(offload_less, l->offload_layers = -1)
 EDIT(schedule_5, l->schedule = 5)
 EDIT(dtype_i32, l->dtype = MT_I32)
+EDIT(moments_i32, l->moment1_dtype = MT_I32)
+EDIT(fp8_in_f32, l->fp8 = MT_FP8_DELAYED)
+EDIT(fp8_unknown, l->fp8 = MT_FP8_DELAYED, l->dtype = MT_BF16, l->fp8_format = 5)
+EDIT(fp8_ffn_250, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_F16, m->ffn = 250)
+EDIT(fp8_rows_63, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_BF16, l->seq = 63)
+EDIT(fp8_no_history, l->fp8 = MT_FP8_DELAYED, l->dtype = MT_BF16, l->fp8_history = 0)
 EDIT(threads_less, l->threads = -1)
 EDIT(bucket_less, l->bucket_bytes = -1)
 
@@ -299,6 +305,12 @@ static const struct breaker breakers[] = {
 	{"zb_h1_has_one_chunk", h1_chunks},
 	{"zb_v_has_two_chunks", v_one},
 	{"dtype_is_real", dtype_i32},
+	{"moments_are_f32_or_bf16", moments_i32},
+	{"fp8_needs_half", fp8_in_f32},
+	{"fp8_format_is_known", fp8_unknown},
+	{"fp8_widths_are_multiples_of_16", fp8_ffn_250},
+	{"fp8_rows_are_a_multiple_of_16", fp8_rows_63},
+	{"fp8_history_at_least_one", fp8_no_history},
 	{"threads_not_negative", threads_less},
 	{"bucket_bytes_not_negative", bucket_less},
 };

@@ -241,6 +241,7 @@ static void resumed_run_has_the_same_scales_and_losses(void **state)
 	run.train.loss_scale_initial = 1e12;
 	run.train.loss_scale_backoff = 1e-4;
 	run.train.loss_scale_window = 2;
+	run.layout.moment1_dtype = run.layout.moment2_dtype = MT_BF16;
 	need(open_engine(&bench, &run, "cpu", NULL));
 	need(mt_group_create(bench.own, "test", &zero, 1, &world));
 	need(mt_saver_create(

@@ -1,6 +1,8 @@
-/* fp8 on the host devices: roundings of the cpu device are the reference device's bit for bit on every instruction set; products
- * equal the same products of the numbers that the codes stand for, and on every device within the rounding of their sums. */
+/* fp8, and moments in bf16, on the host devices: roundings of the cpu device are the reference device's bit for bit on every
+ * instruction set; products equal the same products of the numbers that the codes stand for, and on every device within the
+ * rounding of their sums. */
 #include "tests/kernels_fp8.h"
+#include "tests/kernels_moments.h"
 
 static struct mt_device *open_reference(void)
 {
@@ -124,6 +126,20 @@ static void products_are_those_of_the_codes_values(void **state)
 	}
 }
 
+static void moments_in_bf16_are_those_of_f32_rounded(void **state)
+{
+	struct mt_device *reference = open_reference();
+	moments_check(reference, "reference");
+	mt_device_destroy(reference);
+	for (size_t l = 0; l < sizeof levels / sizeof *levels; l++) {
+		struct mt_device *cpu = open_cpu(levels[l], 2);
+		if (!cpu)
+			continue;
+		moments_check(cpu, levels[l]);
+		mt_device_destroy(cpu);
+	}
+}
+
 static void bad_types_and_formats_are_refused(void **state)
 {
 	struct mt_device *reference = open_reference();
@@ -143,6 +159,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(roundings_are_the_references_bits),
 		cmocka_unit_test(products_are_those_of_the_codes_values),
+		cmocka_unit_test(moments_in_bf16_are_those_of_f32_rounded),
 		cmocka_unit_test(bad_types_and_formats_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

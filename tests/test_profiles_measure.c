@@ -46,6 +46,14 @@ static const struct mt_op_key KEYS[] = {
 	{MT_OP_SGD, MT_F32, {1000, 0}},
 	{MT_OP_COMBINE, MT_F32, {1000, 1}},
 	{MT_OP_COMBINE, MT_F32, {1000, 0}},
+	{MT_OP_ADAMW, MT_F16, {1000, MT_BF16, MT_BF16}},
+	{MT_OP_LINEAR, MT_BF16, {32, 16, 48, 1, 1}},
+	{MT_OP_LINEAR_DGRAD, MT_F16, {32, 16, 48, 0, 2}},
+	{MT_OP_LINEAR_WGRAD, MT_BF16, {32, 16, 48, 0, 1}},
+	{MT_OP_AMAX, MT_BF16, {10, 32}},
+	{MT_OP_FP8_SCALE, MT_F32, {12}},
+	{MT_OP_QUANTIZE, MT_BF16, {10, 32, MT_E4M3, 1, 1, 1}},
+	{MT_OP_QUANTIZE, MT_F32, {10, 32, MT_E5M2, 0, 1, 0}},
 };
 #define KEY_COUNT ((int)(sizeof KEYS / sizeof KEYS[0]))
 

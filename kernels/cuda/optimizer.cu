@@ -61,8 +61,8 @@ enum mt_status mt_cuda_sumsq(struct mt_cuda_launch *launch, const struct mt_op *
 
 struct adamw_tensor {
 	const float *grad;
-	float *master, *m, *v;
-	void *param;
+	float *master;
+	void *m, *v, *param;
 	int64_t count;
 	float lr, decay;
 	int first_block;
@@ -72,8 +72,40 @@ struct adamw_tensor {
 struct adamw_table {
 	struct adamw_tensor tensors[MOST_TENSORS];
 	int count;
+	bool m_half, v_half; /* in bf16 */
 	float beta1, one_less_beta1, beta2, one_less_beta2, unbias_m, unbias_v, eps, grad_scale;
 };
+
+/* Moments are f32 or bf16; four of the latter are 8 bytes. */
+template <int N> __device__ __forceinline__ void load_moments(const void *p, bool half, int64_t i, int64_t count, float (&x)[N])
+{
+	if (!half) {
+		load_values<float, N>(static_cast<const float *>(p) + i, count, x);
+	} else if (N == 4 && count >= N) {
+		const uint2 words = read<uint2>(static_cast<const __nv_bfloat16 *>(p) + i);
+		x[0] = __uint_as_float(words.x << 16), x[1 % N] = __uint_as_float(words.x & 0xffff0000u);
+		x[2 % N] = __uint_as_float(words.y << 16), x[3 % N] = __uint_as_float(words.y & 0xffff0000u);
+	} else {
+#pragma unroll
+		for (int n = 0; n < N; n++)
+			x[n] = n < count ? to_f32(static_cast<const __nv_bfloat16 *>(p)[i + n]) : 0.0f;
+	}
+}
+
+template <int N> __device__ __forceinline__ void store_moments(void *p, bool half, int64_t i, int64_t count, const float (&x)[N])
+{
+	if (!half) {
+		store_values<float, N>(static_cast<float *>(p) + i, count, x);
+	} else if (N == 4 && count >= N) {
+		write(static_cast<__nv_bfloat16 *>(p) + i,
+		      make_uint2(rounded_pair<__nv_bfloat16>(x[0], x[1 % N]), rounded_pair<__nv_bfloat16>(x[2 % N], x[3 % N])));
+	} else {
+#pragma unroll
+		for (int n = 0; n < N; n++)
+			if (n < count)
+				static_cast<__nv_bfloat16 *>(p)[i + n] = from_f32<__nv_bfloat16>(x[n]);
+	}
+}
 
 template <typename T, int N>
 __device__ __forceinline__ void adamw_update(const struct adamw_table &table, const struct adamw_tensor &t, int64_t i)
@@ -81,8 +113,8 @@ __device__ __forceinline__ void adamw_update(const struct adamw_table &table, co
 	float g[N], master[N], m[N], v[N];
 	load_values<float, N>(t.grad + i, t.count - i, g);
 	load_values<float, N>(t.master + i, t.count - i, master);
-	load_values<float, N>(t.m + i, t.count - i, m);
-	load_values<float, N>(t.v + i, t.count - i, v);
+	load_moments<N>(t.m, table.m_half, i, t.count - i, m);
+	load_moments<N>(t.v, table.v_half, i, t.count - i, v);
 #pragma unroll
 	for (int n = 0; n < N; n++) {
 		g[n] *= table.grad_scale;
@@ -91,8 +123,8 @@ __device__ __forceinline__ void adamw_update(const struct adamw_table &table, co
 		const float step = m[n] * table.unbias_m / (sqrtf(v[n] * table.unbias_v) + table.eps);
 		master[n] -= t.lr * (step + t.decay * master[n]);
 	}
-	store_values<float, N>(t.m + i, t.count - i, m);
-	store_values<float, N>(t.v + i, t.count - i, v);
+	store_moments<N>(t.m, table.m_half, i, t.count - i, m);
+	store_moments<N>(t.v, table.v_half, i, t.count - i, v);
 	store_values<float, N>(t.master + i, t.count - i, master);
 	T *param = static_cast<T *>(t.param) + i;
 	if constexpr (sizeof(T) == 4) {
@@ -138,7 +170,7 @@ static bool together(const struct mt_op *a, const struct mt_op *b)
 {
 	const struct mt_adamw *x = &a->adamw, *y = &b->adamw;
 	return a->dtype == b->dtype && x->step == y->step && x->beta1 == y->beta1 && x->beta2 == y->beta2 && x->eps == y->eps &&
-	       x->grad_scale == y->grad_scale;
+	       x->grad_scale == y->grad_scale && x->m_dtype == y->m_dtype && x->v_dtype == y->v_dtype;
 }
 
 static struct adamw_tensor tensor_from(const struct mt_op *op, int first_block)
@@ -146,7 +178,7 @@ static struct adamw_tensor tensor_from(const struct mt_op *op, int first_block)
 	const struct mt_adamw *a = &op->adamw;
 	struct adamw_tensor t;
 	t.grad = static_cast<const float *>(a->grad);
-	t.master = static_cast<float *>(a->master), t.m = static_cast<float *>(a->m), t.v = static_cast<float *>(a->v);
+	t.master = static_cast<float *>(a->master), t.m = a->m, t.v = a->v;
 	t.param = a->param, t.count = a->count;
 	t.lr = (float)a->lr, t.decay = (float)a->decay;
 	t.first_block = first_block;
@@ -161,6 +193,7 @@ static void set_hyperparameters(struct adamw_table *table, const struct mt_adamw
 	table->beta2 = (float)a->beta2, table->one_less_beta2 = (float)(1 - a->beta2);
 	table->unbias_m = (float)(1 / (1 - pow(a->beta1, (double)a->step)));
 	table->unbias_v = (float)(1 / (1 - pow(a->beta2, (double)a->step)));
+	table->m_half = a->m_dtype == MT_BF16, table->v_half = a->v_dtype == MT_BF16;
 	table->eps = (float)a->eps, table->grad_scale = (float)a->grad_scale;
 }
 

@@ -3,7 +3,7 @@
  *                   master -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + decay master)
  *                   param = master in dtype; param may be master when they are of one type
  *            sgd, combine: the formulas of op.h
- * grad, master, m, v f32. adamw moves 7 f32 and a param each: bandwidth-bound.
+ * grad, master f32, m, v f32 or bf16. adamw moves 7 f32 and a param each: bandwidth-bound.
  * Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2. */
 #include "kernels/reference/reference.h"
 
@@ -21,15 +21,15 @@ enum mt_status mt_reference_sumsq(const struct mt_op *op)
 enum mt_status mt_reference_adamw(const struct mt_op *op)
 {
 	const struct mt_adamw *a = &op->adamw;
-	enum mt_dtype w = wide(op);
+	enum mt_dtype w = wide(op), m_type = a->m_dtype == MT_BF16 ? MT_BF16 : w, v_type = a->v_dtype == MT_BF16 ? MT_BF16 : w;
 	double unbias_m = 1 / (1 - pow(a->beta1, (double)a->step)), unbias_v = 1 / (1 - pow(a->beta2, (double)a->step));
 	for (int64_t i = 0; i < a->count; i++) {
 		double g = load(w, a->grad, i) * a->grad_scale, master = load(w, a->master, i);
-		double m = a->beta1 * load(w, a->m, i) + (1 - a->beta1) * g;
-		double v = a->beta2 * load(w, a->v, i) + (1 - a->beta2) * g * g;
+		double m = a->beta1 * load(m_type, a->m, i) + (1 - a->beta1) * g;
+		double v = a->beta2 * load(v_type, a->v, i) + (1 - a->beta2) * g * g;
 		master -= a->lr * (m * unbias_m / (sqrt(v * unbias_v) + a->eps) + a->decay * master);
-		store(w, a->m, i, m);
-		store(w, a->v, i, v);
+		store(m_type, a->m, i, m);
+		store(v_type, a->v, i, v);
 		store(w, a->master, i, master);
 		store(op->dtype, a->param, i, load(w, a->master, i));
 	}

@@ -343,8 +343,8 @@ enum mt_status mt_fp8_open(struct mt_engine *e)
 	if (!f->product_of || !f->history || !f->host || !f->found)
 		return mt_fail(MT_NOMEM, "no memory for the scales of %lld tensors in fp8", (long long)f->tensors);
 	map_products(e);
-	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, f->tensors, MT_F32, &f->amax));
-	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 2 * f->tensors, MT_F32, &f->scales));
+	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, f->tensors, MT_F32, &f->amax));
+	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, 2 * f->tensors, MT_F32, &f->scales));
 	for (int64_t t = 0; t < f->tensors; t++)
 		f->host[f->tensors + t] = 1;
 	MT_TRY(clear(e, f->amax, f->tensors));

@@ -20,7 +20,7 @@ static const char *const documents[] = {[MT_DOCUMENTS_JOINED] = "joined", [MT_DO
 static const char *const dtypes[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", [MT_F64] = "f64", [MT_F16] = "f16", NULL};
 
 static const char *const moments[] = {[MT_F32] = "f32", [MT_BF16] = "bf16", NULL};
-static const char *const recipes[] = {"none", "delayed", "current", NULL};
+const char *const mt_fp8_recipes[] = {"none", "delayed", "current", NULL};
 static const char *const formats[] = {[MT_FP8_OFF] = "off", [MT_FP8_HYBRID] = "hybrid", [MT_FP8_E4M3] = "e4m3", NULL};
 static const char *const amaxes[] = {"max", "latest", NULL};
 
@@ -77,7 +77,7 @@ static const struct mt_option options[] = {
 	CHOICE(moment1_dtype, "f32", moments, "element type of the optimizer's first moment"),
 	CHOICE(moment2_dtype, "f32", moments,
 	       "element type of the optimizer's second moment; in bf16 beta2 above 0.99 stands still"),
-	CHOICE(fp8, "none", recipes,
+	CHOICE(fp8, "none", mt_fp8_recipes,
 	       "products of the layers in 8 bits, scaled by the greatest values of the last steps (delayed) or of the tensor "
 	       "itself "
 	       "(current)"),

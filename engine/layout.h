@@ -102,6 +102,7 @@ int mt_layout_head_stage(const struct mt_layout *layout);
 const char *mt_layout_recompute_name(const struct mt_layout *layout);
 const char *mt_layout_context_name(const struct mt_layout *layout); /* "ring", "hybrid" */
 const char *mt_layout_schedule_name(const struct mt_layout *layout);
+extern const char *const mt_fp8_recipes[]; /* "none", "delayed", "current", NULL: by enum mt_fp8_recipe */
 
 /* Layers of a virtual stage (0 .. pp*vp-1): first and count. Those that first_layers and last_layers leave are spread evenly; a
  * remainder goes one each to the middle first (the ends hold embedding and head). */

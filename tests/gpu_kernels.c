@@ -5,6 +5,7 @@
  * operand is tried aligned and one element past an address that is aligned, and each problem twice: the same bits are asked for.
  * The bounds are the operands' own (tests/kernels_operands.h), relative to the value and to the root of the mean square of all; in
  * f32 twice that, as a GPU adds in longer chains. The last test is that no operation was left out. */
+#include "tests/kernels_fp8.h"
 #include "tests/kernels_products.h"
 
 #include "tests/gpu_device.h"
@@ -261,6 +262,30 @@ static void moves(void)
 	}
 }
 
+static void roundings_to_fp8(void)
+{
+	if (type == MT_F32) /* the sizes go through all types */
+		fp8_check_sizes(tested, reference, tested->info.kind);
+	fp8_check(tested, reference, tested->info.kind, type, few ? 70 : 1000, 768, 0, true);
+	fp8_check_scales(tested, reference, tested->info.kind);
+	seen[type][MT_OP_AMAX] = seen[type][MT_OP_FP8_SCALE] = seen[type][MT_OP_QUANTIZE] = true;
+}
+
+/* GPUs before sm_89 have none; in f32 nobody asks for them. */
+static void products_in_fp8(void)
+{
+	if (type == MT_F32)
+		return;
+	for (int kind = MT_OP_LINEAR; kind <= MT_OP_LINEAR_WGRAD; kind++)
+		for (int format = MT_FP8_HYBRID; format <= MT_FP8_E4M3; format++) {
+			if (!fp8_check_product(tested, tested->info.kind, (enum mt_op_kind)kind, format, type, 64, 96, 32)) {
+				print_message("%s\n", mt_error_message());
+				skip();
+			}
+			fp8_check_product(tested, tested->info.kind, (enum mt_op_kind)kind, format, type, 256, few ? 64 : 512, 128);
+		}
+}
+
 static void every_operation_was_tried(void)
 {
 	for (int kind = 0; kind < MT_OP_KIND_COUNT; kind++)
@@ -296,6 +321,8 @@ static struct test {
 	CASE(losses),
 	CASE(optimizers),
 	CASE(moves),
+	CASE(roundings_to_fp8),
+	CASE(products_in_fp8),
 	CASE(every_operation_was_tried),
 };
 enum { CASES = sizeof cases / sizeof *cases };

@@ -6,16 +6,62 @@
 #include "kernels/fp8.h"
 #include "tests/kernels_compare.h"
 
-/* One operation on host memory (or, where the device runs behind, on copies there: see solve). */
-static inline void fp8_run(struct mt_device *device, enum mt_op_kind kind, enum mt_dtype dtype, struct mt_quantize q)
+/* A pointer of an operation and the bytes behind it. */
+struct fp8_operand {
+	void **pointer;
+	size_t bytes;
+};
+
+/* Runs an operation whose pointers are the host's. On a device that runs behind the host they become copies there, as far past an
+ * aligned address, and are brought back. False when the device has no such operation. */
+static inline bool fp8_enqueue(struct mt_device *device, struct mt_op *op, struct fp8_operand *operands, int count)
 {
 	struct mt_stream *stream = NULL;
-	struct mt_op op = {.kind = kind, .dtype = dtype, .quantize = q};
+	struct mt_arena *arena = NULL;
+	void *host[8], *there[8];
+	size_t total = 4096;
 
 	assert_int_equal(mt_stream_create(device, MT_STREAM_COMPUTE, "test", &stream), MT_OK);
-	if (mt_device_enqueue(device, stream, &op) != MT_OK)
-		fail_msg("%s on %s: %s", mt_op_name(kind), device->info.kind, mt_error_message());
+	for (int i = 0; i < count; i++)
+		total += operands[i].bytes + 2 * MT_ARENA_ALIGN_BYTES;
+	if (device->ops->async && mt_arena_create(&arena, "test", mt_device_memory(device), total) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	for (int i = 0; i < count && arena; i++) {
+		size_t past = (uintptr_t)*operands[i].pointer % 16;
+		host[i] = *operands[i].pointer;
+		if (!host[i])
+			continue;
+		if (mt_arena_alloc(arena, operands[i].bytes + 16, &there[i]) != MT_OK)
+			fail_msg("%s", mt_error_message());
+		there[i] = (char *)there[i] + past;
+		*operands[i].pointer = there[i];
+		if (mt_device_upload(device, stream, there[i], host[i], operands[i].bytes) != MT_OK)
+			fail_msg("%s", mt_error_message());
+	}
+	enum mt_status st = mt_device_enqueue(device, stream, op);
+	for (int i = 0; i < count && arena; i++)
+		if (host[i] && mt_device_download(device, stream, host[i], there[i], operands[i].bytes) != MT_OK)
+			fail_msg("%s", mt_error_message());
 	mt_stream_destroy(stream);
+	mt_arena_destroy(arena);
+	if (st != MT_OK && st != MT_UNAVAILABLE)
+		fail_msg("%s on %s: %s", mt_op_name(op->kind), device->info.kind, mt_error_message());
+	return st == MT_OK;
+}
+
+static inline void fp8_run(struct mt_device *device, enum mt_op_kind kind, enum mt_dtype dtype, struct mt_quantize given)
+{
+	struct mt_op op = {.kind = kind, .dtype = dtype, .quantize = given};
+	struct mt_quantize *q = &op.quantize;
+	const size_t count = (size_t)(q->rows * q->cols), numbers = kind == MT_OP_FP8_SCALE ? (size_t)q->cols * 4 : 4;
+	struct fp8_operand operands[] = {{(void **)&q->x, count * mt_dtype_bytes(dtype)},
+					 {&q->y, count},
+					 {&q->y_t, count},
+					 {&q->amax, numbers},
+					 {&q->scale, numbers},
+					 {&q->inverse, numbers}};
+
+	assert_true(fp8_enqueue(device, &op, operands, 6));
 }
 
 /* Normals times `spread`, at every 97th place something special. */
@@ -127,6 +173,85 @@ static inline void fp8_check_scales(struct mt_device *device, struct mt_device *
 			float exact = mt_fp8_most((enum mt_dtype)to) / 3.0f * ldexpf(1, -margin);
 			assert_true(scales[1][0][2] == exact && scales[1][1][2] == 1 / exact);
 		}
+}
+
+/* Random codes without NaN. */
+static inline uint8_t *fp8_codes(enum mt_dtype dtype, int64_t count, uint64_t stream)
+{
+	uint8_t *codes = malloc((size_t)count);
+	for (int64_t i = 0; i < count; i++) {
+		float x = (float)mt_random_normal(5, stream, (uint64_t)i) * (dtype == MT_E4M3 ? 30.0f : 900.0f);
+		codes[i] = dtype == MT_E4M3 ? mt_e4m3_from_f32(x) : mt_e5m2_from_f32(x);
+	}
+	return codes;
+}
+
+static inline double fp8_value(enum mt_dtype dtype, uint8_t code)
+{
+	return (double)(dtype == MT_E4M3 ? mt_e4m3_to_f32(code) : mt_e5m2_to_f32(code));
+}
+
+/* c(m,n) = sum over k of a(m,k) b(n,k), times both inverses, beside what the device gives. False when it has no such product. */
+static inline bool fp8_check_product(struct mt_device *device, const char *name, enum mt_op_kind kind, int format,
+				     enum mt_dtype dtype, int64_t rows, int64_t in, int64_t out)
+{
+	const enum mt_dtype dy_type = mt_fp8_gradient(format);
+	const bool forward = kind == MT_OP_LINEAR, wgrad = kind == MT_OP_LINEAR_WGRAD;
+	const int64_t m = wgrad ? out : rows, n = forward ? out : in, k = forward ? in : wgrad ? rows : out;
+	const enum mt_dtype a_type = forward ? MT_E4M3 : dy_type, c_type = wgrad ? MT_F32 : dtype;
+	uint8_t *a = fp8_codes(a_type, m * k, 1), *b = fp8_codes(MT_E4M3, n * k, 2);
+	float a_inverse = 0.013f, b_inverse = 0.21f;
+	void *c = malloc((size_t)(m * n) * 4), *bias = fp8_values(dtype, n, 1.0, false);
+	struct mt_op op = {.kind = kind, .dtype = dtype};
+
+	for (int64_t i = 0; i < m * n; i++)
+		((float *)c)[i] = 0.5f; /* only wgrad reads it */
+	for (int64_t i = 0; i < n; i++)
+		put(bias, i, 0.25 * (double)(i % 7), mt_dtype_bytes(dtype), false);
+	op.linear = (struct mt_linear){.rows = rows, .in = in, .out = out, .fp8 = format};
+	if (forward) {
+		op.linear.x = a, op.linear.w = b, op.linear.y = c, op.linear.bias = bias;
+		op.linear.x_inverse = &a_inverse, op.linear.w_inverse = &b_inverse;
+	} else if (wgrad) {
+		op.linear.dy = a, op.linear.x = b, op.linear.dw = c;
+		op.linear.dy_inverse = &a_inverse, op.linear.x_inverse = &b_inverse;
+	} else {
+		op.linear.dy = a, op.linear.w = b, op.linear.dx = c;
+		op.linear.dy_inverse = &a_inverse, op.linear.w_inverse = &b_inverse;
+	}
+	struct mt_linear *l = &op.linear;
+	struct fp8_operand operands[] = {{forward ? (void **)&l->x : (void **)&l->dy, (size_t)(m * k)},
+					 {wgrad ? (void **)&l->x : (void **)&l->w, (size_t)(n * k)},
+					 {forward ? &l->y
+					  : wgrad ? &l->dw
+						  : &l->dx,
+					  (size_t)(m * n) * mt_dtype_bytes(c_type)},
+					 {(void **)&l->bias, (size_t)n * mt_dtype_bytes(dtype)},
+					 {forward ? (void **)&l->x_inverse : (void **)&l->dy_inverse, 4},
+					 {wgrad ? (void **)&l->x_inverse : (void **)&l->w_inverse, 4}};
+	bool ran = fp8_enqueue(device, &op, operands, 6);
+	for (int64_t i = 0; i < m && ran; i++)
+		for (int64_t j = 0; j < n; j++) {
+			double sum = 0, size = 0;
+			for (int64_t at = 0; at < k; at++) {
+				double term = fp8_value(a_type, a[i * k + at]) * fp8_value(MT_E4M3, b[j * k + at]);
+				sum += term;
+				size += fabs(term);
+			}
+			double factor = (double)a_inverse * (double)b_inverse;
+			double want = sum * factor + (forward ? 0.25 * (double)(j % 7) : wgrad ? 0.5 : 0);
+			double got = get(c, i * n + j, mt_dtype_bytes(c_type), false);
+			double unit = c_type == MT_F32 ? 0x1p-23 : c_type == MT_F16 ? 0x1p-11 : 0x1p-8;
+			if (!(fabs(got - want) <= unit * fabs(want) + 4e-7 * size * factor + 1e-6))
+				fail_msg("%s, %s, %lldx%lldx%lld %s: [%lld,%lld] is %.9g, expected %.9g", name, mt_op_name(kind),
+					 (long long)rows, (long long)in, (long long)out, mt_dtype_name(dtype), (long long)i,
+					 (long long)j, got, want);
+		}
+	free(a);
+	free(b);
+	free(c);
+	free(bias);
+	return ran;
 }
 
 #endif

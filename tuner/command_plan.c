@@ -96,6 +96,8 @@ static enum mt_status profile(struct mt_session *s, const char *model, const cha
 	add(&a, s->options.device);
 	add(&a, "--dtype");
 	add(&a, mt_dtype_name((enum mt_dtype)s->base.dtype));
+	add(&a, "--fp8");
+	add(&a, mt_fp8_recipes[s->base.fp8]);
 	add_number(&a, "--gbs", (double)s->base.gbs);
 	add_number(&a, "--seq", (double)s->base.seq);
 	add_number(&a, "--threads", cost->threads);

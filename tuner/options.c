@@ -1,6 +1,8 @@
 /* options: see options.h. */
 #include "tuner/options.h"
 
+#include "engine/layout.h"
+
 #include <stddef.h>
 
 static const char *const dtypes[] = {"auto", "f32", "bf16", "f16", NULL};
@@ -15,6 +17,8 @@ static const struct mt_option options[] = {
 	{"seq", MT_OPTION_INT, FIELD(seq), "0", 0, 1e8, NULL, "tokens in a sequence; 0: the model's, at most 256 on CPU ranks"},
 	{"dtype", MT_OPTION_CHOICE, FIELD(dtype), "auto", 0, 0, dtypes,
 	 "type of parameters and activations; auto: bf16 where the processor has it"},
+	{"fp8", MT_OPTION_CHOICE, FIELD(fp8), "none", 0, 0, mt_fp8_recipes,
+	 "products of the layers in 8 bits, scaled by the last steps or by each tensor itself; needs dtype bf16 or f16"},
 	{"threads", MT_OPTION_INT, FIELD(threads), "0", 0, 4096, NULL, "threads a rank; 0: the host's cores over its ranks"},
 	{"device", MT_OPTION_STRING, FIELD(device), "cpu", 0, 0, NULL, "device of a rank"},
 	{"out", MT_OPTION_STRING, FIELD(out), "tuned", 0, 0, NULL, "directory of the results"},

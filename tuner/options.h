@@ -13,6 +13,7 @@ struct mt_tune_options {
 	int64_t gpus; /* devices, one rank each; 0: what the machine file has, else 2 */
 	int64_t gbs, seq;
 	int dtype;       /* 0 auto, 1 f32, 2 bf16, 3 f16 */
+	int fp8;         /* enum mt_fp8_recipe */
 	int64_t threads; /* threads a rank; 0: cores / ranks of a host */
 	char *device;
 	char *out;     /* directory of the results */

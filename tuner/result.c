@@ -346,6 +346,7 @@ static void set_head(json_t *o, const struct mt_session *s)
 	set_int(o, "gbs", s->base.gbs);
 	set_int(o, "seq", s->base.seq);
 	set_string(o, "dtype", mt_dtype_name((enum mt_dtype)s->base.dtype));
+	set_string(o, "fp8", mt_fp8_recipes[s->base.fp8]);
 	set_number(o, "tokens_per_step", tokens);
 	set_number(o, "model_flops", s->model_flops);
 	set_number(o, "model_flops_full_attention", mt_model_step_flops(&s->model, tokens, s->base.seq, true));

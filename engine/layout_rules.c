@@ -267,7 +267,7 @@ RULE(fp8_widths_are_multiples_of_16)
 
 RULE(fp8_rows_are_a_multiple_of_16)
 {
-	return l->fp8 != MT_FP8_NONE && product(l->mbs, l->seq) % 16;
+	return l->fp8 != MT_FP8_NONE && indivisible(product(l->mbs, l->seq), product(16, l->cp));
 }
 
 RULE(fp8_history_at_least_one)
@@ -343,7 +343,7 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(fp8_format_is_known, "fp8 fp8_format", "fp8 must be none, delayed or current, and fp8_format hybrid or e4m3"),
 	ROW(fp8_widths_are_multiples_of_16, "fp8 hidden heads kv_heads ffn tp",
 	    "in fp8 hidden, and the widths of a rank's heads (queries, and all) and MLP must be multiples of 16"),
-	ROW(fp8_rows_are_a_multiple_of_16, "fp8 mbs seq", "in fp8 mbs * seq must be a multiple of 16"),
+	ROW(fp8_rows_are_a_multiple_of_16, "fp8 mbs seq cp", "in fp8 mbs * seq must be a multiple of 16 * cp"),
 	ROW(fp8_history_at_least_one, "fp8 fp8_history", "fp8_history must be at least 1"),
 	ROW(threads_not_negative, "threads", "threads must be at least 0"),
 	ROW(bucket_bytes_not_negative, "bucket_bytes", "bucket_bytes must be at least 0"),

@@ -97,6 +97,12 @@ static size_t width_of(const struct operand *o, enum mt_dtype dtype)
 /* The type of two bytes that is at work. */
 static enum mt_dtype half = MT_BF16;
 
+/* Operands that are meant for the range of bf16, brought into that of f16; NaN stays. */
+static double in_f16(double value)
+{
+	return value > 60000 ? 60000 : value < -60000 ? -60000 : value;
+}
+
 static void put(void *p, int64_t i, double value, size_t width, bool word)
 {
 	if (word)
@@ -106,7 +112,7 @@ static void put(void *p, int64_t i, double value, size_t width, bool word)
 	else if (width == 4)
 		((float *)p)[i] = (float)value;
 	else
-		((uint16_t *)p)[i] = half == MT_BF16 ? mt_bf16_from_f32((float)value) : mt_f16_from_f32((float)value);
+		((uint16_t *)p)[i] = half == MT_BF16 ? mt_bf16_from_f32((float)value) : mt_f16_from_f32((float)in_f16(value));
 }
 
 static double get(const void *p, int64_t i, size_t width, bool word)

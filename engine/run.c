@@ -173,6 +173,9 @@ enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 		return mt_fail(MT_INPUT, "%s: dtype f64 needs device reference, not %s", where,
 			       train->device ? train->device : "none");
 	MT_TRY(mt_optimizer_check(run, where));
+	if ((run->layout.moment1_dtype != MT_F32 || run->layout.moment2_dtype != MT_F32) && train->optimizer != MT_ADAMW)
+		return mt_fail(MT_INPUT, "%s: moment1_dtype and moment2_dtype are AdamW's: leave them f32 with another optimizer",
+			       where);
 	MT_TRY(mt_data_check(&run->data, where));
 	if (train->eval_every > 0 && mt_data_share(&run->data, MT_DATA_VALID) <= 0)
 		return mt_fail(MT_INPUT, "%s: eval_every %lld needs a validation part: set split in section data, as in 969,30,1",

@@ -127,13 +127,14 @@ $(call plugin,cudnn,cudnn.h,$(wildcard kernels/cuda/cudnn/*.c),-lcudnn)
 $(call plugin,nccl,nccl.h,$(wildcard comm/nccl*.c),-lnccl)
 $(call plugin,cupti,cupti.h,$(wildcard profiles/cupti*.c),-lcupti)
 
-# The nccl fabric over a double of NCCL, for a test that needs no GPU.
-ifneq ($(and $(MPICC),$(filter %/megatune-nccl.so,$(PLUGINS))),)
-NCCL_DOUBLE := $(BUILD)/tests/plugins/megatune-nccl.so
-$(NCCL_DOUBLE): $(patsubst %,$(BUILD)/obj/%.pic.o,$(wildcard comm/nccl*.c) tests/nccl_double.c)
+# The nccl fabric over a double of NCCL, and a double of the CUDA device, for tests that need no GPU.
+ifneq ($(filter %/megatune-nccl.so,$(PLUGINS)),)
+DOUBLES := $(BUILD)/tests/plugins/megatune-nccl.so $(BUILD)/tests/plugins/megatune-cuda.so
+$(BUILD)/tests/plugins/megatune-nccl.so: $(patsubst %,$(BUILD)/obj/%.pic.o,$(wildcard comm/nccl*.c) tests/nccl_double.c)
+$(BUILD)/tests/plugins/megatune-cuda.so: $(BUILD)/obj/tests/cuda_double.c.pic.o
+$(DOUBLES):
 	@mkdir -p $(@D)
-	$(Q)echo "link     $@"; $(CC) -shared $(LDFLAGS) $(EXTRA) -o $@ $^ $(MPI_LIBS) -lpthread
-$(BUILD)/tests/mpi_comm_nccl: | $(NCCL_DOUBLE)
+	$(Q)echo "link     $@"; $(CC) -shared $(LDFLAGS) $(EXTRA) -o $@ $^ -lpthread
 endif
 
 # Objects of tests are kept, not removed as intermediate files.
@@ -232,7 +233,7 @@ tune: deps
 test: deps
 	@$(MAKE) --no-print-directory check
 
-check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS) $(GPU_TESTS)
+check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS) $(GPU_TESTS) $(DOUBLES)
 	BUILD=$(BUILD) tests/run.sh $(TESTS)
 
 bench: $(PROGRAM) $(BUILD)/tests/bench_kernels

@@ -119,20 +119,24 @@ static char **merge_environment(const char *const *added)
 	return merged;
 }
 
-/* In the child, between fork and exec: only calls that are safe in a signal handler, since other threads may hold locks. */
-static void become(const char *path, const char *const *argv, char **environment, const int out[2], const int err[2], int report)
+/* In the child, between fork and exec: only calls that are safe in a signal handler, since other threads may hold locks.
+ * Its stdin (-1: nothing to read), stdout and stderr (-1: ours). */
+static void become(const char *path, const char *const *argv, char **environment, const int files[3], int report)
 {
 	sigset_t none;
+	int in = files[0];
 
 	setpgid(0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGTERM); /* we may be killed by a signal that nobody catches */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
-	int null = open("/dev/null", O_RDONLY);
-	if (null >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(out[1], STDOUT_FILENO) >= 0 && dup2(err[1], STDERR_FILENO) >= 0) {
-		if (null > STDERR_FILENO)
-			close(null);
+	if (in < 0)
+		in = open("/dev/null", O_RDONLY);
+	if (in >= 0 && dup2(in, STDIN_FILENO) >= 0 && (files[1] < 0 || dup2(files[1], STDOUT_FILENO) >= 0) &&
+	    (files[2] < 0 || dup2(files[2], STDERR_FILENO) >= 0)) {
+		if (in > STDERR_FILENO)
+			close(in);
 		execve(path, (char *const *)argv, environment);
 	}
 	int cause = errno;
@@ -142,23 +146,23 @@ static void become(const char *path, const char *const *argv, char **environment
 }
 
 /* Forks and waits for the exec to have worked: the report pipe closes by it, or brings its errno. */
-static enum mt_status start(const char *const *argv, const char *const *added, pid_t *pid, struct capture *out, struct capture *err)
+static enum mt_status start(const char *const *argv, const char *const *added, const int files[3], pid_t *pid)
 {
 	enum mt_status st = MT_OK;
-	int out_pipe[2] = {-1, -1}, err_pipe[2] = {-1, -1}, report[2] = {-1, -1}, cause = 0;
+	int report[2] = {-1, -1}, cause = 0;
 	char *path = mt_process_find(argv[0]), **environment = merge_environment(added);
 
 	if (!path)
 		MT_GOTO(end, mt_fail(MT_UNAVAILABLE, "program %s is not installed or not on PATH", argv[0]));
 	if (!environment)
 		MT_GOTO(end, mt_fail(MT_NOMEM, "out of memory starting %s", argv[0]));
-	if (pipe2(out_pipe, O_CLOEXEC) != 0 || pipe2(err_pipe, O_CLOEXEC) != 0 || pipe2(report, O_CLOEXEC) != 0)
+	if (pipe2(report, O_CLOEXEC) != 0)
 		MT_GOTO(end, mt_fail(MT_FAILED, "cannot start %s: pipe: %s", argv[0], strerror(errno)));
 	*pid = fork();
 	if (*pid < 0)
 		MT_GOTO(end, mt_fail(MT_FAILED, "cannot start %s: fork: %s", argv[0], strerror(errno)));
 	if (*pid == 0)
-		become(path, argv, environment, out_pipe, err_pipe, report[1]);
+		become(path, argv, environment, files, report[1]);
 	setpgid(*pid, *pid); /* here and in the child: whoever comes first */
 	close_pipe(&report[1]);
 	ssize_t got;
@@ -168,6 +172,29 @@ static enum mt_status start(const char *const *argv, const char *const *added, p
 		waitpid(*pid, NULL, 0);
 		MT_GOTO(end, mt_fail(MT_FAILED, "cannot start %s: %s", path, strerror(cause)));
 	}
+end:
+	close_pipe(&report[0]);
+	close_pipe(&report[1]);
+	free(environment);
+	free(path);
+	return st;
+}
+
+enum mt_status mt_process_spawn(pid_t *pid, const char *const *argv, const char *const *environment, int input)
+{
+	const int files[3] = {input, -1, -1};
+	return start(argv, environment, files, pid);
+}
+
+static enum mt_status start_captured(const char *const *argv, const char *const *added, pid_t *pid, struct capture *out,
+				     struct capture *err)
+{
+	int out_pipe[2] = {-1, -1}, err_pipe[2] = {-1, -1};
+	enum mt_status st = MT_OK;
+
+	if (pipe2(out_pipe, O_CLOEXEC) != 0 || pipe2(err_pipe, O_CLOEXEC) != 0)
+		MT_GOTO(end, mt_fail(MT_FAILED, "cannot start %s: pipe: %s", argv[0], strerror(errno)));
+	MT_GOTO(end, start(argv, added, (const int[3]){-1, out_pipe[1], err_pipe[1]}, pid));
 	out->fd = out_pipe[0];
 	err->fd = err_pipe[0];
 	fcntl(out->fd, F_SETFL, O_NONBLOCK);
@@ -177,10 +204,7 @@ end:
 	for (int i = 0; i < 2; i++) {
 		close_pipe(&out_pipe[i]);
 		close_pipe(&err_pipe[i]);
-		close_pipe(&report[i]);
 	}
-	free(environment);
-	free(path);
 	return st;
 }
 
@@ -247,7 +271,7 @@ enum mt_status mt_process_run(struct mt_process_result *result, const char *cons
 	memset(result, 0, sizeof *result);
 	if (mt_process_interrupted())
 		return mt_fail(MT_INTERRUPTED, "interrupted by a signal before %s was started", argv[0]);
-	MT_TRY(start(argv, environment, &pid, &out, &err));
+	MT_TRY(start_captured(argv, environment, &pid, &out, &err));
 	enum mt_status st = attend(pid, timeout_s > 0 ? start_s + timeout_s : 0, &out, &err, &result->timed_out);
 	kill(-pid, SIGKILL); /* what the child left behind, or all of it after a failure */
 	while (waitpid(pid, &wait_status, 0) < 0 && errno == EINTR)

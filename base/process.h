@@ -4,6 +4,8 @@
 
 #include "base/status.h"
 
+#include <sys/types.h>
+
 struct mt_process_result {
 	int exit_code; /* 128 + signal when killed by one */
 	int timed_out; /* 1 when timeout_s ended it; the whole process group is killed */
@@ -20,6 +22,10 @@ struct mt_process_result {
 enum mt_status mt_process_run(struct mt_process_result *result, const char *const *argv, const char *const *environment,
 			      double timeout_s);
 void mt_process_result_free(struct mt_process_result *result);
+
+/* Starts argv and does not wait for it: the leader of a process group of its own, whose output is ours; it gets SIGTERM when we
+ * die. `input`: its stdin, -1: nothing to read. */
+enum mt_status mt_process_spawn(pid_t *pid, const char *const *argv, const char *const *environment, int input);
 
 /* Path of the running executable, for starting ourselves; free() it. NULL when unknown. */
 char *mt_process_self(void);

@@ -84,16 +84,20 @@ static enum mt_status skip(const struct mt_board *board, size_t bytes)
 	return MT_OK;
 }
 
-/* Sends the request with its data, and puts at most `room` bytes of the answer into `answer`. */
-static enum mt_status ask(const struct mt_board *board, struct mt_board_request *request, const char *key, const void *data,
-			  void *answer, size_t room, size_t *got)
+static enum mt_status send_request(const struct mt_board *board, struct mt_board_request *request, const char *key,
+				   const void *data)
 {
-	struct mt_board_reply reply;
 	if (snprintf(request->key, sizeof request->key, "%s", key) >= (int)sizeof request->key)
 		return mt_fail(MT_INPUT, "the job's board: key '%s' is too long", key);
 	request->token = board->token;
 	MT_TRY(push(board, request, sizeof *request));
-	MT_TRY(push(board, data, request->bytes));
+	return push(board, data, request->bytes);
+}
+
+/* Puts at most `room` bytes of the answer into `answer`. */
+static enum mt_status await_reply(const struct mt_board *board, void *answer, size_t room, size_t *got)
+{
+	struct mt_board_reply reply;
 	MT_TRY(pull(board, &reply, sizeof reply));
 	if (reply.token != board->token)
 		return broken(board, "its answer is not one of ours");
@@ -101,6 +105,13 @@ static enum mt_status ask(const struct mt_board *board, struct mt_board_request 
 	size_t kept = reply.bytes < room ? reply.bytes : room;
 	MT_TRY(pull(board, answer, kept));
 	return skip(board, reply.bytes - kept);
+}
+
+static enum mt_status ask(const struct mt_board *board, struct mt_board_request *request, const char *key, const void *data,
+			  void *answer, size_t room, size_t *got)
+{
+	MT_TRY(send_request(board, request, key, data));
+	return await_reply(board, answer, room, got);
 }
 
 /* One try; -1 with errno. */
@@ -223,4 +234,27 @@ enum mt_status mt_board_take(struct mt_board *board, const char *key, void *data
 	size_t got;
 	MT_TRY(ask(board, &request, key, NULL, data, bytes, &got));
 	return got == bytes ? MT_OK : size_differs(key, got, bytes);
+}
+
+enum mt_status mt_board_guard(struct mt_board *board, int rank)
+{
+	struct mt_board_request request = {.kind = MT_BOARD_GUARD, .part = rank};
+	return send_request(board, &request, "", NULL);
+}
+
+enum mt_status mt_board_guarded(struct mt_board *board, int *rank, int *code)
+{
+	struct mt_board_verdict verdict = {0};
+	size_t got;
+	MT_TRY(await_reply(board, &verdict, sizeof verdict, &got));
+	*rank = verdict.rank;
+	*code = verdict.code;
+	return got == sizeof verdict ? MT_OK : size_differs("guard", got, sizeof verdict);
+}
+
+enum mt_status mt_board_end(struct mt_board *board, int rank, int code)
+{
+	struct mt_board_request request = {.kind = MT_BOARD_END, .part = rank, .parts = code};
+	size_t got;
+	return ask(board, &request, "", NULL, NULL, 0, &got);
 }

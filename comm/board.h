@@ -1,6 +1,6 @@
 /* board: what the ranks of a job tell each other beside their collectives, over TCP: rank 0 serves it from a thread of its
- * own, so it answers while every rank hangs. It brings ranks together where there is no MPI (tcp.c, and NCCL's ids), and keeps
- * each rank's progress for the watchdog.
+ * own, so it answers while every rank hangs. It brings ranks together where there is no MPI (tcp.c), tells the others when one
+ * ends, and keeps each rank's progress for the watchdog.
  *
  * Requests: gather waits for one part of every rank and gives all of them to each; put keeps a value, read gives the
  * latest one without waiting; send and take are messages, kept until taken. A board belongs to one thread.
@@ -41,13 +41,33 @@ enum mt_status mt_board_send(struct mt_board *board, const char *key, const void
 /* Waits for a message of that key; MT_FAILED when it is not of `bytes` bytes. */
 enum mt_status mt_board_take(struct mt_board *board, const char *key, void *data, size_t bytes);
 
+/* A rank's guard is a connection of its own that stays as long as the rank lives. guard sends the request; guarded waits for its
+ * answer: another rank has ended the job, with an exit code, or -1 when it went without a word. */
+enum mt_status mt_board_guard(struct mt_board *board, int rank);
+enum mt_status mt_board_guarded(struct mt_board *board, int *rank, int *code);
+/* This rank ends. Code 0: in order, nobody is told; else the others' guards are. */
+enum mt_status mt_board_end(struct mt_board *board, int rank, int code);
+
 /* How client and server talk; for board.c and board_server.c. */
-enum mt_board_kind { MT_BOARD_HELLO, MT_BOARD_GATHER, MT_BOARD_PUT, MT_BOARD_READ, MT_BOARD_SEND, MT_BOARD_TAKE };
+enum mt_board_kind {
+	MT_BOARD_HELLO,
+	MT_BOARD_GATHER,
+	MT_BOARD_PUT,
+	MT_BOARD_READ,
+	MT_BOARD_SEND,
+	MT_BOARD_TAKE,
+	MT_BOARD_GUARD,
+	MT_BOARD_END
+};
+
+struct mt_board_verdict {
+	int32_t rank, code;
+};
 
 struct mt_board_request {
 	uint64_t token;
 	uint32_t kind;
-	int32_t part, parts;
+	int32_t part, parts; /* guard, end: the rank; end: the code */
 	uint32_t padding;
 	uint64_t bytes; /* of data, which follows */
 	char key[MT_BOARD_KEY];

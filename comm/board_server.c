@@ -27,6 +27,7 @@ struct client {
 	struct client *next;
 	int fd;
 	bool greeted, waits; /* for an answer to `request` */
+	int guards;          /* rank + 1; 0: no rank's guard */
 	struct mt_board_request request;
 	char *data;  /* owned: what has come of the request's data */
 	size_t have; /* bytes of the request and its data so far */
@@ -50,9 +51,11 @@ struct mt_board_server {
 	double stop_s;
 	struct client *clients; /* owned */
 	struct entry *entries;  /* owned, in the order they came */
+	bool over;              /* a rank ended the job: */
+	struct mt_board_verdict verdict;
 };
 
-static void drop(struct mt_board_server *s, struct client *c)
+static void unlink_client(struct mt_board_server *s, struct client *c)
 {
 	struct client **at = &s->clients;
 	while (*at != c)
@@ -118,6 +121,58 @@ static struct entry *add(struct mt_board_server *s, enum mt_board_kind kind, con
 		last = &(*last)->next;
 	*last = e;
 	return e;
+}
+
+/* The first end counts, and is told to every guard but its own. */
+static void judge(struct mt_board_server *s, int rank, int code)
+{
+	if (s->over)
+		return;
+	s->over = true;
+	s->verdict = (struct mt_board_verdict){.rank = rank, .code = code};
+	for (struct client *c = s->clients; c; c = c->next)
+		if (c->guards && c->guards != rank + 1 && c->waits)
+			answer(s, c, &s->verdict, sizeof s->verdict);
+}
+
+static void key_of_end(int rank, char key[MT_BOARD_KEY])
+{
+	memset(key, 0, MT_BOARD_KEY);
+	snprintf(key, MT_BOARD_KEY, "%d", rank);
+}
+
+/* A guard that goes before its rank has said so. */
+static void drop(struct mt_board_server *s, struct client *c)
+{
+	int rank = c->guards - 1;
+	char key[MT_BOARD_KEY];
+	unlink_client(s, c);
+	key_of_end(rank, key);
+	if (rank >= 0 && !find(s, MT_BOARD_END, key))
+		judge(s, rank, -1);
+}
+
+static bool guard(struct mt_board_server *s, struct client *c)
+{
+	if (c->request.part < 0)
+		return false;
+	c->guards = c->request.part + 1;
+	c->waits = true;
+	if (s->over && s->verdict.rank != c->request.part)
+		answer(s, c, &s->verdict, sizeof s->verdict);
+	return true;
+}
+
+static bool end(struct mt_board_server *s, struct client *c)
+{
+	char key[MT_BOARD_KEY];
+	key_of_end(c->request.part, key);
+	if (!find(s, MT_BOARD_END, key) && !add(s, MT_BOARD_END, key, 0))
+		return false;
+	if (c->request.parts)
+		judge(s, c->request.part, c->request.parts);
+	answer(s, c, NULL, 0);
+	return true;
 }
 
 static bool waits_for(const struct client *c, enum mt_board_kind kind, const char *key)
@@ -209,6 +264,10 @@ static bool handle(struct mt_board_server *s, struct client *c)
 		return keep_message(s, c);
 	case MT_BOARD_TAKE:
 		return take(s, c);
+	case MT_BOARD_GUARD:
+		return guard(s, c);
+	case MT_BOARD_END:
+		return end(s, c);
 	default:
 		return false;
 	}
@@ -331,7 +390,7 @@ static enum mt_status listen_at(struct mt_board_server *s, int port, bool loopba
 static void release(struct mt_board_server *s)
 {
 	while (s->clients)
-		drop(s, s->clients);
+		unlink_client(s, s->clients);
 	while (s->entries)
 		forget(s, s->entries);
 	if (s->listener >= 0)

@@ -9,8 +9,9 @@
  * MPI and NCCL define it: all_reduce send == recv; all_gather send == recv + rank*count; reduce_scatter recv == send + rank*count.
  * Results are the same bits from run to run for the same group, and the same on every member (all_reduce).
  *
- * Fabrics: self (one rank), mpi (Open MPI, host memory), dry (costs only, any number of ranks, one thread a rank),
- * nccl (NVIDIA GPUs, a plugin; layered on mpi for what is done on the host),
+ * Fabrics: self (one rank), mpi (Open MPI, host memory), tcp (ranks without MPI, through rank 0: for little data),
+ * dry (costs only, any number of ranks, one thread a rank), nccl (NVIDIA GPUs, a plugin; layered on mpi or tcp for what is done
+ * on the host),
  * alone (one rank of a world that is not there, for timing its kernels: results of collectives are meaningless). */
 #ifndef MT_COMM_COMM_H
 #define MT_COMM_COMM_H
@@ -57,13 +58,16 @@ struct mt_fabric;
 struct mt_group;
 
 struct mt_fabric_config {
-	const char *kind; /* "self", "mpi", "nccl", "dry", "alone" */
+	const char *kind; /* "self", "mpi", "tcp", "nccl", "dry", "alone" */
 	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create)
 	 */
 	int rank, size;
 	struct mt_dry_world *dry_world;
 	struct mt_comm_cost_source cost;
-	double deadline_s; /* mpi, nccl: of the watchdog; 0: 600 s, below 0: none */
+	double deadline_s; /* mpi, tcp, nccl: of the watchdog; 0: 600 s, below 0: none */
+	/* nccl: the fabric that it is layered on, which is its own from then on; NULL: one of the launched kind. When nccl cannot
+	 * be opened it stays the caller's. */
+	struct mt_fabric *base;
 };
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config);
@@ -78,8 +82,12 @@ const char *const *mt_fabric_kinds(void);
 enum mt_status mt_fabric_block(struct mt_fabric **block, struct mt_fabric *fabric, int size);
 /* True when this process was started by an MPI launcher (mpirun, srun with PMIx), so "mpi" is the right fabric. */
 bool mt_fabric_launched(void);
-/* The fabric for host-side work: "mpi" when so launched, else "self". */
+/* The fabric for host-side work: "mpi" when so launched, "tcp" when `megatune launch`, torchrun or srun without MPI started several
+ * ranks (comm/place.h), else "self". */
 const char *mt_fabric_launched_kind(void);
+/* Whether a fabric of that kind could be made here, without joining anybody. MT_UNAVAILABLE: what is missing. */
+enum mt_status mt_fabric_usable(const char *kind);
+const char *mt_fabric_kind(const struct mt_fabric *fabric);
 int mt_fabric_rank(const struct mt_fabric *fabric);
 int mt_fabric_size(const struct mt_fabric *fabric);
 /* Rank among, and number of, the ranks on this rank's host. */

@@ -2,6 +2,7 @@
 #include "comm/fabric.h"
 #include "base/log.h"
 #include "base/plugin.h"
+#include "comm/place.h"
 #include "comm/watchdog.h"
 
 #include <stdio.h>
@@ -15,7 +16,7 @@ static const struct mt_fabric_ops *const fabrics[] = {
 #ifdef MT_HAVE_MPI
 	&mt_fabric_mpi,
 #endif
-	&mt_fabric_dry,  &mt_fabric_alone, NULL,
+	&mt_fabric_tcp,  &mt_fabric_dry, &mt_fabric_alone, NULL,
 };
 
 const char *const *mt_fabric_kinds(void)
@@ -25,7 +26,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",
 #endif
-		"nccl", "dry", "alone", NULL,
+		"tcp",  "nccl", "dry", "alone", NULL,
 	};
 	return kinds;
 }
@@ -41,9 +42,22 @@ bool mt_fabric_launched(void)
 	return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || (is_set("PMI_RANK") && is_set("SLURM_JOB_ID"));
 }
 
+/* What makes no sense in the environment is told by the fabric when it opens. */
 const char *mt_fabric_launched_kind(void)
 {
-	return mt_fabric_launched() ? "mpi" : "self";
+	struct mt_place place;
+	bool found = false;
+	enum mt_status st = mt_place_find(&place, &found);
+	bool tcp = st != MT_OK || found;
+	if (st != MT_OK)
+		mt_error_clear();
+#ifdef MT_HAVE_MPI
+	if (mt_fabric_launched() && !(tcp && place.watched))
+		return "mpi";
+	return tcp ? "tcp" : "self";
+#else
+	return tcp ? "tcp" : mt_fabric_launched() ? "mpi" : "self";
+#endif
 }
 
 static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
@@ -62,7 +76,7 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 		*ops = table;
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, nccl, dry and alone", kind ? kind : "(null)");
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, tcp, nccl, dry and alone", kind ? kind : "(null)");
 }
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)
@@ -123,6 +137,18 @@ enum mt_status mt_fabric_one_host(struct mt_fabric *fabric)
 	if (gethostname(fabric->hosts[0], MT_FABRIC_HOST - 1) != 0)
 		strcpy(fabric->hosts[0], "localhost");
 	return MT_OK;
+}
+
+enum mt_status mt_fabric_usable(const char *kind)
+{
+	const struct mt_fabric_ops *ops;
+	MT_TRY(find(kind, &ops));
+	return ops->usable ? ops->usable() : MT_OK;
+}
+
+const char *mt_fabric_kind(const struct mt_fabric *fabric)
+{
+	return fabric->ops->kind;
 }
 
 int mt_fabric_rank(const struct mt_fabric *fabric)

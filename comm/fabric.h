@@ -36,6 +36,8 @@ struct mt_fabric_ops {
 	enum mt_status (*register_buffer)(struct mt_group *group, void *buffer, size_t bytes, void **handle);
 	void (*unregister_buffer)(struct mt_group *group, void *handle);
 	bool executes; /* moves data; false: costs only. Must agree with the device of the stream. */
+	/* What is missing on this machine, found without joining anybody. NULL: nothing can be. */
+	enum mt_status (*usable)(void);
 };
 
 struct mt_fabric {
@@ -61,7 +63,7 @@ struct mt_group {
 	void *backend; /* owned by group_open and group_close */
 };
 
-extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_dry;
+extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_tcp, mt_fabric_dry;
 
 /* nccl-tests' S of a call. */
 int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size);

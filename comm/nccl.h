@@ -1,13 +1,15 @@
 /* nccl: inside the NCCL fabric, a plugin (base/plugin.h): the only files of ours that include nccl.h.
  *
  * The fabric is layered on another one, its base, which knows ranks and hosts, does the host-side calls, exchanges NCCL's ids,
- * and has the watchdog: mpi; without it one rank.
+ * and has the watchdog: mpi or tcp; without them one rank.
  *
- * A group's communicator is made at its first data operation, by all members. Communicators are non-blocking, so no call hangs in
- * NCCL: what is in progress is polled, and given up at the watchdog's deadline. A group of the same ranks as another is split from
- * it. On the device each operation is followed by an event; the watchdog's thread collects those that are over, asks for
- * asynchronous errors, and aborts a communicator that fails or hangs: its operations then end, and whoever waits for
- * their streams gets the message.
+ * A group's communicator is made at its first data operation, by all members. NCCL runs the operations of a communicator one after
+ * the other in the order enqueued, so a receive that is posted early would hold up the sends behind it: the messages of a group go
+ * over communicators of their own, made at the first message, so that no rank sends and receives on the same one (edge_of).
+ * Communicators are non-blocking, so no call hangs in NCCL: what is in progress is polled, and given up at the watchdog's deadline.
+ * A group of the same ranks as another is split from it. On the device each operation is followed by an event; the watchdog's
+ * thread collects those that are over, asks for asynchronous errors, and aborts a communicator that fails or hangs: its operations
+ * then end, and whoever waits for their streams gets the message.
  *
  * Results are the same bits from run to run for the same group on the same machines: NCCL adds in the order of its rings and
  * trees, which its tuner chooses by topology and size; fix NCCL_ALGO and NCCL_PROTO to hold them over versions. The maximum of
@@ -23,10 +25,15 @@
 #include <nccl.h>
 #include <pthread.h>
 
+#define NCCL_EDGES 6
+
+/* A group's communicator; and those of its messages, which are in the fabric's list too and have the same group and host. */
 struct nccl_group {
 	struct nccl_group *next;
+	struct nccl_group *edges[NCCL_EDGES]; /* owned; of a group with messages, NULL: not needed in one of its size */
+	bool edged;
 	struct mt_group *group;
-	struct mt_group *host; /* owned: the same ranks in the base */
+	struct mt_group *host; /* the same ranks in the base; owned by the group's, not by its edges' */
 	ncclComm_t comm;       /* owned; NULL until the first operation, and after the abort */
 	uint64_t serial;       /* of the groups with these ranks: the same on all members */
 	uint64_t called;
@@ -67,7 +74,10 @@ enum mt_status nccl_comm_make(struct nccl_group *g);
 /* Waits while the communicator's last call is in progress; watch (NULL: none) ends it. */
 enum mt_status nccl_comm_settle(struct nccl_group *g, ncclResult_t result, const char *what, const struct mt_watch *watch);
 void nccl_comm_close(struct nccl_group *g);
-/* Aborts it, ends its operations and hands the message to those who wait for them. Call without the lock; any thread. */
+/* The communicator of messages between two members; makes all of the group's at the first message, collective. */
+enum mt_status nccl_edge(struct nccl_group *g, int from, int to, struct nccl_group **edge);
+/* Aborts it and the group's others, ends their operations and hands the message to those who wait for them. Call without the lock;
+ * any thread. */
 void nccl_comm_abort(struct nccl_group *g, const char *message);
 
 /* nccl_run.c */

@@ -160,7 +160,7 @@ void nccl_comm_close(struct nccl_group *g)
 	g->comm = NULL;
 }
 
-void nccl_comm_abort(struct nccl_group *g, const char *message)
+static void abort_one(struct nccl_group *g, const char *message)
 {
 	struct nccl_fabric *f = nccl_of(g->group);
 	ncclComm_t comm = NULL;
@@ -186,4 +186,25 @@ void nccl_comm_abort(struct nccl_group *g, const char *message)
 	if (comm)
 		ncclCommAbort(comm);
 	pthread_mutex_unlock(&f->lock);
+}
+
+/* The next communicator of the group that has not failed. */
+static struct nccl_group *find_sound(struct nccl_fabric *f, const struct mt_group *group)
+{
+	struct nccl_group *g;
+	pthread_mutex_lock(&f->lock);
+	for (g = f->groups; g && (g->group != group || g->failed);)
+		g = g->next;
+	pthread_mutex_unlock(&f->lock);
+	return g;
+}
+
+void nccl_comm_abort(struct nccl_group *g, const char *message)
+{
+	struct mt_group *group = g->group;
+	char copy[MT_WATCHDOG_MESSAGE];
+	snprintf(copy, sizeof copy, "%s", message);
+	abort_one(g, copy);
+	while ((g = find_sound(nccl_of(group), group)))
+		abort_one(g, copy);
 }

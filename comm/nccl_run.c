@@ -1,6 +1,8 @@
 /* nccl_run: one call as NCCL's functions, and the operations under way. */
 #include "comm/nccl.h"
 
+#include "comm/agree.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -149,6 +151,27 @@ static uint64_t number(struct nccl_group *g, const struct mt_comm_call *c)
 	return (c->receiving ? g->received : g->sent)[c->peer]++;
 }
 
+/* In debug builds the members compare what they call first, on the host: so all must call the collectives of all their groups in
+ * the same order. */
+static enum mt_status agree(struct nccl_group *g, const struct mt_comm_call *c)
+{
+#ifdef MT_DEBUG
+	struct mt_comm_signature mine = mt_comm_sign(c, g->called), *all = calloc((size_t)g->group->size, sizeof *all);
+	enum mt_status st;
+	if (!all)
+		return mt_fail(MT_NOMEM, "group %s: no memory for signatures", g->group->name);
+	st = mt_comm_host_all_gather(g->host, &mine, all, sizeof mine);
+	if (st == MT_OK)
+		st = mt_comm_agree(g->group, all);
+	if (st != MT_OK)
+		nccl_comm_abort(g, mt_error_message());
+	free(all);
+	return st;
+#else
+	return MT_OK;
+#endif
+}
+
 /* Enqueued: under way until its event is over. The group may have failed meanwhile. */
 static enum mt_status keep(struct nccl_fabric *f, struct nccl_group *g, struct nccl_work *w)
 {
@@ -187,7 +210,7 @@ static enum mt_status launch(struct nccl_group *g, struct nccl_work *w, const st
 enum mt_status nccl_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	struct nccl_fabric *f = nccl_of(group);
-	struct nccl_group *g = nccl_members(group);
+	struct nccl_group *members = nccl_members(group), *g = members;
 	struct nccl_work *w = NULL;
 	enum mt_status st;
 	if (!mt_stream_native(stream))
@@ -196,10 +219,15 @@ enum mt_status nccl_run(struct mt_group *group, struct mt_stream *stream, const 
 	if (call->count == 0)
 		return MT_OK;
 	MT_TRY(nccl_comm_make(g));
+	if (call->op == MT_COMM_SEND_RECV)
+		MT_TRY(nccl_edge(members, call->receiving ? call->peer : group->rank, call->receiving ? group->rank : call->peer,
+				 &g));
+	else
+		MT_TRY(agree(members, call));
 	MT_TRY(take_work(f, stream, &w));
 	w->of = g;
 	w->stream = stream;
-	mt_watchdog_begin(group->fabric->watchdog, &w->watch, group, call, number(g, call));
+	mt_watchdog_begin(group->fabric->watchdog, &w->watch, group, call, number(members, call));
 	MT_GOTO(fail, launch(g, w, call));
 	MT_GOTO(fail, keep(f, g, w));
 	return MT_OK;

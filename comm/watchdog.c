@@ -485,3 +485,19 @@ enum mt_status mt_watchdog_fail(struct mt_watchdog *watchdog, const struct mt_wa
 	pthread_mutex_unlock(&watchdog->lock);
 	return st;
 }
+
+void mt_watchdog_expire(struct mt_watchdog *watchdog, const struct mt_fabric *fabric, double after_s, const char *message)
+{
+	double now = mt_clock_s();
+	if (!watchdog)
+		return;
+	pthread_mutex_lock(&watchdog->lock);
+	for (struct mt_watch *at = watchdog->list.next; at != &watchdog->list; at = at->next) {
+		if (at->group->fabric != fabric || at->reported || now - at->start_s <= after_s)
+			continue;
+		at->reported = true;
+		snprintf(watchdog->message, sizeof watchdog->message, "%s", message);
+		atomic_store(&at->expired, true);
+	}
+	pthread_mutex_unlock(&watchdog->lock);
+}

@@ -71,6 +71,10 @@ void mt_watchdog_end(struct mt_watchdog *watchdog, struct mt_watch *watch);
 /* After `expired` was set: the message, as MT_FAILED. */
 enum mt_status mt_watchdog_fail(struct mt_watchdog *watchdog, const struct mt_watch *watch);
 
+/* Ends what waits on groups of that fabric for longer than after_s already, with a message that is known: for the fabric layered on
+ * it, when it has failed and what the host waits for will not come. */
+void mt_watchdog_expire(struct mt_watchdog *watchdog, const struct mt_fabric *fabric, double after_s, const char *message);
+
 /* "all_reduce of 4.0 MiB (number 12) on group dp (rank 1 of 4)" */
 void mt_watch_text(const struct mt_watch *watch, char *buf, size_t bytes);
 

@@ -12,6 +12,7 @@ static const char *const decays[] = {"cosine", "constant", "linear", "wsd", "inv
 static const char *const wsd_decays[] = {"exponential", "linear", "cosine", "minus-sqrt", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "muon", NULL};
 static const char *const muon_scales[] = {"spectral", "shape", "unit-rms", NULL};
+static const char *const fabrics[] = {"auto", "self", "mpi", "tcp", "nccl", NULL};
 static const char *const policies[] = {"skip", "stop", "rewind", NULL};
 
 #define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
@@ -63,6 +64,12 @@ static const struct mt_option train_options[] = {
 	TRAIN(loss_scale_window, INT, "1000", 1, 1e12, NULL, "f16: good steps in a row after which the factor grows"),
 	TRAIN(loss_scale_hysteresis, INT, "2", 1, 1e6, NULL, "f16: the factor falls from this overflow on since it last grew"),
 	TRAIN(device, STRING, "cpu", 0, 0, NULL, "cpu, cuda (NVIDIA GPUs), or reference (plain loops)"),
+	TRAIN(fabric, CHOICE, "auto", 0, 0, fabrics,
+	      "what collectives go over; auto: nccl where each rank has a GPU of its own, else what joined the ranks: mpi under "
+	      "mpirun, tcp under megatune launch, torchrun or srun without MPI, self alone"),
+	TRAIN(watchdog_s, FLOAT, "0", -1, 1e6, NULL,
+	      "seconds that an operation may wait for other ranks before the run ends with its suspects; 0: 600, below 0: for "
+	      "ever"),
 	TRAIN(log, STRING, NULL, 0, 0, NULL, "file for one JSON line a step"),
 	TRAIN(trace, STRING, NULL, 0, 0, NULL, "file for a Chrome trace of the last step"),
 	TRAIN(peak_tflops, FLOAT, "0", 0, 1e6, NULL, "dense peak of one device in TFLOP/s, for MFU; 0: measured at start"),

@@ -15,6 +15,9 @@ enum mt_muon_scale { MT_MUON_SPECTRAL, MT_MUON_SHAPE, MT_MUON_UNIT_RMS };
 /* What a step is answered with whose loss or gradient is not finite, or whose loss is a spike. It changes no parameter. */
 enum mt_policy { MT_POLICY_SKIP, MT_POLICY_STOP, MT_POLICY_REWIND };
 
+/* What the ranks' collectives go over. */
+enum mt_fabric_choice { MT_FABRIC_AUTO, MT_FABRIC_SELF, MT_FABRIC_MPI, MT_FABRIC_TCP, MT_FABRIC_NCCL };
+
 struct mt_train_options {
 	int64_t steps, seed;
 	double lr, min_lr;                      /* peak and final learning rate */
@@ -39,8 +42,10 @@ struct mt_train_options {
 	double loss_scale_initial, loss_scale_least, loss_scale_growth, loss_scale_backoff;
 	int64_t loss_scale_window, loss_scale_hysteresis; /* see engine/loss_scale.c */
 	char *device;                                     /* "cpu", "cuda", "reference" */
-	char *log;                                        /* JSON lines of every step; NULL: none */
-	char *trace;                                      /* Chrome trace of the last step; NULL: none */
+	int fabric;                                       /* enum mt_fabric_choice */
+	double watchdog_s;              /* of an operation that waits for other ranks; 0: 600, below 0: for ever */
+	char *log;                      /* JSON lines of every step; NULL: none */
+	char *trace;                    /* Chrome trace of the last step; NULL: none */
 	double peak_tflops;             /* dense peak a device for MFU; 0: measured at start (megatune's own product probe) */
 	double deadline_s;              /* stop after this time; 0: none */
 	int64_t eval_every, eval_steps; /* loss of the validation part every so many steps (0: never), over so many batches */

@@ -83,7 +83,8 @@ static int plan_threads(const struct mt_probe *probe)
 static enum mt_status open_device(struct mt_probe *probe)
 {
 	const char *kind = probe->options->device ? probe->options->device : "cpu";
-	struct mt_device_config config = {.kind = kind, .threads = probe->threads};
+	struct mt_device_config config = {
+		.kind = kind, .threads = probe->threads, .local_rank = mt_fabric_local_rank(probe->fabric)};
 	MT_TRY(mt_device_create(&probe->device, &config));
 	MT_TRY(mt_stream_create(probe->device, MT_STREAM_COMPUTE, "probe", &probe->stream));
 	snprintf(probe->machine->device, sizeof probe->machine->device, "%s", probe->device->info.kind);

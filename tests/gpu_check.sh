@@ -110,12 +110,8 @@ echo
 check_kernels
 counted "engine, 1 rank" 120 "${RUN[@]}" "$(program gpu_engine)" "$DEVICE" "$SIZE"
 for n in 2 4; do
-	if [ "$MPI" = yes ]; then
-		ranks $n
-		counted "engine, $n ranks" 90 env OMP_NUM_THREADS=1 "${RUN_RANKS[@]}" "$(program gpu_engine)" "$DEVICE" "$SIZE"
-	else
-		skip "engine, $n ranks" "$MPI"
-	fi
+	ranks $n
+	counted "engine, $n ranks" 90 env OMP_NUM_THREADS=1 "${RUN_RANKS[@]}" "$(program gpu_engine)" "$DEVICE" "$SIZE"
 done
 if [ $((passed + failed)) -gt 0 ]; then
 	check_train

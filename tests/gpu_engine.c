@@ -249,7 +249,7 @@ static void run_all(struct job *job)
 int main(int argc, char **argv)
 {
 	struct job job = {.few = argc > 2 && strcmp(argv[2], "few") == 0};
-	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	struct mt_fabric_config config = {.kind = mt_fabric_launched_kind()};
 	enum mt_status st = mt_fabric_create(&job.fabric, &config);
 	int ranks[4] = {0, 1, 2, 3}, missing = 0;
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034 # variables of those who read it
 # What gpu_check.sh and gpu_bench.sh share: where the programs are, and how they are started.
 #
-#   from the source tree    programs of $BUILD and $BUILD/tests, ranks by the machine's mpirun
-#   from a bundle           programs of its bin/, everything by its `run`, ranks by its own mpirun
+#   from the source tree    programs of $BUILD and $BUILD/tests, ranks by the machine's mpirun, without one by megatune launch
+#   from a bundle           programs of its bin/, everything by its `run`, ranks too
 # DEVICE (cuda): the kind of device. "cpu" and "late" (a stand-in that runs behind the host) show that the scripts themselves work.
 
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
@@ -12,23 +12,21 @@ if [ -x "$here/run" ]; then
 	RUN=("$here/run") PROGRAMS=$here/bin PEER=$here/share/megatune/peer_pytorch.py
 	MEGATUNE=(megatune)
 	ranks() { RUN_RANKS=("$here/run" -n "$1"); }
-	[ -d "$here/lib/openmpi" ] && MPI=yes || MPI="this bundle was built without MPI"
 else
 	cd "$here/.." || exit 1
 	BUILD=${BUILD:-build}
 	RUN=() PROGRAMS=$BUILD/tests PEER=tests/peer_pytorch.py
 	MEGATUNE=("$BUILD/megatune")
 	export MEGATUNE_PLUGINS=${MEGATUNE_PLUGINS:-$(readlink -f "$BUILD")} MEGATUNE_DATA=${MEGATUNE_DATA:-$PWD/examples}
+	# Without an Open MPI that the programs were built with, ranks find each other by themselves.
 	ranks() {
+		if ! mpirun --version 2>/dev/null | grep -q 'Open MPI' || ! ldd "$PROGRAMS/gpu_engine" 2>/dev/null | grep 'libmpi\.' >/dev/null; then
+			RUN_RANKS=("$BUILD/megatune" launch -n "$1" --)
+			return
+		fi
 		RUN_RANKS=(mpirun -n "$1" --oversubscribe --bind-to none --mca pml ob1 --mca btl "self,vader" --mca mpi_yield_when_idle 1)
 		[ "$(id -u)" -ne 0 ] || RUN_RANKS+=(--allow-run-as-root)
 	}
-	MPI=yes
-	if ! mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
-		MPI="no Open MPI on this machine"
-	elif ! ldd "$PROGRAMS/gpu_engine" 2>/dev/null | grep 'libmpi\.' >/dev/null; then
-		MPI="built without MPI"
-	fi
 fi
 program() { # NAME: the path of a program of the check, for RUN
 	if [ ${#RUN[@]} -gt 0 ]; then echo "$1"; else echo "$PROGRAMS/$1"; fi

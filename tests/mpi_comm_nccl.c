@@ -1,5 +1,5 @@
 /* The nccl fabric over a double of NCCL: results equal their definition as the mpi fabric's do; failures of NCCL are told.
- * ranks: 1 2 4 */
+ * ranks: 1 2 3 4 */
 #ifdef MT_HAVE_MPI
 
 #include "base/file.h"
@@ -11,6 +11,12 @@
 #include "tests/comm_bench.h"
 
 #include <mpi.h>
+
+#ifdef MT_DEBUG
+#define AGREES 1
+#else
+#define AGREES 0
+#endif
 
 static struct mt_group *group_of_all(struct bench *b, const char *name)
 {
@@ -65,29 +71,32 @@ static int groups_of_the_same_ranks_are_split(struct bench *b)
 	return wrong + random_jobs(b, b->world, b->comm[0], 34, 5, "after the split's end");
 }
 
-static int messages_arrive_in_the_order_sent(struct bench *b)
+/* Round the ring in both directions, each rank's receives posted before any of its sends: they must not hold those up, though NCCL
+ * runs the operations of a communicator in the order enqueued. */
+static int receives_posted_early_hold_nobody_up(struct bench *b)
 {
 	enum { MESSAGES = 12, COUNT = 3000 };
-	int right = (b->rank + 1) % b->size, left = (b->rank + b->size - 1) % b->size, wrong = 0;
-	static int32_t out[MESSAGES][COUNT], in[MESSAGES][COUNT];
+	static int32_t out[2][MESSAGES][COUNT], in[2][MESSAGES][COUNT];
+	int wrong = 0;
 	if (b->size == 1)
 		return -1;
-	/* One communicator runs its operations in order: a ring needs somebody who receives first. */
-	for (int m = 0; m < MESSAGES; m++) {
-		for (int i = 0; i < COUNT; i++)
-			out[m][i] = b->rank * 100000 + m * 1000 + i % 997;
-		for (int turn = 0; turn < 2; turn++) {
-			if ((b->rank + turn) % 2 == 0)
-				must(b, mt_comm_send(b->world, b->comm[0], out[m], COUNT, MT_I32, right), "send");
-			else
-				must(b, mt_comm_recv(b->world, b->comm[1], in[m], COUNT, MT_I32, left), "receive");
+	for (int way = 0; way < 2; way++) {
+		int to = (b->rank + (way ? b->size - 1 : 1)) % b->size, from = (b->rank + (way ? 1 : b->size - 1)) % b->size;
+		if (way && b->size == 2)
+			break;
+		for (int m = 0; m < MESSAGES; m++)
+			must(b, mt_comm_recv(b->world, b->comm[1], in[way][m], COUNT, MT_I32, from), "receive");
+		for (int m = 0; m < MESSAGES; m++) {
+			for (int i = 0; i < COUNT; i++)
+				out[way][m][i] = b->rank * 100000 + way * 50000 + m * 1000 + i % 997;
+			must(b, mt_comm_send(b->world, b->comm[0], out[way][m], COUNT, MT_I32, to), "send");
 		}
+		must(b, mt_stream_synchronize(b->comm[0]), "send");
+		must(b, mt_stream_synchronize(b->comm[1]), "receive");
+		for (int m = 0; m < MESSAGES; m++)
+			for (int i = 0; i < COUNT; i++)
+				wrong += in[way][m][i] != from * 100000 + way * 50000 + m * 1000 + i % 997;
 	}
-	must(b, mt_stream_synchronize(b->comm[0]), "send");
-	must(b, mt_stream_synchronize(b->comm[1]), "receive");
-	for (int m = 0; m < MESSAGES; m++)
-		for (int i = 0; i < COUNT; i++)
-			wrong += in[m][i] != left * 100000 + m * 1000 + i % 997;
 	return wrong;
 }
 
@@ -188,11 +197,12 @@ static int endure(struct bench *b, enum trouble trouble, const char *fault, cons
 	return wrong + random_jobs(b, b->world, b->comm[0], 35, 5, "another group goes on");
 }
 
+/* In debug builds the members agree on each call first, and that is what an absent rank holds up. */
 static int an_absent_rank_is_named(struct bench *b)
 {
 	char suspect[80];
 	snprintf(suspect, sizeof suspect, "suspect: rank %d (world rank %d on ", b->size - 1, b->size - 1);
-	return b->size == 1 ? -1 : endure(b, ABSENT, NULL, suspect, "has begun 1 collectives of this group, not 2");
+	return b->size == 1 ? -1 : endure(b, ABSENT, NULL, suspect, AGREES ? NULL : "has begun 1 collectives of this group, not 2");
 }
 
 static int a_hang_of_the_network_is_told(struct bench *b)
@@ -207,6 +217,21 @@ static int an_asynchronous_error_is_told(struct bench *b)
 	char fault[32];
 	snprintf(fault, sizeof fault, "async %d", b->size - 1);
 	return b->size == 1 ? -1 : endure(b, ASYNC, fault, "asynchronous error: remote process exited", NULL);
+}
+
+static int members_that_disagree_are_named(struct bench *b)
+{
+	struct mt_group *group;
+	float x[8] = {0};
+	int wrong = 0;
+	if (b->size < 3 || !AGREES)
+		return -1;
+	group = group_of_all(b, "odd");
+	wrong += mt_comm_all_reduce(group, b->compute, x, x, b->rank == 1 ? 4 : 8, MT_F32, MT_SUM) != MT_FAILED;
+	wrong += names("do not call the same collective: rank 1");
+	mt_error_clear();
+	mt_group_destroy(group);
+	return wrong;
 }
 
 static int a_failed_start_is_told(struct bench *b)
@@ -231,13 +256,14 @@ static const struct test tests[] = {
 	{"collectives_equal_their_definition", collectives_equal_their_definition},
 	{"groups_work_side_by_side", groups_work_side_by_side},
 	{"groups_of_the_same_ranks_are_split", groups_of_the_same_ranks_are_split},
-	{"messages_arrive_in_the_order_sent", messages_arrive_in_the_order_sent},
+	{"receives_posted_early_hold_nobody_up", receives_posted_early_hold_nobody_up},
 	{"events_order_streams_and_collectives", events_order_streams_and_collectives},
 	{"streams_run_side_by_side", streams_run_side_by_side},
 	{"host_helpers_go_to_the_base", host_helpers_go_to_the_base},
 	{"an_absent_rank_is_named", an_absent_rank_is_named},
 	{"a_hang_of_the_network_is_told", a_hang_of_the_network_is_told},
 	{"an_asynchronous_error_is_told", an_asynchronous_error_is_told},
+	{"members_that_disagree_are_named", members_that_disagree_are_named},
 	{"a_failed_start_is_told", a_failed_start_is_told},
 };
 
@@ -245,14 +271,14 @@ int main(void)
 {
 	char *self = mt_process_self(), *plugins, *file;
 	int level, rank, st = 0;
-	MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
+	MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level);
 	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
 	*strrchr(self, '/') = '\0';
 	plugins = mt_string("%s/plugins", self);
 	file = mt_string("%s/megatune-nccl.so", plugins);
-	if (!mt_file_exists(file) || level < MPI_THREAD_MULTIPLE) {
+	if (!mt_file_exists(file)) {
 		if (rank == 0)
-			printf("built without nccl.h, or an MPI without threads\n0 passed, 0 failed, 1 skipped\n");
+			printf("built without nccl.h\n0 passed, 0 failed, 1 skipped\n");
 	} else {
 		setenv("MEGATUNE_PLUGINS", plugins, 1);
 		st = run_tests(tests, sizeof tests / sizeof *tests);

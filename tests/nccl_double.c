@@ -1,41 +1,38 @@
-/* A double of the functions of libnccl that comm/nccl*.c use, over MPI in host memory: linked with those files into a plugin for
- * tests/mpi_comm_nccl.c. Streams are those of nccl_double.h. Like NCCL's: communicators are made in the background, operations of a
- * communicator run one after the other in the order they were enqueued, and an abort ends what waits.
+/* A double of the functions of libnccl that comm/nccl*.c use, in host memory over TCP: linked with those files into a plugin for
+ * tests. Streams are those of nccl_double.h. Like NCCL's: ranks meet where the unique id says, communicators are made in the
+ * background, operations of a communicator run one after the other in the order they were enqueued, and an abort ends what waits.
+ *
+ * The id is the place of a board (comm/board.h) that the rank served which made it; all messages go through that.
  *
  * NCCL_DOUBLE_FAULT, read at each call: "hang R": on world rank R operations do nothing until the abort; "async R": and the
- * communicator reports an asynchronous error; "init": no communicator can be made. Needs MPI_THREAD_MULTIPLE. */
+ * communicator reports an asynchronous error; "init": no communicator can be made. */
+#include "comm/board.h"
 #include "comm/reduce.h"
 #include "tests/nccl_double.h"
 
-#include <mpi.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <unistd.h>
 
-#define TAG_MESSAGE 1
-#define TAG_FIRST   16
-#define TAG_COUNT   0x3fff
-#define MOST_ACTS   256
+#define MOST_ACTS 256
+#define TOKEN     0xd0b1e
 
 struct ncclComm {
-	MPI_Comm mpi;
-	int size, rank;
+	struct mt_board *board; /* owned; of whoever's turn it is */
+	int size, rank, port;
+	char name[32];     /* first part of its keys */
 	_Atomic int state; /* ncclResult_t */
 	_Atomic int aborted;
 	_Atomic uint64_t turn; /* of the next operation to run */
 	uint64_t enqueued, collectives;
+	int splits;
 	pthread_t maker;
-	int makes; /* the thread is to be joined */
-	/* for the maker */
-	ncclUniqueId id;
-	ncclComm_t parent;
-	ncclComm_t wreck;         /* aborted before it */
-	struct operation *parked; /* aborted ones: MPI may still use their buffers */
+	int makes;              /* the thread is to be joined */
+	struct ncclComm *wreck; /* aborted before it */
 };
 
 struct seed {
-	uint64_t salt;
-	int root; /* world rank */
+	int port, salt;
 };
 
 enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, SEND, RECEIVE };
@@ -48,18 +45,14 @@ struct act {
 	enum mt_dtype dtype;
 	enum mt_reduction reduction;
 	int peer;
-	char *out, *in; /* owned copies */
 };
 
 struct operation {
-	struct operation *next;
 	ncclComm_t comm;
 	struct act acts[MOST_ACTS];
-	int count, requests;
-	uint64_t turn;
-	int tag;
+	int count;
+	uint64_t turn, number;
 	int fault; /* 1: hang, 2: asynchronous error */
-	MPI_Request request[4 * MOST_ACTS];
 };
 
 static _Thread_local struct operation *batch;
@@ -68,9 +61,8 @@ static _Thread_local int depth;
 
 static int fault_here(void)
 {
-	const char *fault = getenv("NCCL_DOUBLE_FAULT");
-	int rank, at;
-	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+	const char *fault = getenv("NCCL_DOUBLE_FAULT"), *mpi = getenv("OMPI_COMM_WORLD_RANK"), *own = getenv("RANK");
+	int rank = mpi ? atoi(mpi) : own ? atoi(own) : 0, at;
 	if (fault && sscanf(fault, "hang %d", &at) == 1)
 		return at == rank ? 1 : 0;
 	if (fault && sscanf(fault, "async %d", &at) == 1)
@@ -84,11 +76,18 @@ ncclResult_t ncclGetVersion(int *version)
 	return ncclSuccess;
 }
 
+/* Served until the process ends. */
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
-	static _Atomic uint64_t next;
-	struct seed seed = {.salt = atomic_fetch_add(&next, 1)};
-	MPI_Comm_rank(MPI_COMM_WORLD, &seed.root);
+	static struct mt_board_server *server;
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static int next;
+	struct seed seed;
+	pthread_mutex_lock(&lock);
+	if (!server && mt_board_serve(&server, 0, TOKEN, true) != MT_OK)
+		abort();
+	seed = (struct seed){.port = mt_board_port(server), .salt = next++};
+	pthread_mutex_unlock(&lock);
 	memset(id, 0, sizeof *id);
 	memcpy(id->internal, &seed, sizeof seed);
 	return ncclSuccess;
@@ -106,48 +105,28 @@ const char *ncclGetLastError(ncclComm_t comm)
 
 /* ---- communicators ---- */
 
-/* The root hears of each member's world rank and tells all. */
+static bool is_aborted(void *context)
+{
+	return atomic_load(&((ncclComm_t)context)->aborted) != 0;
+}
+
+/* All have come when each has heard of the others. */
 static void *make(void *context)
 {
 	ncclComm_t c = context;
-	MPI_Group world, members;
-	struct seed seed;
-	int mine[2] = {c->rank, 0}, *ranks = calloc((size_t)c->size, sizeof *ranks);
-	if (!ranks)
+	char key[MT_BOARD_KEY], *all = calloc((size_t)c->size, 1);
+	if (!all || mt_board_connect(&c->board, "127.0.0.1", c->port, TOKEN, 20) != MT_OK)
 		abort();
-	if (c->parent) {
-		MPI_Comm_dup(c->parent->mpi, &c->mpi);
+	mt_board_cancel_when(c->board, is_aborted, c);
+	snprintf(key, sizeof key, "%s/made", c->name);
+	if (mt_board_gather(c->board, key, c->rank, c->size, "", 1, all) == MT_OK)
 		atomic_store(&c->state, ncclSuccess);
-		free(ranks);
-		return NULL;
-	}
-	memcpy(&seed, c->id.internal, sizeof seed);
-	int tag = 1000 + (int)((seed.salt * 64 + (uint64_t)seed.root) % 20000);
-	MPI_Comm_rank(MPI_COMM_WORLD, &mine[1]);
-	ranks[c->rank] = mine[1];
-	if (mine[1] == seed.root) {
-		for (int i = 1, theirs[2]; i < c->size; i++) {
-			MPI_Recv(theirs, 2, MPI_INT, MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-			ranks[theirs[0]] = theirs[1];
-		}
-		for (int i = 0; i < c->size; i++)
-			if (ranks[i] != seed.root)
-				MPI_Send(ranks, c->size, MPI_INT, ranks[i], tag + 30000, MPI_COMM_WORLD);
-	} else {
-		MPI_Send(mine, 2, MPI_INT, seed.root, tag, MPI_COMM_WORLD);
-		MPI_Recv(ranks, c->size, MPI_INT, seed.root, tag + 30000, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-	}
-	MPI_Comm_group(MPI_COMM_WORLD, &world);
-	MPI_Group_incl(world, c->size, ranks, &members);
-	MPI_Comm_create_group(MPI_COMM_WORLD, members, 0x7e0000 + tag, &c->mpi);
-	MPI_Group_free(&members);
-	MPI_Group_free(&world);
-	free(ranks);
-	atomic_store(&c->state, ncclSuccess);
+	mt_error_clear();
+	free(all);
 	return NULL;
 }
 
-static ncclResult_t begin(ncclComm_t *comm, int size, int rank, const ncclUniqueId *id, ncclComm_t parent)
+static ncclResult_t begin(ncclComm_t *comm, int size, int rank, int port, const char *name)
 {
 	ncclComm_t c = calloc(1, sizeof *c);
 	if (!c || fault_here() == 3) {
@@ -156,9 +135,8 @@ static ncclResult_t begin(ncclComm_t *comm, int size, int rank, const ncclUnique
 	}
 	c->size = size;
 	c->rank = rank;
-	c->parent = parent;
-	if (id)
-		c->id = *id;
+	c->port = port;
+	snprintf(c->name, sizeof c->name, "%s", name);
 	atomic_store(&c->state, ncclInProgress);
 	c->makes = pthread_create(&c->maker, NULL, make, c) == 0;
 	*comm = c;
@@ -167,15 +145,20 @@ static ncclResult_t begin(ncclComm_t *comm, int size, int rank, const ncclUnique
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId id, int rank, ncclConfig_t *config)
 {
-	return config->blocking == 0 ? begin(comm, nranks, rank, &id, NULL) : ncclInvalidArgument;
+	struct seed seed;
+	char name[32];
+	memcpy(&seed, id.internal, sizeof seed);
+	snprintf(name, sizeof name, "%d", seed.salt);
+	return config->blocking == 0 ? begin(comm, nranks, rank, seed.port, name) : ncclInvalidArgument;
 }
 
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *child, ncclConfig_t *config)
 {
-	ncclResult_t code = color == 0 && config->blocking == 0 ? begin(child, comm->size, key, NULL, comm) : ncclInvalidArgument;
+	char name[32];
+	snprintf(name, sizeof name, "%.20s.%d", comm->name, comm->splits++);
 	if (getenv("NCCL_DOUBLE_SPLITS"))
 		setenv("NCCL_DOUBLE_SPLITS", "seen", 1);
-	return code;
+	return color == 0 && config->blocking == 0 ? begin(child, comm->size, key, comm->port, name) : ncclInvalidArgument;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
@@ -193,7 +176,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
 	if (comm->makes)
 		pthread_join(comm->maker, NULL);
-	MPI_Comm_free(&comm->mpi);
+	mt_board_close(comm->board);
 	free(comm);
 	return ncclSuccess;
 }
@@ -225,106 +208,113 @@ static size_t row_of(const struct act *a)
 	return a->count * mt_dtype_bytes(a->dtype);
 }
 
-static void post(struct operation *o, char *buffer, size_t bytes, int peer, int tag, int sends)
+static void key_of(const struct operation *o, int act, int from, int to, char key[MT_BOARD_KEY])
 {
-	MPI_Request *r = &o->request[o->requests++];
-	if (sends)
-		MPI_Isend(buffer, (int)bytes, MPI_BYTE, peer, tag, o->comm->mpi, r);
+	if (o->acts[act].kind >= SEND)
+		snprintf(key, MT_BOARD_KEY, "%s/m/%d-%d", o->comm->name, from, to);
 	else
-		MPI_Irecv(buffer, (int)bytes, MPI_BYTE, peer, tag, o->comm->mpi, r);
+		snprintf(key, MT_BOARD_KEY, "%s/%llu/%d-%d", o->comm->name, (unsigned long long)o->number, from, to);
 }
 
-static char *copy_of(const void *from, size_t bytes)
+static bool send(const struct operation *o, int act, const char *data, size_t bytes, int to)
 {
-	char *to = malloc(bytes + 1);
-	if (!to)
-		abort();
-	if (from)
-		memcpy(to, from, bytes);
-	return to;
+	char key[MT_BOARD_KEY];
+	key_of(o, act, o->comm->rank, to, key);
+	return mt_board_send(o->comm->board, key, data, bytes) == MT_OK;
 }
 
-static void start(struct operation *o, struct act *a)
+static bool take(const struct operation *o, int act, char *data, size_t bytes, int from)
 {
-	int size = o->comm->size, rank = o->comm->rank;
-	size_t row = row_of(a), sent = a->kind == REDUCE_SCATTER ? row * (size_t)size : row;
-	if (a->kind == SEND) {
-		a->out = copy_of(a->send, row);
-		post(o, a->out, row, a->peer, TAG_MESSAGE, 1);
-	} else if (a->kind == RECEIVE) {
-		a->in = copy_of(NULL, row);
-		post(o, a->in, row, a->peer, TAG_MESSAGE, 0);
-	} else if (a->kind == BROADCAST) {
-		a->in = copy_of(a->send, row);
-		for (int r = 0; r < size && rank == a->peer; r++)
-			if (r != rank)
-				post(o, a->in, row, r, o->tag, 1);
-		if (rank != a->peer)
-			post(o, a->in, row, a->peer, o->tag, 0);
-	} else {
-		a->out = copy_of(a->send, sent);
-		a->in = copy_of(NULL, row * (size_t)size);
-		for (int r = 0; r < size; r++) {
-			post(o, a->in + (size_t)r * row, row, r, o->tag, 0);
-			post(o, a->out + (a->kind == REDUCE_SCATTER ? (size_t)r * row : 0), row, r, o->tag, 1);
-		}
-	}
+	char key[MT_BOARD_KEY];
+	key_of(o, act, from, o->comm->rank, key);
+	return mt_board_take(o->comm->board, key, data, bytes) == MT_OK;
 }
 
-static void finish(struct operation *o, struct act *a)
+/* What this rank has to say: all of it before it listens. */
+static bool start(const struct operation *o, int act)
 {
+	const struct act *a = &o->acts[act];
 	size_t row = row_of(a);
-	if (a->kind == ALL_REDUCE || a->kind == REDUCE_SCATTER)
-		for (int r = 1; r < o->comm->size; r++)
-			mt_comm_combine(a->in, a->in, a->in + (size_t)r * row, (int64_t)a->count, a->dtype, a->reduction);
-	if (a->kind != SEND)
-		memcpy(a->recv, a->in, a->kind == ALL_GATHER ? row * (size_t)o->comm->size : row);
+	bool fine = true;
+	if (a->kind == SEND)
+		return send(o, act, a->send, row, a->peer);
+	for (int r = 0; r < o->comm->size && fine && a->kind != RECEIVE; r++)
+		if (a->kind != BROADCAST || (a->peer == o->comm->rank && r != a->peer))
+			fine = send(o, act, (const char *)a->send + (a->kind == REDUCE_SCATTER ? (size_t)r * row : 0), row, r);
+	return fine;
 }
 
-static void give_up(struct operation *o)
+static bool reduce(const struct operation *o, int act)
 {
-	for (int i = 0; i < o->requests; i++)
-		if (o->request[i] != MPI_REQUEST_NULL)
-			MPI_Cancel(&o->request[i]);
-	o->next = o->comm->parked;
-	o->comm->parked = o;
+	const struct act *a = &o->acts[act];
+	size_t row = row_of(a);
+	char *sum = malloc(row + 1), *part = malloc(row + 1);
+	bool fine = sum && part && take(o, act, sum, row, 0);
+	for (int r = 1; r < o->comm->size && fine; r++) {
+		fine = take(o, act, part, row, r);
+		if (fine)
+			mt_comm_combine(sum, sum, part, (int64_t)a->count, a->dtype, a->reduction);
+	}
+	if (fine)
+		memcpy(a->recv, sum, row);
+	free(sum);
+	free(part);
+	return fine;
+}
+
+static bool finish(const struct operation *o, int act)
+{
+	const struct act *a = &o->acts[act];
+	size_t row = row_of(a);
+	bool fine = true;
+	switch (a->kind) {
+	case ALL_REDUCE:
+	case REDUCE_SCATTER:
+		return reduce(o, act);
+	case ALL_GATHER:
+		for (int r = 0; r < o->comm->size && fine; r++)
+			fine = take(o, act, (char *)a->recv + (size_t)r * row, row, r);
+		return fine;
+	case BROADCAST:
+		return a->peer == o->comm->rank || take(o, act, a->recv, row, a->peer);
+	case RECEIVE:
+		return take(o, act, a->recv, row, a->peer);
+	default:
+		return true;
+	}
 }
 
 static void execute(void *context)
 {
 	struct operation *o = context;
 	ncclComm_t c = o->comm;
-	int done = 0;
+	bool fine = true;
 	while (atomic_load(&c->turn) != o->turn && !atomic_load(&c->aborted))
 		usleep(20);
 	if (o->fault == 2)
 		atomic_store(&c->state, ncclRemoteError);
-	for (int i = 0; i < o->count && !o->fault && !atomic_load(&c->aborted); i++)
-		start(o, &o->acts[i]);
-	while (!done && !atomic_load(&c->aborted)) {
-		if (!o->fault)
-			MPI_Testall(o->requests, o->request, &done, MPI_STATUSES_IGNORE);
-		if (!done)
-			usleep(20);
-	}
-	if (!done) {
-		give_up(o);
-		return;
-	}
-	for (int i = 0; i < o->count; i++) {
-		finish(o, &o->acts[i]);
-		free(o->acts[i].out);
-		free(o->acts[i].in);
-	}
+	while (o->fault && !atomic_load(&c->aborted))
+		usleep(20);
+	for (int i = 0; i < o->count && fine && !atomic_load(&c->aborted); i++)
+		fine = start(o, i);
+	for (int i = 0; i < o->count && fine && !atomic_load(&c->aborted); i++)
+		fine = finish(o, i);
+	/* As NCCL does when a peer's connection is gone. */
+	if (!fine && !atomic_load(&c->aborted))
+		atomic_store(&c->state, ncclRemoteError);
+	while (!fine && !atomic_load(&c->aborted))
+		usleep(20);
+	mt_error_clear();
+	if (!atomic_load(&c->aborted))
+		atomic_fetch_add(&c->turn, 1);
 	free(o);
-	atomic_fetch_add(&c->turn, 1);
 }
 
 static void launch(struct operation *o, struct threaded_stream *stream)
 {
 	o->turn = o->comm->enqueued++;
 	if (o->acts[0].kind < SEND)
-		o->tag = TAG_FIRST + (int)(o->comm->collectives++ & TAG_COUNT);
+		o->number = o->comm->collectives++;
 	o->fault = fault_here();
 	threaded_push(stream, execute, o);
 }

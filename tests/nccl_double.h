@@ -100,55 +100,95 @@ static inline enum mt_status threaded_synchronize(struct mt_stream *stream)
 	return MT_OK;
 }
 
-/* How often an event was recorded, by the caller, and how often that was reached. */
-struct threaded_event {
-	_Atomic int recorded, done;
+/* A point in a stream's work; an event is the one it was recorded at last. Held by the event, by what reaches it, and by waits. */
+struct threaded_point {
+	_Atomic int reached, holders;
 };
+
+struct threaded_event {
+	pthread_mutex_t lock;
+	struct threaded_point *last; /* NULL: never recorded */
+};
+
+static inline void threaded_drop(struct threaded_point *point)
+{
+	if (point && atomic_fetch_sub(&point->holders, 1) == 1)
+		free(point);
+}
 
 static inline enum mt_status threaded_event_open(struct mt_event *event)
 {
-	event->native = calloc(1, sizeof(struct threaded_event));
-	return event->native ? MT_OK : mt_fail(MT_NOMEM, "threaded device: no memory");
+	struct threaded_event *e = calloc(1, sizeof *e);
+	if (!e)
+		return mt_fail(MT_NOMEM, "threaded device: no memory");
+	pthread_mutex_init(&e->lock, NULL);
+	event->native = e;
+	return MT_OK;
 }
 
-/* Queued work may name it: an event that is not over is left. */
 static inline void threaded_event_close(struct mt_event *event)
 {
 	struct threaded_event *e = event->native;
-	while (atomic_load(&e->done) < atomic_load(&e->recorded))
-		mt_clock_sleep(1e-4);
+	threaded_drop(e->last);
+	pthread_mutex_destroy(&e->lock);
 	free(e);
 }
 
 static inline void threaded_reach(void *context)
 {
-	atomic_fetch_add(&((struct threaded_event *)context)->done, 1);
+	struct threaded_point *point = context;
+	atomic_store(&point->reached, 1);
+	threaded_drop(point);
 }
 
 static inline void threaded_hold(void *context)
 {
-	struct threaded_event *e = context;
-	while (atomic_load(&e->done) < atomic_load(&e->recorded))
+	struct threaded_point *point = context;
+	while (!atomic_load(&point->reached))
 		mt_clock_sleep(2e-5);
+	threaded_drop(point);
 }
 
 static inline enum mt_status threaded_event_record(struct mt_event *event, struct mt_stream *stream)
 {
-	atomic_fetch_add(&((struct threaded_event *)event->native)->recorded, 1);
-	threaded_push(stream->native, threaded_reach, event->native);
+	struct threaded_event *e = event->native;
+	struct threaded_point *point = calloc(1, sizeof *point);
+	if (!point)
+		return mt_fail(MT_NOMEM, "threaded device: no memory");
+	atomic_store(&point->holders, 2);
+	pthread_mutex_lock(&e->lock);
+	threaded_drop(e->last);
+	e->last = point;
+	pthread_mutex_unlock(&e->lock);
+	threaded_push(stream->native, threaded_reach, point);
 	return MT_OK;
+}
+
+/* The point it has now, with one more holder. */
+static inline struct threaded_point *threaded_take(struct mt_event *event)
+{
+	struct threaded_event *e = event->native;
+	pthread_mutex_lock(&e->lock);
+	struct threaded_point *point = e->last;
+	if (point)
+		atomic_fetch_add(&point->holders, 1);
+	pthread_mutex_unlock(&e->lock);
+	return point;
 }
 
 static inline enum mt_status threaded_event_wait(struct mt_stream *stream, struct mt_event *event)
 {
-	threaded_push(stream->native, threaded_hold, event->native);
+	struct threaded_point *point = threaded_take(event);
+	if (point)
+		threaded_push(stream->native, threaded_hold, point);
 	return MT_OK;
 }
 
 static inline enum mt_status threaded_event_over(struct mt_event *event, bool *over)
 {
-	struct threaded_event *e = event->native;
-	*over = atomic_load(&e->done) >= atomic_load(&e->recorded);
+	struct threaded_point *point = threaded_take(event);
+	*over = !point || atomic_load(&point->reached);
+	threaded_drop(point);
 	return MT_OK;
 }
 

@@ -137,9 +137,48 @@ static void a_rank_zero_that_ended_is_a_failure(void **state)
 	mt_board_close(board);
 }
 
+/* Three ranks with guards; one goes in the way under test, and the others hear of it, or do not. */
+static void hear_of_end(bool says, int code, bool told)
+{
+	struct mt_board_server *server = NULL;
+	struct mt_board *guards[3] = {NULL}, *own = NULL;
+	int asked[3] = {0};
+	assert_int_equal(mt_board_serve(&server, 0, TOKEN, true), MT_OK);
+	for (int r = 0; r < 3; r++) {
+		assert_int_equal(mt_board_connect(&guards[r], "127.0.0.1", mt_board_port(server), TOKEN, 5), MT_OK);
+		assert_int_equal(mt_board_guard(guards[r], r), MT_OK);
+		mt_board_cancel_when(guards[r], at_once, &asked[r]);
+	}
+	assert_int_equal(mt_board_connect(&own, "127.0.0.1", mt_board_port(server), TOKEN, 5), MT_OK);
+	if (says)
+		assert_int_equal(mt_board_end(own, 1, code), MT_OK);
+	mt_board_close(guards[1]);
+	for (int r = 0; r < 3; r += 2) {
+		int who = -7, how = -7;
+		if (told)
+			mt_board_cancel_when(guards[r], NULL, NULL);
+		assert_int_equal(mt_board_guarded(guards[r], &who, &how), told ? MT_OK : MT_FAILED);
+		assert_int_equal(who, told ? 1 : -7);
+		assert_int_equal(how, told ? code : -7);
+		mt_error_clear();
+	}
+	mt_board_close(guards[0]);
+	mt_board_close(guards[2]);
+	mt_board_close(own);
+	mt_board_stop(server, 1);
+}
+
+static void a_rank_that_ends_is_told_to_the_others(void **state)
+{
+	hear_of_end(true, 4, true);
+	hear_of_end(false, -1, true); /* without a word */
+	hear_of_end(true, 0, false);  /* in order */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_rank_that_ends_is_told_to_the_others),
 		cmocka_unit_test(every_rank_gets_every_part),
 		cmocka_unit_test(values_are_the_latest_and_messages_in_order),
 		cmocka_unit_test(strangers_are_not_let_in),

@@ -2,7 +2,7 @@
 # bundle.sh BUILD: makes BUILD/bundle, a folder that runs where it is copied to: the program, its plugins, and the shared libraries
 # they need other than libc's and CUDA's. Called by `make bundle`.
 #
-#   run [-n RANKS] PROGRAM ...    starts a program of bin/ with the bundle's libraries; over ranks with its own mpirun
+#   run [-n RANKS] PROGRAM ...    starts a program of bin/ with the bundle's libraries; over ranks with its own mpirun, or without one with megatune launch
 #   gpu-check, gpu-bench          tests/gpu_check.sh and gpu_bench.sh with their programs, where those are built (make bundle does)
 #   bin/ lib/ lib/megatune/ share/megatune/models/
 #
@@ -93,7 +93,7 @@ program=$1
 shift
 [ -x "$here/bin/$program" ] && program=$here/bin/$program
 [ -n "$ranks" ] || exec "$program" "$@"
-[ -x "$here/bin/mpirun" ] || { echo "run: this bundle was built without MPI: one rank only" >&2; exit 77; }
+[ -x "$here/bin/mpirun" ] || exec "$here/bin/megatune" launch -n "$ranks" -- "$program" "$@"
 root=()
 [ "$(id -u)" -ne 0 ] || root=(--allow-run-as-root)
 command -v ssh >/dev/null || root+=(--mca plm isolated) # this host only

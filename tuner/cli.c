@@ -133,10 +133,18 @@ static enum mt_status parse_option(struct mt_cli *cli, char *word, const char *n
 
 static enum mt_status parse_all(struct mt_cli *cli, int argc, char **argv)
 {
+	static char ranks[] = "--ranks"; /* as launchers call it */
+
 	for (int i = 1; i < argc;) {
 		int used = 1;
 		const char *name = long_name(argv[i]);
 
+		if (cli->takes_command && (argv[i][0] != '-' || !strcmp(argv[i], "--"))) {
+			cli->rest = argv + i + (argv[i][0] == '-');
+			return MT_OK;
+		}
+		if (cli->takes_command && !strcmp(argv[i], "-n"))
+			argv[i] = ranks;
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			print_help(cli);
 			cli->helped = true;

@@ -22,6 +22,7 @@ struct mt_cli {
 	const struct mt_option_table *tables[MT_CLI_TABLES]; /* NULL-terminated */
 	void *values[MT_CLI_TABLES];                         /* where each table's options go */
 	int least_words, most_words;
+	bool takes_command; /* the first word, or what follows `--`, is a command with options of its own: `rest`, no words */
 
 	/* filled in by mt_cli_parse */
 	struct mt_common common;
@@ -30,6 +31,7 @@ struct mt_cli {
 	const char *words[MT_CLI_WORDS];
 	int option_count;
 	const char **names, **texts; /* owned: options in the order given */
+	char **rest;                 /* NULL-terminated as argv is; NULL: none */
 };
 
 /* Sorts the words from the options and checks that every option is known. Values are applied by mt_cli_apply, so that a

@@ -101,6 +101,7 @@ enum mt_status mt_command_probe(int argc, char **argv)
 	parsed = st;
 	MT_GOTO(out, mt_job_open(&fabric));
 	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&cli, &command, fabric) : parsed));
+	MT_GOTO(out, mt_job_choose(&fabric, MT_FABRIC_AUTO, options.device ? options.device : "cpu"));
 	st = probe(&cli, &command, &options, fabric);
 out:
 	mt_fabric_destroy(fabric);

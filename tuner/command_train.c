@@ -1,4 +1,4 @@
-/* train: `megatune train run.yaml`, alone, under mpirun and under srun. */
+/* train: `megatune train run.yaml`, alone, under mpirun, srun, torchrun and `megatune launch`. */
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/trainer.h"
@@ -62,9 +62,10 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, cons
 	if (mt_layout_world(&run->layout) != ranks)
 		return mt_fail(
 			MT_INPUT,
-			"%s: the layout needs %lld ranks (tp*dp*pp), the job has %d: start it with `mpirun -n %lld`, or change "
-			"the layout",
-			cli->words[0], (long long)mt_layout_world(&run->layout), ranks, (long long)mt_layout_world(&run->layout));
+			"%s: the layout needs %lld ranks (tp*dp*pp), the job has %d: start it with `mpirun -n %lld` or `megatune "
+			"launch -n %lld`, or change the layout",
+			cli->words[0], (long long)mt_layout_world(&run->layout), ranks, (long long)mt_layout_world(&run->layout),
+			(long long)mt_layout_world(&run->layout));
 	MT_TRY(mt_dataset_open(&dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
 	mt_dataset_close(dataset);
 	if (run->train.eval_every > 0) {
@@ -134,7 +135,7 @@ enum mt_status mt_command_train(int argc, char **argv)
 	struct mt_cli cli = {
 		.usage = "megatune train RUN.yaml [options]",
 		.summary = "Trains a model as the run file says; options replace what is in the file. Start it alone, or on "
-			   "several ranks with `mpirun -n N megatune train RUN.yaml` or srun.",
+			   "several ranks with `mpirun -n N`, `megatune launch -n N`, srun or torchrun before it.",
 		.tables = {&table, &mt_layout_options, &mt_train_options_table, &mt_data_options_table},
 		.values = {&command, &run.layout, &run.train, &run.data},
 		.least_words = 1,
@@ -150,6 +151,8 @@ enum mt_status mt_command_train(int argc, char **argv)
 	parsed = st;
 	MT_GOTO(out, mt_job_open(&fabric));
 	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&run, &cli, fabric, &device) : parsed));
+	MT_GOTO(out, mt_job_choose(&fabric, (enum mt_fabric_choice)run.train.fabric, run.train.device));
+	mt_fabric_set_deadline(fabric, run.train.watchdog_s);
 	st = train(&cli, &run, &command, fabric, device);
 out:
 	mt_device_destroy(device);

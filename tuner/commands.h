@@ -11,6 +11,7 @@ enum mt_status mt_command_profile(int argc, char **argv);
 enum mt_status mt_command_plan(int argc, char **argv);
 enum mt_status mt_command_tune(int argc, char **argv);
 enum mt_status mt_command_train(int argc, char **argv);
+enum mt_status mt_command_launch(int argc, char **argv);
 enum mt_status mt_command_data(int argc, char **argv);
 enum mt_status mt_command_ckpt(int argc, char **argv);
 enum mt_status mt_command_report(int argc, char **argv);

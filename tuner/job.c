@@ -3,13 +3,15 @@
 #include "tuner/job.h"
 
 #include "base/log.h"
+#include "kernels/device.h"
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum mt_status mt_job_open(struct mt_fabric **fabric)
 {
-	struct mt_fabric_config config = {.kind = mt_fabric_launched() ? "mpi" : "self"};
+	struct mt_fabric_config config = {.kind = mt_fabric_launched_kind()};
 
 	MT_TRY(mt_fabric_create(fabric, &config));
 	mt_log_set_rank(mt_fabric_rank(*fabric), mt_fabric_size(*fabric), mt_fabric_host(*fabric, mt_fabric_rank(*fabric)));
@@ -34,31 +36,122 @@ static enum mt_status first_failure(struct mt_group *world, enum mt_status st, i
 	return (enum mt_status)statuses[first];
 }
 
+static enum mt_status group_of_all(struct mt_fabric *fabric, struct mt_group **world)
+{
+	int size = mt_fabric_size(fabric), *ranks = malloc((size_t)size * sizeof *ranks);
+	enum mt_status st;
+
+	*world = NULL;
+	if (!ranks)
+		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
+	for (int i = 0; i < size; i++)
+		ranks[i] = i;
+	st = mt_group_create(fabric, "job", ranks, size, world);
+	free(ranks);
+	return st;
+}
+
 enum mt_status mt_job_agree(struct mt_fabric *fabric, enum mt_status st)
 {
-	int size = mt_fabric_size(fabric), *ranks;
+	int size = mt_fabric_size(fabric);
 	struct mt_group *world = NULL;
 	int32_t *statuses;
 
 	if (size == 1)
 		return st;
-	ranks = malloc((size_t)size * sizeof *ranks);
 	statuses = malloc((size_t)size * sizeof *statuses);
-	if (!ranks || !statuses) {
+	if (!statuses)
 		st = mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-		goto out;
-	}
-	for (int i = 0; i < size; i++)
-		ranks[i] = i;
-	if (mt_group_create(fabric, "job", ranks, size, &world) == MT_OK)
+	else if (group_of_all(fabric, &world) == MT_OK)
 		st = first_failure(world, st, statuses);
 	else if (st == MT_OK)
 		st = MT_FAILED;
-out:
 	mt_group_destroy(world);
 	free(statuses);
-	free(ranks);
 	return st;
+}
+
+/* *value: true on all ranks? */
+static enum mt_status agree_on(struct mt_fabric *fabric, bool *value)
+{
+	struct mt_group *world = NULL;
+	double no = !*value;
+	enum mt_status st;
+
+	MT_GOTO(out, group_of_all(fabric, &world));
+	st = mt_comm_host_all_reduce(world, &no, 1, MT_MAX);
+	*value = no == 0;
+out:
+	mt_group_destroy(world);
+	return st;
+}
+
+/* Whether the ranks' data can go over nccl; the reason is recorded when not. */
+static enum mt_status can_nccl(const struct mt_fabric *fabric, const char *device)
+{
+	struct mt_device_info info;
+	int gpus = 0, ranks = mt_fabric_local_size(fabric);
+
+	if (strcmp(device, "cuda") != 0)
+		return mt_fail(MT_INPUT, "fabric nccl is for device cuda, not for %s", device);
+	MT_TRY(mt_fabric_usable("nccl"));
+	MT_TRY(mt_device_plugin_list("cuda", &info, 1, &gpus));
+	if (gpus < ranks)
+		return mt_fail(MT_UNAVAILABLE, "fabric nccl needs a GPU for each rank: host %s has %d for %d ranks",
+			       mt_fabric_host(fabric, mt_fabric_rank(fabric)), gpus, ranks);
+	return MT_OK;
+}
+
+/* With auto a rank that cannot is no failure, but then none does. */
+static enum mt_status all_can(struct mt_fabric *fabric, const char *device, bool must, bool *can)
+{
+	enum mt_status st = can_nccl(fabric, device);
+	char *reason;
+
+	if (must) {
+		*can = true;
+		return mt_job_agree(fabric, st);
+	}
+	reason = strdup(st == MT_OK ? "another rank cannot use nccl" : mt_error_message());
+	mt_error_clear();
+	*can = st == MT_OK;
+	st = agree_on(fabric, can);
+	if (st == MT_OK && !*can && mt_fabric_rank(fabric) == 0)
+		mt_warn("collectives go through host memory: %s", reason ? reason : "no memory");
+	free(reason);
+	return st;
+}
+
+static enum mt_status put_nccl_on(struct mt_fabric **fabric)
+{
+	struct mt_fabric *base = *fabric, *made = NULL;
+	enum mt_status st = mt_fabric_create(&made, &(struct mt_fabric_config){.kind = "nccl", .base = base});
+
+	st = mt_job_agree(base, st);
+	if (made)
+		*fabric = made;
+	return st;
+}
+
+enum mt_status mt_job_choose(struct mt_fabric **fabric, enum mt_fabric_choice choice, const char *device)
+{
+	static const char *const kinds[] = {
+		[MT_FABRIC_SELF] = "self", [MT_FABRIC_MPI] = "mpi", [MT_FABRIC_TCP] = "tcp", [MT_FABRIC_NCCL] = "nccl"};
+	const char *joined = mt_fabric_kind(*fabric);
+	bool can = false;
+
+	if (choice == MT_FABRIC_AUTO && (mt_fabric_size(*fabric) == 1 || strcmp(device, "cuda") != 0))
+		return MT_OK;
+	if (choice != MT_FABRIC_AUTO && choice != MT_FABRIC_NCCL)
+		return mt_job_agree(*fabric,
+				    strcmp(kinds[choice], joined) == 0
+					    ? MT_OK
+					    : mt_fail(MT_INPUT,
+						      "fabric: %s was asked for, but the ranks were joined by %s: mpirun "
+						      "gives mpi, `megatune launch` and torchrun tcp, one process alone self",
+						      kinds[choice], joined));
+	MT_TRY(all_can(*fabric, device, choice == MT_FABRIC_NCCL, &can));
+	return can ? put_nccl_on(fabric) : MT_OK;
 }
 
 void mt_job_give_up(struct mt_fabric *fabric, enum mt_status st)

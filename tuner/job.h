@@ -3,9 +3,16 @@
 #define MT_TUNER_JOB_H
 
 #include "comm/comm.h"
+#include "engine/run.h"
 
-/* Joins the ranks that mpirun or srun started, or makes a job of one; log lines name the rank from here on. */
+/* Joins the ranks that mpirun, srun, torchrun or `megatune launch` started, or makes a job of one; log lines name the rank from
+ * here on. */
 enum mt_status mt_job_open(struct mt_fabric **fabric);
+
+/* Collective. What the ranks' collectives go over, once the kind of device is known. The fabric that joined the ranks stays, or
+ * gets nccl on top: with auto, where the devices are CUDA's, each rank has one for itself, and every rank's plugin can be used.
+ * MT_INPUT when the choice cannot be. */
+enum mt_status mt_job_choose(struct mt_fabric **fabric, enum mt_fabric_choice choice, const char *device);
 
 /* Collective. Each rank hands in how a part without communication ended for it: all ranks go on, or all get the status of the
  * first one that failed. That rank has told its message, which nobody has to tell again. */

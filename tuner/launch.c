@@ -3,6 +3,7 @@
 #include "tuner/launch.h"
 
 #include "base/file.h"
+#include "comm/comm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,17 +43,42 @@ static enum mt_status add_command(struct words *w, const char *command)
 	return MT_OK;
 }
 
+/* What starts the ranks when no command was given. */
+static enum mt_launch_choice choose(const struct mt_tune_options *options)
+{
+	char *mpirun;
+
+	if (options->launcher != MT_LAUNCH_AUTO)
+		return (enum mt_launch_choice)options->launcher;
+	if (getenv("SLURM_JOB_ID"))
+		return MT_LAUNCH_SRUN;
+	mpirun = mt_fabric_usable("mpi") == MT_OK ? mt_process_find("mpirun") : NULL;
+	mt_error_clear();
+	free(mpirun);
+	return mpirun ? MT_LAUNCH_MPIRUN : MT_LAUNCH_OWN;
+}
+
 static enum mt_status add_launcher(struct words *w, const struct mt_tune_options *options)
 {
-	bool slurm = options->launcher == MT_LAUNCH_SRUN || (options->launcher == MT_LAUNCH_AUTO && getenv("SLURM_JOB_ID"));
+	enum mt_launch_choice choice = choose(options);
+	bool slurm = choice == MT_LAUNCH_SRUN;
 	char *program;
 
 	if (options->launch)
 		return add_command(w, options->launch);
+	if (choice == MT_LAUNCH_OWN) {
+		program = mt_process_self();
+		if (!program)
+			return mt_fail(MT_FAILED, "cannot find this program's own path in /proc/self/exe");
+		keep(w, program);
+		add(w, program);
+		add(w, "launch");
+		return MT_OK;
+	}
 	program = mt_process_find(slurm ? "srun" : "mpirun");
 	if (!program)
 		return mt_fail(MT_UNAVAILABLE,
-			       "no %s on this machine, so several ranks cannot be started: install Open MPI (make deps)",
+			       "no %s on this machine, so it starts no ranks: install it, or use --launcher megatune",
 			       slurm ? "srun" : "mpirun");
 	keep(w, program);
 	add(w, program);
@@ -106,8 +132,14 @@ char *mt_launch_text(const struct mt_tune_options *options, int ranks, const cha
 		return mt_string("%s -n %d megatune %s", options->launch, ranks, args);
 	if (ranks == 1)
 		return mt_string("megatune %s", args);
-	return mt_string("%s -n %d megatune %s", options->launcher == MT_LAUNCH_SRUN || getenv("SLURM_JOB_ID") ? "srun" : "mpirun",
-			 ranks, args);
+	switch (choose(options)) {
+	case MT_LAUNCH_SRUN:
+		return mt_string("srun -n %d megatune %s", ranks, args);
+	case MT_LAUNCH_OWN:
+		return mt_string("megatune launch -n %d megatune %s", ranks, args);
+	default:
+		return mt_string("mpirun -n %d megatune %s", ranks, args);
+	}
 }
 
 /* The last line that is ours ("megatune: error: ..." or "[rank] ... error"), else the last line that says anything. */

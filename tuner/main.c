@@ -17,6 +17,7 @@ static const struct {
 	{"plan", "search the best layout of a model, without running anything", mt_command_plan},
 	{"tune", "search, run the best few, choose, report", mt_command_tune},
 	{"train", "train a model as a run file says", mt_command_train},
+	{"launch", "start a command on several ranks, without MPI", mt_command_launch},
 	{"data", "tokenize text, and look into data sets", mt_command_data},
 	{"validate", "predict a table of measured runs, tell how far off", mt_command_validate},
 	{"calibrate", "fit machine and stack to measured runs", mt_command_calibrate},

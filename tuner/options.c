@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 static const char *const dtypes[] = {"auto", "f32", "bf16", "f16", NULL};
-static const char *const launchers[] = {"auto", "mpirun", "srun", NULL};
+static const char *const launchers[] = {"auto", "mpirun", "srun", "megatune", NULL};
 
 #define FIELD(field) offsetof(struct mt_tune_options, field)
 
@@ -35,7 +35,8 @@ static const struct mt_option options[] = {
 	{"probe_budget_s", MT_OPTION_FLOAT, FIELD(probe_budget_s), "15", 0.5, 1e6, NULL, "seconds for probing the machine"},
 	{"profile_budget_s", MT_OPTION_FLOAT, FIELD(profile_budget_s), "60", 0, 1e6, NULL, "seconds for timing kernels"},
 	{"dry_runs", MT_OPTION_INT, FIELD(dry_runs), "256", 1, 1e9, NULL, "best layouts by cost cards that are dry run"},
-	{"launcher", MT_OPTION_CHOICE, FIELD(launcher), "auto", 0, 0, launchers, "what starts several ranks"},
+	{"launcher", MT_OPTION_CHOICE, FIELD(launcher), "auto", 0, 0, launchers,
+	 "what starts several ranks; auto: srun in a job of Slurm's, else mpirun, without one megatune launch"},
 	{"launch", MT_OPTION_STRING, FIELD(launch), NULL, 0, 0, NULL,
 	 "command that starts ranks ('-n N PROGRAM ...' is appended), split at blanks; replaces launcher"},
 	{"report", MT_OPTION_BOOL, FIELD(report), "true", 0, 0, NULL, "write the page and the figures"},

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum mt_launch_choice { MT_LAUNCH_AUTO, MT_LAUNCH_MPIRUN, MT_LAUNCH_SRUN };
+enum mt_launch_choice { MT_LAUNCH_AUTO, MT_LAUNCH_MPIRUN, MT_LAUNCH_SRUN, MT_LAUNCH_OWN };
 
 struct mt_tune_options {
 	int64_t gpus; /* devices, one rank each; 0: what the machine file has, else 2 */

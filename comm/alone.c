@@ -31,6 +31,23 @@ static enum mt_status spread(const struct mt_group *group, struct mt_stream *str
 	return MT_OK;
 }
 
+/* Every rank sends this one what it sends itself, as far as that is what is expected. */
+static enum mt_status spread_chunks(const struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
+{
+	const struct mt_comm_chunks *c = &call->chunks;
+	size_t unit = (size_t)call->count * mt_dtype_bytes(call->dtype);
+
+	for (int i = 0; i < group->size * c->each; i++) {
+		int own = group->rank * c->each + i % c->each;
+		int64_t count = c->recv_counts[i] < c->send_counts[own] ? c->recv_counts[i] : c->send_counts[own];
+
+		if (count > 0)
+			MT_TRY(mt_device_copy(stream->device, stream, (char *)call->recv + (size_t)c->recv_first[i] * unit,
+					      (const char *)call->send + (size_t)c->send_first[own] * unit, (size_t)count * unit));
+	}
+	return MT_OK;
+}
+
 static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	size_t bytes = (size_t)call->count * mt_dtype_bytes(call->dtype), mine = bytes * (size_t)group->rank;
@@ -45,6 +62,8 @@ static enum mt_status alone_run(struct mt_group *group, struct mt_stream *stream
 		return spread(group, stream, call->recv, call->send, bytes);
 	case MT_COMM_ALL_TO_ALL:
 		return spread(group, stream, call->recv, (const char *)call->send + mine, bytes);
+	case MT_COMM_ALL_TO_ALL_V:
+		return spread_chunks(group, stream, call);
 	default: /* a message or a broadcast leaves the buffer as it is */
 		return MT_OK;
 	}

@@ -6,15 +6,20 @@
 
 const char *mt_comm_op_name(enum mt_comm_op op)
 {
-	static const char *const names[MT_COMM_OP_COUNT] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
-							    "broadcast",  "shift",          "send_recv",  "barrier"};
+	static const char *const names[MT_COMM_OP_COUNT] = {"all_reduce", "reduce_scatter", "all_gather",
+							    "all_to_all", "broadcast",      "shift",
+							    "send_recv",  "barrier",        "all_to_all_v"};
 	return (unsigned)op < MT_COMM_OP_COUNT ? names[op] : "unknown";
 }
 
 int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
 {
-	int64_t bytes = call->count * (int64_t)mt_dtype_bytes(call->dtype);
+	int64_t bytes = call->count * (int64_t)mt_dtype_bytes(call->dtype), units = 0;
 	switch (call->op) {
+	case MT_COMM_ALL_TO_ALL_V:
+		for (int i = 0; i < size * call->chunks.each; i++)
+			units += call->chunks.send_counts[i];
+		return bytes * units;
 	case MT_COMM_REDUCE_SCATTER:
 	case MT_COMM_ALL_GATHER:
 	case MT_COMM_ALL_TO_ALL:
@@ -22,6 +27,19 @@ int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
 	default:
 		return bytes;
 	}
+}
+
+int64_t mt_comm_chunks_bytes(const struct mt_comm_call *call, int size, bool receiving)
+{
+	const int64_t *counts = receiving ? call->chunks.recv_counts : call->chunks.send_counts;
+	const int64_t *first = receiving ? call->chunks.recv_first : call->chunks.send_first;
+	int64_t end = 0;
+
+	for (int i = 0; i < size * call->chunks.each; i++) {
+		if (counts[i] > 0 && first[i] + counts[i] > end)
+			end = first[i] + counts[i];
+	}
+	return end * call->count * (int64_t)mt_dtype_bytes(call->dtype);
 }
 
 void mt_comm_trace(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
@@ -72,9 +90,26 @@ static enum mt_status check(const struct mt_group *group, const struct mt_stream
 	return MT_OK;
 }
 
+/* Chunks to this rank itself. */
+static enum mt_status copy_chunks(struct mt_stream *stream, const struct mt_comm_call *call)
+{
+	size_t unit = (size_t)call->count * mt_dtype_bytes(call->dtype);
+
+	for (int i = 0; i < call->chunks.each && stream->device->info.executes; i++) {
+		if (call->chunks.send_counts[i] > 0)
+			MT_TRY(mt_device_copy(stream->device, stream,
+					      (char *)call->recv + (size_t)call->chunks.recv_first[i] * unit,
+					      (const char *)call->send + (size_t)call->chunks.send_first[i] * unit,
+					      (size_t)call->chunks.send_counts[i] * unit));
+	}
+	return MT_OK;
+}
+
 /* A group of one: the result is the input. */
 static enum mt_status run_alone(struct mt_stream *stream, const struct mt_comm_call *call)
 {
+	if (call->op == MT_COMM_ALL_TO_ALL_V)
+		return copy_chunks(stream, call);
 	if (call->op == MT_COMM_BROADCAST || call->send == call->recv || call->count == 0 || !stream->device->info.executes)
 		return MT_OK;
 	return mt_device_copy(stream->device, stream, call->recv, call->send, (size_t)call->count * mt_dtype_bytes(call->dtype));
@@ -128,6 +163,34 @@ enum mt_status mt_comm_shift(struct mt_group *group, struct mt_stream *stream, c
 	if (send == recv && count > 0 && group->size > 1)
 		return mt_fail(MT_INPUT, "shift on group %s: send and receive buffer are the same; it is not done in place",
 			       group->name);
+	return run(group, stream, &call);
+}
+
+/* What this rank sends itself must be what it expects, and no count be negative. */
+static enum mt_status check_chunks(const struct mt_group *group, const struct mt_comm_chunks *c)
+{
+	for (int i = 0; i < group->size * c->each; i++) {
+		if (c->send_counts[i] < 0 || c->recv_counts[i] < 0 || c->send_first[i] < 0 || c->recv_first[i] < 0)
+			return mt_fail(MT_INPUT, "all_to_all_v on group %s: chunk %d of rank %d has a negative count or place",
+				       group->name, i % c->each, i / c->each);
+		if (i / c->each == group->rank && c->send_counts[i] != c->recv_counts[i])
+			return mt_fail(MT_INPUT, "all_to_all_v on group %s: rank %d sends itself %lld and expects %lld",
+				       group->name, group->rank, (long long)c->send_counts[i], (long long)c->recv_counts[i]);
+	}
+	return MT_OK;
+}
+
+enum mt_status mt_comm_all_to_all_v(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
+				    const struct mt_comm_chunks *chunks, int64_t count, enum mt_dtype dtype)
+{
+	struct mt_comm_call call = {.op = MT_COMM_ALL_TO_ALL_V, .send = send, .recv = recv, .count = count, .dtype = dtype};
+	if (send == recv && count > 0)
+		return mt_fail(MT_INPUT, "all_to_all_v on group %s: send and receive buffer are the same; it is not done in place",
+			       group->name);
+	if (chunks->each < 1)
+		return mt_fail(MT_INPUT, "all_to_all_v on group %s: no chunk for each rank", group->name);
+	MT_TRY(check_chunks(group, chunks));
+	call.chunks = *chunks;
 	return run(group, stream, &call);
 }
 

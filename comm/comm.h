@@ -31,6 +31,7 @@ enum mt_comm_op {
 	MT_COMM_SHIFT,     /* every rank sends to the one some places on */
 	MT_COMM_SEND_RECV, /* a message between two ranks */
 	MT_COMM_BARRIER,
+	MT_COMM_ALL_TO_ALL_V, /* an all-to-all of any counts; costs are asked for as those of an all-to-all */
 	MT_COMM_OP_COUNT
 };
 
@@ -130,6 +131,15 @@ enum mt_status mt_comm_all_to_all(struct mt_group *group, struct mt_stream *stre
 /* recv = send of the rank `distance` places before this one, round the end, for all members at once; not in place. */
 enum mt_status mt_comm_shift(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv, int64_t count,
 			     enum mt_dtype dtype, int distance);
+/* The same of any counts: `each` chunks go to every rank. Chunk (r, i), at r*each + i of these arrays, is send_counts units of
+ * `count` elements from unit send_first on, and likewise where it arrives: the i-th chunk that a rank sends here is its i-th
+ * here. Both sides must know the counts; empty chunks are not sent. Not in place; the arrays must live until it is over. */
+struct mt_comm_chunks {
+	int each;
+	const int64_t *send_counts, *send_first, *recv_counts, *recv_first;
+};
+enum mt_status mt_comm_all_to_all_v(struct mt_group *group, struct mt_stream *stream, const void *send, void *recv,
+				    const struct mt_comm_chunks *chunks, int64_t count, enum mt_dtype dtype);
 enum mt_status mt_comm_broadcast(struct mt_group *group, struct mt_stream *stream, void *buffer, int64_t count, enum mt_dtype dtype,
 				 int root);
 /* Messages between group ranks; a send completes when its buffer may be reused. Messages from one rank to another on

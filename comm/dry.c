@@ -284,7 +284,10 @@ static enum mt_status dry_run(struct mt_group *group, struct mt_stream *stream, 
 {
 	struct dry *dry = group->fabric->backend;
 	struct mt_comm_key key = {
-		.op = call->op == MT_COMM_SHIFT ? MT_COMM_SEND_RECV : call->op, /* each rank's one message, both ways at once */
+		/* a shift: each rank's one message, both ways at once */
+		.op = call->op == MT_COMM_SHIFT          ? MT_COMM_SEND_RECV
+		      : call->op == MT_COMM_ALL_TO_ALL_V ? MT_COMM_ALL_TO_ALL
+							 : call->op,
 		.dtype = call->dtype,
 		.bytes = mt_comm_call_bytes(call, group->size),
 		.size = group->size,

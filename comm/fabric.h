@@ -17,6 +17,7 @@ struct mt_comm_call {
 	enum mt_dtype dtype;
 	enum mt_reduction reduction;
 	int peer;
+	struct mt_comm_chunks chunks; /* ALL_TO_ALL_V */
 };
 
 /* The functions of a fabric, in this order in every fabric; NULL means nothing to do there. Groups of one rank never
@@ -65,6 +66,8 @@ struct mt_group {
 
 extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_tcp, mt_fabric_dry;
 
+/* Of an ALL_TO_ALL_V: bytes from the start of the buffer to the end of the last chunk. */
+int64_t mt_comm_chunks_bytes(const struct mt_comm_call *call, int size, bool receiving);
 /* nccl-tests' S of a call. */
 int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size);
 /* Gives the device's trace sink one piece of work, if tracing is on. */

@@ -135,7 +135,7 @@ void mpi_pause(double idle_s);
 /* Algorithms: mpi_choose.c picks one for a call; mpi_direct.c, mpi_ring.c, mpi_library.c have them. */
 const struct algorithm *mpi_choose(const struct flight *f);
 extern const struct algorithm mpi_direct_all_reduce, mpi_direct_reduce_scatter, mpi_direct_all_gather, mpi_direct_all_to_all,
-	mpi_direct_shift;
+	mpi_direct_all_to_all_v, mpi_direct_shift;
 extern const struct algorithm mpi_ring_all_reduce, mpi_ring_reduce_scatter, mpi_ring_all_gather;
 extern const struct algorithm mpi_library_all_reduce, mpi_library_reduce_scatter, mpi_library_all_gather, mpi_library_broadcast,
 	mpi_library_barrier, mpi_library_agree, mpi_message, mpi_nothing;

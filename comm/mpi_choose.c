@@ -38,6 +38,8 @@ const struct algorithm *mpi_choose(const struct flight *f)
 		return &mpi_direct_all_to_all;
 	case MT_COMM_SHIFT:
 		return &mpi_direct_shift;
+	case MT_COMM_ALL_TO_ALL_V:
+		return &mpi_direct_all_to_all_v;
 	case MT_COMM_BROADCAST:
 		return &mpi_library_broadcast;
 	case MT_COMM_SEND_RECV:

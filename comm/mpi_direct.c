@@ -267,4 +267,41 @@ const struct algorithm mpi_direct_shift = {
 	.post = shift_post,
 };
 
+/* ---- all_to_all_v: a message a chunk, in the order of the chunks on both sides ---- */
+
+static void exchange_own_chunks(struct flight *f)
+{
+	const struct mt_comm_chunks *c = &f->call.chunks;
+	size_t unit = (size_t)row(f);
+	for (int i = f->group->rank * c->each; i < (f->group->rank + 1) * c->each; i++)
+		memcpy((char *)f->call.recv + (size_t)c->recv_first[i] * unit,
+		       (const char *)f->call.send + (size_t)c->send_first[i] * unit, (size_t)c->send_counts[i] * unit);
+}
+
+static enum mt_status all_to_all_v_post(struct flight *f, int64_t round)
+{
+	const struct mt_comm_chunks *c = &f->call.chunks;
+	char *recv = f->call.recv;
+	const char *send = f->call.send;
+	for (int i = 1; i < f->group->size; i++) {
+		int from = peer_at(f, f->group->size - i);
+		for (int k = from * c->each; k < (from + 1) * c->each; k++)
+			if (c->recv_counts[k] > 0)
+				MT_TRY(mpi_flight_recv(f, recv + c->recv_first[k] * row(f), c->recv_counts[k] * row(f), from));
+	}
+	for (int i = 1; i < f->group->size; i++) {
+		int to = peer_at(f, i);
+		for (int k = to * c->each; k < (to + 1) * c->each; k++)
+			if (c->send_counts[k] > 0)
+				MT_TRY(mpi_flight_send(f, send + c->send_first[k] * row(f), c->send_counts[k] * row(f), to));
+	}
+	return MT_OK;
+}
+
+const struct algorithm mpi_direct_all_to_all_v = {
+	.rounds = one_round,
+	.prepare = exchange_own_chunks,
+	.post = all_to_all_v_post,
+};
+
 #endif

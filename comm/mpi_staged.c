@@ -19,6 +19,8 @@ static size_t read_bytes(const struct flight *f)
 	case MT_COMM_REDUCE_SCATTER:
 	case MT_COMM_ALL_TO_ALL:
 		return bytes * (size_t)f->group->size;
+	case MT_COMM_ALL_TO_ALL_V:
+		return (size_t)mt_comm_chunks_bytes(call, f->group->size, false);
 	case MT_COMM_BROADCAST:
 		return call->peer == f->group->rank ? bytes : 0;
 	case MT_COMM_SEND_RECV:
@@ -36,6 +38,8 @@ static size_t written_bytes(const struct flight *f)
 	case MT_COMM_ALL_GATHER:
 	case MT_COMM_ALL_TO_ALL:
 		return bytes * (size_t)f->group->size;
+	case MT_COMM_ALL_TO_ALL_V:
+		return (size_t)mt_comm_chunks_bytes(call, f->group->size, true);
 	case MT_COMM_BROADCAST:
 		return call->peer == f->group->rank ? 0 : bytes;
 	case MT_COMM_SEND_RECV:
@@ -48,6 +52,10 @@ static size_t written_bytes(const struct flight *f)
 enum mt_status mpi_staged_make(struct flight *f)
 {
 	size_t bytes = (size_t)f->call.count * f->width * (size_t)f->group->size;
+	if (f->call.op == MT_COMM_ALL_TO_ALL_V) {
+		size_t sent = read_bytes(f), received = written_bytes(f);
+		bytes = sent > received ? sent : received;
+	}
 	struct mpi_stage *stage = calloc(1, sizeof *stage);
 	if (!stage)
 		return mt_fail(MT_NOMEM, "%s on group %s: no memory", mt_comm_op_name(f->call.op), f->group->name);

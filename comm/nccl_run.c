@@ -55,6 +55,26 @@ static ncclResult_t shift(const struct nccl_group *g, const struct mt_comm_call 
 	return code == ncclSuccess || code == ncclInProgress ? end : code;
 }
 
+static ncclResult_t all_to_all_v(const struct nccl_group *g, const struct mt_comm_call *c, cudaStream_t stream)
+{
+	const struct mt_comm_chunks *k = &c->chunks;
+	size_t unit = (size_t)c->count * mt_dtype_bytes(c->dtype);
+	ncclResult_t code = ncclGroupStart(), end;
+	for (int i = 0; i < g->group->size * k->each && code == ncclSuccess; i++) {
+		size_t sent = (size_t)(k->send_counts[i] * c->count), received = (size_t)(k->recv_counts[i] * c->count);
+		const char *send = (const char *)c->send + (size_t)k->send_first[i] * unit;
+		char *recv = (char *)c->recv + (size_t)k->recv_first[i] * unit;
+		if (sent)
+			code = ncclSend(send, sent, type_of(c->dtype), i / k->each, g->comm, stream);
+		if (received && (code == ncclSuccess || code == ncclInProgress))
+			code = ncclRecv(recv, received, type_of(c->dtype), i / k->each, g->comm, stream);
+		if (code == ncclInProgress)
+			code = ncclSuccess;
+	}
+	end = ncclGroupEnd();
+	return code == ncclSuccess ? end : code;
+}
+
 static ncclResult_t enqueue(const struct nccl_group *g, const struct mt_comm_call *c, cudaStream_t stream)
 {
 	ncclDataType_t type = type_of(c->dtype);
@@ -70,6 +90,8 @@ static ncclResult_t enqueue(const struct nccl_group *g, const struct mt_comm_cal
 		return all_to_all(g, c, stream);
 	case MT_COMM_SHIFT:
 		return shift(g, c, stream);
+	case MT_COMM_ALL_TO_ALL_V:
+		return all_to_all_v(g, c, stream);
 	case MT_COMM_BROADCAST:
 		return ncclBroadcast(c->recv, c->recv, count, type, c->peer, g->comm, stream);
 	case MT_COMM_SEND_RECV:

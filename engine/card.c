@@ -31,15 +31,19 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 				 struct mt_comm_cost_source comms)
 {
 	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b}};
-	struct mt_fabric_config fabric = {.kind = "dry", .size = (int)(run->layout.tp * run->layout.cp), .cost = comms};
+	struct mt_fabric_config fabric = {.kind = "dry", .cost = comms};
 	struct mt_engine_config config = {.run = &b->run};
 
 	b->run = *run;
 	b->ops = ops;
 	b->run.model.layers = 1;
-	b->run.layout.pp = b->run.layout.dp = 1;
+	/* The layer has experts where the model has any, and these are spread over the data-parallel ranks. */
+	b->run.model.dense_first = 0;
+	b->run.layout.pp = 1;
+	b->run.layout.dp = run->model.experts > 0 ? run->layout.dp : 1;
 	b->run.layout.zero = 0;
-	b->run.layout.gbs = b->run.layout.mbs;
+	b->run.layout.gbs = b->run.layout.mbs * b->run.layout.dp;
+	fabric.size = (int)mt_layout_world(&b->run.layout);
 	MT_TRY(mt_dry_world_create(&b->world, fabric.size));
 	fabric.dry_world = b->world;
 	MT_TRY(mt_device_create(&b->device, &device));

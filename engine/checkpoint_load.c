@@ -83,9 +83,16 @@ out:
 	return st;
 }
 
-/* What may differ: the name, what only initial weights depend on, and the longest sequence where no table has its length. */
+/* What may differ: the name, what only initial weights depend on, what only training does, and the longest sequence where no table
+ * has its length. */
 static bool may_differ(const struct mt_model *model, const char *key)
 {
+	static const char *const of_training[] = {"bias_rate", "balance_loss", "z_loss", "capacity", "drop", "capacity_pad"};
+
+	for (size_t i = 0; i < sizeof of_training / sizeof of_training[0]; i++) {
+		if (strcmp(key, of_training[i]) == 0)
+			return true;
+	}
 	return strcmp(key, "name") == 0 || strcmp(key, "init_std") == 0 ||
 	       (strcmp(key, "seq") == 0 && model->position != MT_MODEL_LEARNED);
 }

@@ -70,6 +70,8 @@ bool mt_state_writes(const struct mt_engine *e, int index)
 	const struct mt_share *share = mt_share_of(e, p->bucket);
 	int64_t middle = p->offset + p->rows * p->cols / 2;
 
+	if (p->expert)
+		return e->layout->zero || middle * mt_layout_edp(e->layout) / e->table.elements == e->at.edp;
 	if (p->copy || (p->replicated && e->at.tp != 0))
 		return false;
 	return middle * share->copies / e->table.elements == share->copy;

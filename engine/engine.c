@@ -134,7 +134,7 @@ static enum mt_status make_buffers(struct mt_engine *e)
 	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 4, MT_F64, &e->numbers));
 	if (e->last)
 		MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, e->microbatches * e->rows, f, &e->losses));
-	return MT_OK;
+	return mt_experts_make_buffers(e);
 }
 
 static enum mt_status make_flight(struct mt_engine *e, struct mt_flight *flight, int64_t layers)
@@ -212,6 +212,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, make_arenas(e));
 	MT_GOTO(fail, make_streams(e));
 	MT_GOTO(fail, make_groups(e));
+	MT_GOTO(fail, mt_experts_create(e));
 	MT_GOTO(fail, mt_param_table_create(&e->table, e->model, layout, e->at));
 	MT_GOTO(fail, make_order(e));
 	MT_GOTO(fail, mt_shards_create(e));
@@ -238,6 +239,8 @@ static void free_flights(struct mt_engine *e)
 		if (flight->layers && e->arenas[ARENA_ACTIVATIONS])
 			mt_flight_free(e, flight);
 		mt_offload_destroy(e, flight);
+		for (int64_t layer = 0; flight->layers && layer < flight->layer_count; layer++)
+			free(flight->layers[layer].experts.host);
 		free(flight->layers);
 		mt_wgrads_destroy(&flight->wgrads);
 		for (int k = 0; k < 2; k++)
@@ -276,6 +279,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_stream_destroy(e->dp_stream);
 	mt_stream_destroy(e->gather_stream);
 	mt_offload_close(e);
+	mt_experts_destroy(e);
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {
 		mt_stream_destroy(e->send_stream[lane]);
 		mt_stream_destroy(e->recv_stream[lane]);
@@ -312,7 +316,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	memset(stats, 0, sizeof *stats);
 	stats->step = e->step;
 	e->counted = 0;
-	e->tp_s = e->cp_s = e->dp_s = e->pp_s = e->optimizer_s = e->gather_s = e->data_s = 0;
+	e->tp_s = e->cp_s = e->dp_s = e->pp_s = e->ep_s = e->optimizer_s = e->gather_s = e->data_s = 0;
 	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
@@ -323,20 +327,24 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 		MT_TRY(mt_loader_begin(e->loader, (uint64_t)e->samples));
 	MT_TRY(mt_grads_begin(e));
 	mt_fp8_begin(e);
+	MT_TRY(mt_experts_begin_step(e));
 	MT_TRY(mt_pipeline_run(e));
 	MT_TRY(mt_params_leave(e));
 	MT_TRY(mt_reduce_finish(e));
 	MT_TRY(mt_fp8_finish(e));
 	MT_TRY(mt_optimizer_step(e, stats));
+	if (!stats->skipped)
+		MT_TRY(mt_experts_follow_load(e));
 	MT_TRY(mt_lap_end(e, &start, &stats->seconds));
 	MT_TRY(mt_laps_read(e));
 	stats->tp_s = e->tp_s + e->cp_s;
 	stats->cp_s = e->cp_s;
 	stats->dp_s = e->dp_s + e->gather_s;
 	stats->pp_s = e->pp_s;
+	stats->ep_s = e->ep_s;
 	stats->optimizer_s = e->optimizer_s - e->gather_s;
 	stats->data_s = e->data_s;
-	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->optimizer_s;
+	stats->compute_s = stats->seconds - stats->tp_s - stats->dp_s - stats->pp_s - stats->ep_s - stats->optimizer_s;
 	e->step++;
 	e->samples += e->gbs;
 	return MT_OK;

@@ -28,6 +28,7 @@ struct mt_step_stats {
 	int64_t step;    /* counts from 0 */
 	int64_t samples; /* sequences of this step */
 	double loss;     /* mean over the targets that count, the same on every rank */
+	double balance_loss, z_loss; /* of experts: the means that the gradient has beside the loss, coefficients included */
 	double grad_norm;
 	double lr;
 	double seconds;    /* this rank's clock, from the first action to the last */
@@ -35,7 +36,7 @@ struct mt_step_stats {
 	int skipped;       /* enum mt_skipped: parameters left as they were */
 	/* where the time went on this rank's compute stream: kernels, blocked on collectives by axis (tp: context-parallel ones
 	 * too), pipeline wait, optimizer */
-	double compute_s, tp_s, dp_s, pp_s, optimizer_s;
+	double compute_s, tp_s, dp_s, pp_s, ep_s, optimizer_s;
 	double cp_s;   /* of tp_s, what context parallelism blocked */
 	double data_s; /* the host waited for samples that were not there yet */
 };

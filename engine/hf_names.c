@@ -70,7 +70,7 @@ static bool is_llama(const struct mt_model *m)
 enum mt_status mt_hf_check(const struct mt_model *model)
 {
 	if (is_gpt2(model) || is_llama(model))
-		return MT_OK;
+		return mt_hf_check_experts(model);
 	return mt_fail(MT_INPUT,
 		       "%s has no Hugging Face form: known are gpt2 (layernorm, learned positions, gelu, biases, no grouped "
 		       "queries) and llama (rmsnorm, rope, swiglu, no biases)",
@@ -90,11 +90,16 @@ enum mt_status mt_hf_find(const struct mt_model *model, const char *name, struct
 {
 	bool gpt2 = is_gpt2(model);
 	const struct name_row *row;
+	char of_expert[60];
 	char *rest = NULL;
 	long layer = strncmp(name, "layer.", 6) == 0 ? strtol(name + 6, &rest, 10) : -1;
 
 	MT_TRY(mt_hf_check(model));
 	memset(place, 0, sizeof *place);
+	if (layer >= 0 && *rest == '.' && mt_hf_expert_name(model, rest + 1, of_expert)) {
+		snprintf(place->name, sizeof place->name, "model.layers.%ld.%s", layer, of_expert);
+		return MT_OK;
+	}
 	if (layer >= 0 && *rest == '.')
 		row = find_row(gpt2 ? gpt2_layer : llama_layer, rest + 1);
 	else
@@ -134,6 +139,7 @@ json_t *mt_hf_config(const struct mt_model *model, enum mt_stored type)
 	static const char *const names[MT_STORED_COUNT] = {"float32", "bfloat16", "float16", "float64", "float32"};
 	json_t *config = is_gpt2(model) ? gpt2_config(model) : llama_config(model);
 
+	mt_hf_set_experts(model, config);
 	json_object_set_new(config, "vocab_size", json_integer(model->vocab));
 	json_object_set_new(config, "tie_word_embeddings", json_boolean(model->tied));
 	json_object_set_new(config, "initializer_range", json_real(model->init_std));

@@ -6,12 +6,15 @@
 #define MT_ENGINE_INTERNAL_H
 
 #include "engine/engine.h"
+#include "engine/experts.h"
 #include "engine/fp8.h"
 #include "engine/loader.h"
 #include "engine/loss_scale.h"
 #include "engine/param.h"
 #include "engine/schedule.h"
 #include "engine/shard.h"
+
+#include <stddef.h>
 
 enum { ARENA_PARAMETERS, ARENA_GRADIENTS, ARENA_OPTIMIZER, ARENA_ACTIVATIONS, ARENA_WORKSPACE };
 
@@ -27,10 +30,12 @@ struct mt_layer_saved {
 	void *x2;              /* (S,C) after the attention's residual */
 	void *up;              /* (R, F or 2F) before the activation */
 	void *activation;      /* (R, F) after it */
+	struct mt_experts_saved experts;
 };
 
 /* A layer's saved tensors are pointers, all of them: what is done to each goes over them as an array. */
-#define MT_LAYER_TENSORS ((int)(sizeof(struct mt_layer_saved) / sizeof(void *)))
+/* Those of experts come last, with what the host knows of them behind. */
+#define MT_LAYER_TENSORS ((int)(offsetof(struct mt_layer_saved, experts.places) / sizeof(void *)))
 
 /* What of a layer is in host memory, see offload.c. */
 struct mt_away {
@@ -119,6 +124,7 @@ struct mt_engine {
 	struct mt_group *world, *tp, *pp, *pp_back, *ends; /* ends: first and last stage, tied embedding; NULL where not needed */
 	struct mt_group *heads, *parts;                    /* of cp: those that exchange heads, those that have the other parts */
 	int32_t *rows_taken;                               /* owned: (T) which rows of a sequence are here; NULL: all */
+	struct mt_experts experts;
 	void *positions;                 /* (R) i32: where this rank's rows are in their sequences; NULL: as they lie */
 	const struct mt_flight *running; /* the micro-batch whose pass runs; NULL in a bench */
 	double counted, token_scale;     /* targets of the step on this rank; (gbs * seq) / those of all ranks */
@@ -156,7 +162,7 @@ struct mt_engine {
 	void *host_losses;                      /* owned: of the gradients' type */
 
 	/* seconds of the running step, by cause; gather_s: of the parameters, a part of optimizer_s */
-	double tp_s, cp_s, dp_s, pp_s, optimizer_s, gather_s, data_s;
+	double tp_s, cp_s, dp_s, pp_s, ep_s, optimizer_s, gather_s, data_s;
 	struct mt_lap *laps; /* owned: those whose times are not known yet */
 	int lap_count, lap_room;
 	bool last_microbatch; /* the backward pass of the last micro-batch runs: finished units are reduced */

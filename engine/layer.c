@@ -202,6 +202,8 @@ static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_
 		(struct mt_norm){.x = *a, .x_bias = mt_engine_param(e, at[MT_ATTN_OUT_BIAS]), .residual = s->x, .sum = s->x2},
 		&s->norm2, &s->stats2));
 	mt_engine_release(e, a);
+	if (at[MT_ROUTER] >= 0)
+		return MT_OK;
 	MT_TRY(gather_rows(e, s->norm2, &whole));
 	MT_TRY(alloc(e, e->rows * width, &s->up));
 	MT_TRY(mt_linear_forward(e, whole, at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP], at[MT_MLP_UP_BIAS], C,
@@ -210,15 +212,20 @@ static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_
 	return activate(e, s);
 }
 
-/* y = x2 + g Wdown^T + bias, new (S,C). */
-static enum mt_status mlp_output(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **output)
+/* y = x2 + g Wdown^T + bias, or what the experts give in place of it, new (S,C). */
+static enum mt_status mlp_output(struct mt_engine *e, int layer, struct mt_layer_saved *s, void **output)
 {
+	const int *at = e->table.layers[layer];
 	int64_t C = e->model->hidden;
 	struct mt_op op = {.kind = MT_OP_ADD, .dtype = e->dtype};
 
-	MT_TRY(alloc(e, e->rows * C, output));
-	MT_TRY(mt_linear_forward(e, s->activation, at[MT_MLP_DOWN], -1, e->ffn_cols, C, *output));
-	MT_TRY(mt_tp_reduce(e, output, C));
+	if (at[MT_ROUTER] >= 0) {
+		MT_TRY(mt_experts_end(e, layer, s, output));
+	} else {
+		MT_TRY(alloc(e, e->rows * C, output));
+		MT_TRY(mt_linear_forward(e, s->activation, at[MT_MLP_DOWN], -1, e->ffn_cols, C, *output));
+		MT_TRY(mt_tp_reduce(e, output, C));
+	}
 	op.add = (struct mt_add){.rows = e->shard_rows,
 				 .cols = C,
 				 .a = *output,
@@ -234,6 +241,7 @@ static void free_recomputed(struct mt_engine *e, struct mt_layer_saved *s)
 	void **all[] = {&s->norm1, &s->norm2, &s->stats1, &s->stats2,     &s->qkv,      &s->attention,
 			&s->lse,   &s->x2,    &s->up,     &s->activation, &s->exchanged};
 
+	mt_experts_free(e, &s->experts, false);
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])
 			mt_engine_release(e, all[i]);
@@ -253,8 +261,10 @@ static void free_selected(struct mt_engine *e, struct mt_layer_saved *s)
 		mt_engine_release(e, &s->attention);
 		mt_engine_release(e, &s->lse);
 	}
-	if (l->recompute_activation)
+	if (l->recompute_activation && s->activation)
 		mt_engine_release(e, &s->activation);
+	if (l->recompute_activation)
+		mt_experts_free(e, &s->experts, true);
 }
 
 /* How a layer recomputes: recompute_layers counts from the first layer of its chunk. */
@@ -277,14 +287,21 @@ void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved)
 		mt_engine_release(e, &saved->x);
 }
 
-enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
+/* All that is kept; the output comes from it. */
+static enum mt_status compute(struct mt_engine *e, int layer, struct mt_layer_saved *saved)
 {
 	const int *at = e->table.layers[layer];
 	void *a = NULL;
 
 	MT_TRY(attention_forward(e, at, saved, &a));
 	MT_TRY(mlp_forward(e, at, saved, &a));
-	MT_TRY(mlp_output(e, at, saved, output));
+	return at[MT_ROUTER] >= 0 ? mt_experts_begin(e, layer, saved, saved->norm2) : MT_OK;
+}
+
+enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
+{
+	MT_TRY(compute(e, layer, saved));
+	MT_TRY(mlp_output(e, layer, saved, output));
 	if (recompute_of(e, layer) == MT_RECOMPUTE_FULL)
 		free_recomputed(e, saved);
 	if (recompute_of(e, layer) == MT_RECOMPUTE_SELECTIVE)
@@ -334,6 +351,22 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, gradient);
 }
 
+/* The same through the experts. */
+static enum mt_status experts_backward(struct mt_engine *e, int layer, struct mt_layer_saved *s, void **gradient)
+{
+	const int *at = e->table.layers[layer];
+	void *dh;
+
+	if (!s->norm2) {
+		struct mt_norm again = {.x = s->x2};
+
+		MT_TRY(norm_forward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, again, &s->norm2, &s->stats2));
+	}
+	MT_TRY(mt_experts_backward(e, layer, s, s->norm2, *gradient, &dh));
+	mt_engine_release(e, &s->norm2);
+	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, gradient);
+}
+
 /* *gradient of x2 -> of x. Frees the rest. */
 static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
@@ -378,12 +411,14 @@ enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer
 	const int *at = e->table.layers[layer];
 
 	if (recompute_of(e, layer) == MT_RECOMPUTE_FULL) {
-		void *a = NULL;
-
-		MT_TRY(attention_forward(e, at, saved, &a));
-		MT_TRY(mlp_forward(e, at, saved, &a));
+		e->experts.again = true;
+		MT_TRY(compute(e, layer, saved));
+		e->experts.again = false;
 	}
-	MT_TRY(mlp_backward(e, at, saved, gradient));
+	if (at[MT_ROUTER] >= 0)
+		MT_TRY(experts_backward(e, layer, saved, gradient));
+	else
+		MT_TRY(mlp_backward(e, at, saved, gradient));
 	MT_TRY(attention_backward(e, at, saved, gradient));
 	mt_layer_free(e, saved);
 	return MT_OK;

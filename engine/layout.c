@@ -51,7 +51,8 @@ static const struct mt_option options[] = {
 	       "how attention reaches the keys and values of other ranks: ring passes them on, allgather gathers them, ulysses "
 	       "exchanges heads for rows, hybrid exchanges heads among cp_inner ranks and passes on among the others"),
 	INT(cp_inner, "1", 1, 1 << 20, "hybrid: context-parallel ranks that exchange heads"),
-	INT(ep, "1", 1, 1 << 20, "expert-parallel ranks; 1 in this release"),
+	INT(ep, "1", 1, 1 << 20, "expert-parallel ranks, of the same tp * cp * dp: experts are split over them"),
+	INT(etp, "0", 0, 1 << 20, "tensor-parallel ranks of an expert; 0: tp"),
 	INT(dp, "1", 1, 1 << 20, "data-parallel ranks: sequences are split over them"),
 	INT(mbs, "1", 1, 1 << 20, "sequences in a micro-batch"),
 	INT(gbs, "8", 1, 1 << 30, "sequences in a step, all data-parallel ranks together"),
@@ -122,6 +123,29 @@ int mt_layout_replica(const struct mt_layout *layout, struct mt_coordinates at)
 	return at.cp + (int)layout->cp * at.dp;
 }
 
+int64_t mt_layout_etp(const struct mt_layout *layout)
+{
+	return layout->etp > 0 ? layout->etp : layout->tp;
+}
+
+int64_t mt_layout_edp(const struct mt_layout *layout)
+{
+	int64_t parts = mt_layout_etp(layout) * layout->ep, ranks = layout->tp * layout->cp * layout->dp;
+
+	return parts > 0 && ranks > parts ? ranks / parts : 1;
+}
+
+/* A rank's place among experts. */
+static void fold(const struct mt_layout *layout, int rank, struct mt_coordinates *at)
+{
+	int within = rank % (int)(layout->tp * layout->cp * layout->dp);
+	int etp = (int)mt_layout_etp(layout), ep = (int)layout->ep;
+
+	at->etp = within % etp;
+	at->ep = within / etp % ep;
+	at->edp = within / etp / ep;
+}
+
 struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank)
 {
 	struct mt_coordinates at;
@@ -131,6 +155,7 @@ struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int 
 	at.cp = rank / tp % cp;
 	at.dp = rank / tp / cp % dp;
 	at.pp = rank / tp / cp / dp;
+	fold(layout, rank, &at);
 	return at;
 }
 
@@ -165,6 +190,20 @@ int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ra
 	return size;
 }
 
+int mt_layout_expert_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride)
+{
+	int etp = (int)mt_layout_etp(layout), ep = (int)layout->ep, edp = (int)mt_layout_edp(layout);
+	int step = axis == 't' || axis == 'x' ? 1 : axis == 'e' ? etp : axis == 'd' ? etp * ep : 0;
+	int size = axis == 't' ? etp : axis == 'e' ? ep : axis == 'd' ? edp : axis == 'x' ? etp * ep : 0;
+	int first = step ? rank - rank / step % size * step : 0;
+
+	for (int i = 0; i < size; i++)
+		ranks[i] = first + i * step;
+	if (stride)
+		*stride = step;
+	return size;
+}
+
 /* Appends to text of 96 bytes, a blank between; what does not fit is cut. */
 static void append(char buf[96], const char *name, int64_t value)
 {
@@ -190,6 +229,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 	}
 	if (layout->ep != 1)
 		append(buf, "ep", layout->ep);
+	if (layout->etp != 0)
+		append(buf, "etp", layout->etp);
 	if (layout->schedule != MT_SCHEDULE_1F1B)
 		append(buf, schedules[layout->schedule], -1);
 	append(buf, "mbs", layout->mbs);

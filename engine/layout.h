@@ -1,6 +1,7 @@
 /* layout: how a training job is spread over ranks, and the rules a layout must keep.
  *
- * world = tp * cp * dp * pp; rank order, fastest first: tp, cp, dp, pp (Megatron's; experts fold onto cp*dp). */
+ * world = tp * cp * dp * pp; rank order, fastest first: tp, cp, dp, pp (Megatron's). Experts fold onto the same ranks: the
+ * tp * cp * dp of a stage are etp * ep * edp for them, etp fastest. */
 #ifndef MT_ENGINE_LAYOUT_H
 #define MT_ENGINE_LAYOUT_H
 
@@ -29,6 +30,7 @@ struct mt_layout {
 	int64_t tp, pp, vp, cp, ep, dp;
 	int cp_kind;                       /* enum mt_context_kind */
 	int64_t cp_inner;                  /* hybrid: ranks that exchange heads; the rings go over the others */
+	int64_t etp;                       /* tensor-parallel ranks of an expert; 0: tp */
 	int64_t vp_group;                  /* interleaved: micro-batches that a chunk takes before the next; 0: pp */
 	int64_t first_layers, last_layers; /* layers of the first and of the last virtual stage; 0: an even share */
 	int64_t mbs;                       /* sequences in a micro-batch */
@@ -64,6 +66,7 @@ int64_t mt_layout_world(const struct mt_layout *layout);
 /* This rank's coordinates, and back. */
 struct mt_coordinates {
 	int tp, cp, dp, pp;
+	int etp, ep, edp; /* of the same rank among experts: its number among the tp*cp*dp of a stage, cut anew */
 };
 struct mt_coordinates mt_layout_coordinates(const struct mt_layout *layout, int rank);
 int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at);
@@ -71,6 +74,11 @@ int mt_layout_rank(const struct mt_layout *layout, struct mt_coordinates at);
  * 'u', 'o': those of cp that exchange heads, and that make a ring (context.h). ranks[] must hold the axis' size; returns it.
  * Axis ranks are `stride` apart (stride may be NULL). */
 int mt_layout_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride);
+
+/* The same for experts: 't' tensor-parallel, 'e' expert-parallel, 'd' data-parallel ranks, 'x' the first two together. */
+int mt_layout_expert_group(const struct mt_layout *layout, int rank, char axis, int *ranks, int *stride);
+int64_t mt_layout_etp(const struct mt_layout *layout);
+int64_t mt_layout_edp(const struct mt_layout *layout);
 
 /* One rule that a layout must keep for a model. The table is the same for the check of a run file and for the search's why-not
  * list. */

@@ -95,9 +95,45 @@ RULE(documents_is_known)
 	return l->documents < MT_DOCUMENTS_JOINED || l->documents > MT_DOCUMENTS_APART;
 }
 
-RULE(ep_is_one)
+RULE(ep_needs_experts)
 {
-	return l->ep > 1;
+	return (l->ep > 1 || l->etp > 0) && m->experts == 0;
+}
+
+RULE(experts_divisible_by_ep)
+{
+	return m->experts > 0 && indivisible(m->experts, l->ep);
+}
+
+RULE(expert_ffn_divisible_by_etp)
+{
+	return m->experts > 0 && indivisible(m->expert_ffn, mt_layout_etp(l));
+}
+
+RULE(shared_ffn_divisible_by_tp)
+{
+	return m->experts > 0 && indivisible(m->shared_ffn, l->tp);
+}
+
+RULE(expert_ranks_fold)
+{
+	return m->experts > 0 && indivisible(product(product(l->tp, l->cp), l->dp), product(mt_layout_etp(l), l->ep));
+}
+
+/* Without sp the tensor-parallel ranks all hold the same rows. */
+RULE(experts_of_whole_rows_are_split_as_tp)
+{
+	return m->experts > 0 && l->tp > 1 && !l->sp && mt_layout_etp(l) != l->tp;
+}
+
+RULE(capacity_needs_whole_sequences)
+{
+	return m->experts > 0 && m->capacity > 0 && l->cp > 1;
+}
+
+RULE(capacity_pad_needs_whole_rows)
+{
+	return m->experts > 0 && m->capacity_pad && l->sp && l->tp > 1;
 }
 
 RULE(layers_at_least_pp)
@@ -133,7 +169,7 @@ RULE(kv_heads_divisible_by_tp)
 
 RULE(ffn_divisible_by_tp)
 {
-	return indivisible(m->ffn, l->tp);
+	return mt_model_expert_layers(m) < m->layers && indivisible(m->ffn, l->tp);
 }
 
 RULE(gbs_divisible_by_dp_mbs)
@@ -308,7 +344,16 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	    "cp_inner "
 	    "(hybrid)"),
 	ROW(documents_is_known, "documents", "documents must be joined or apart"),
-	ROW(ep_is_one, "ep", "ep must be 1: this release has no expert parallelism"),
+	ROW(ep_needs_experts, "ep etp experts", "ep above 1 and etp are of a model with experts"),
+	ROW(experts_divisible_by_ep, "experts ep", "experts must be a multiple of ep"),
+	ROW(expert_ffn_divisible_by_etp, "expert_ffn etp tp", "the experts' width must be a multiple of etp (0: tp)"),
+	ROW(shared_ffn_divisible_by_tp, "shared_ffn tp", "the shared expert's width must be a multiple of tp"),
+	ROW(expert_ranks_fold, "tp cp dp etp ep",
+	    "tp * cp * dp must be a multiple of etp * ep (etp 0: tp): experts use the same ranks"),
+	ROW(experts_of_whole_rows_are_split_as_tp, "tp etp sp",
+	    "without sp all tensor-parallel ranks have the same tokens: experts need sp, or etp as tp"),
+	ROW(capacity_needs_whole_sequences, "cp", "a capacity counts the rows of whole sequences: cp must be 1"),
+	ROW(capacity_pad_needs_whole_rows, "tp sp", "capacity_pad needs whole sequences on each rank: tp must be 1, or sp off"),
 	ROW(layers_at_least_pp, "layers pp vp", "every model chunk must have a layer: layers must be at least pp * vp"),
 	ROW(end_layers_fit, "layers pp vp first_layers last_layers",
 	    "first_layers and last_layers must leave at least a layer for each other model chunk"),

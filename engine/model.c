@@ -1,5 +1,6 @@
 /* model: the option table of a model, what is derived from it and what is counted in it. */
 #include "engine/model.h"
+#include "engine/model_private.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,8 @@
 static const char *const norms[] = {"layernorm", "rmsnorm", NULL};
 static const char *const positions[] = {"learned", "rope", NULL};
 static const char *const mlps[] = {"gelu", "swiglu", NULL};
+static const char *const routers[] = {"softmax", "sigmoid", NULL};
+static const char *const drops[] = {"last", "lightest", NULL};
 
 /* The bounds keep every count below in 63 bits: layers * hidden * (4 * heads * head_dim + 3 * ffn) < 2^61. */
 #define INT(field, value, least, most, help)                                                                                       \
@@ -44,6 +47,28 @@ static const struct mt_option options[] = {
 	FLOAT(norm_eps, "1e-5", 0, 1, "added to the variance before its root"),
 	FLOAT(rope_theta, "10000", 1, 1e12, "base of the rotation wavelengths"),
 	FLOAT(init_std, "0.02", 0, 10, "standard deviation of the initial weights"),
+	INT(experts, "0", 0, 4096, "experts of a layer; 0: an MLP"),
+	INT(top_k, "2", 1, 64, "experts that a token goes to"),
+	INT(expert_ffn, "0", 0, 1 << 22, "inner width of an expert; 0: ffn"),
+	INT(shared_ffn, "0", 0, 1 << 22, "inner width of the shared expert, which every token goes to; 0: none"),
+	BOOL(shared_gate, "false", "the shared expert's output is weighted by a sigmoid of the token"),
+	INT(dense_first, "0", 0, 16384, "the first layers, which have an MLP in place of experts"),
+	INT(expert_every, "1", 1, 16384, "of the layers after them each so many-th has experts, the first of them on"),
+	CHOICE(router, "softmax", routers, "how the router scores experts"),
+	BOOL(router_normalize, "true",
+	     "the scores of a token's experts are divided by their sum (softmax: as if taken over these alone)"),
+	FLOAT(router_scale, "1", 0, 1000, "times which the weights of a token's experts are taken"),
+	INT(router_sets, "1", 1, 4096, "experts form so many sets of neighbours, of which a token's come from the best set_top"),
+	INT(set_top, "1", 1, 4096, "sets that a token's experts come from"),
+	BOOL(router_bias, "false", "a bias of each expert enters the choice, not the weights"),
+	FLOAT(bias_rate, "0.001", 0, 1,
+	      "by which that bias goes up or down each step as the expert had fewer or more tokens than the mean"),
+	FLOAT(balance_loss, "0", 0, 10, "coefficient of the loss that keeps experts busy alike, over each sequence"),
+	FLOAT(z_loss, "0", 0, 10, "coefficient of the loss that keeps the router's logits small"),
+	FLOAT(capacity, "0", 0, 4096, "rows of a sequence that an expert takes at most, over an even share; 0: all"),
+	CHOICE(drop, "last", drops,
+	       "which rows an expert without room leaves: the last of the sequence or those of the least weight"),
+	BOOL(capacity_pad, "false", "every expert gets exactly as many rows as its capacity, so that no count depends on the data"),
 };
 
 const struct mt_option_table mt_model_options = {"model", options, sizeof options / sizeof options[0]};
@@ -95,7 +120,7 @@ enum mt_status mt_model_complete(struct mt_model *model, const char *where)
 		return mt_fail(MT_INPUT, "%s: mlp swiglu is trained without biases: set bias to false", where);
 	if (model->ffn == 0)
 		model->ffn = 4 * model->hidden;
-	return MT_OK;
+	return mt_model_complete_experts(model, where);
 }
 
 void mt_model_free(struct mt_model *model)
@@ -120,9 +145,9 @@ int64_t mt_model_matmul_parameters(const struct mt_model *model)
 {
 	int64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
 	int64_t attention = model->hidden * (2 * q + 2 * kv);
-	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2);
+	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2), routed = mt_model_expert_layers(model);
 
-	return model->layers * (attention + mlp);
+	return model->layers * attention + (model->layers - routed) * mlp + routed * mt_model_expert_weights(model, true);
 }
 
 int64_t mt_model_parameters(const struct mt_model *model)
@@ -133,7 +158,11 @@ int64_t mt_model_parameters(const struct mt_model *model)
 	int64_t words = model->vocab * model->hidden * (model->tied ? 1 : 2);
 	int64_t positions_rows = model->position == MT_MODEL_LEARNED ? model->seq : 0;
 
-	return mt_model_matmul_parameters(model) + model->layers * (2 * norm + biases) + norm + words +
+	int64_t unmet =
+		mt_model_expert_layers(model) * (mt_model_expert_weights(model, false) - mt_model_expert_weights(model, true) +
+						 (model->router_bias ? model->experts : 0));
+
+	return mt_model_matmul_parameters(model) + unmet + model->layers * (2 * norm + biases) + norm + words +
 	       positions_rows * model->hidden;
 }
 

@@ -28,7 +28,34 @@ struct mt_model {
 	bool bias;        /* biases of the linear layers */
 	bool tied;        /* the head uses the word embedding */
 	double norm_eps, rope_theta, init_std;
+	/* mixture of experts, engine/experts.h */
+	int64_t experts;              /* 0: none */
+	int64_t top_k;                /* experts of a token */
+	int64_t expert_ffn;           /* 0 in the file: ffn */
+	int64_t shared_ffn;           /* width of the shared expert; 0: none */
+	bool shared_gate;             /* its output times a sigmoid of the token */
+	int64_t dense_first;          /* the first layers that have an MLP in place of experts */
+	int64_t expert_every;         /* of the others every so many, from the first on, has experts */
+	int router;                   /* enum mt_router_choice */
+	bool router_normalize;        /* the weights of a token's experts sum to one, before the scale */
+	double router_scale;          /* of the weights */
+	int64_t router_sets, set_top; /* experts in sets of neighbours, of which so many are chosen from; 1: no sets */
+	bool router_bias;             /* added to the scores for the choice alone */
+	double bias_rate;             /* by which it follows the load at each step, without gradients */
+	double balance_loss, z_loss;  /* coefficients */
+	double capacity;              /* 0: no token is dropped; else rows of an expert over an even share, a sequence */
+	int drop;                     /* enum mt_drop_choice */
+	bool capacity_pad;            /* each expert gets exactly its capacity */
 };
+
+enum mt_router_choice { MT_MODEL_SOFTMAX, MT_MODEL_SIGMOID };
+enum mt_drop_choice { MT_MODEL_DROP_LAST, MT_MODEL_DROP_LIGHTEST };
+
+/* experts_model.c. Whether a layer has experts in place of the MLP, and how many do. */
+bool mt_model_layer_has_experts(const struct mt_model *model, int64_t layer);
+int64_t mt_model_expert_layers(const struct mt_model *model);
+/* Weights of one layer's experts, router and shared expert: all, or those that a token meets. */
+int64_t mt_model_expert_weights(const struct mt_model *model, bool met);
 
 extern const struct mt_option_table mt_model_options;
 
@@ -45,7 +72,7 @@ char *mt_model_directory(void);
 
 /* Parameters, all and those of matrix products (no embeddings, norms, biases; the head counted apart). Unpadded vocabulary. */
 int64_t mt_model_parameters(const struct mt_model *model);
-int64_t mt_model_matmul_parameters(const struct mt_model *model); /* attention and MLP weights of all layers */
+int64_t mt_model_matmul_parameters(const struct mt_model *model); /* of all layers, those that a token meets */
 
 /* Model FLOPs of one step over `tokens` tokens in sequences of `seq`: forward once, backward twice, matrix products and
  * attention of real tokens, no recompute: 6*T*(N_matmul + hidden*vocab) + 6*T*seq*L*q with q = heads*head_dim (causal

@@ -152,10 +152,29 @@ static enum mt_status read_mistral(const struct reader *r)
 	return MT_OK;
 }
 
+static enum mt_status read_mixtral(const struct reader *r)
+{
+	struct mt_model *m = r->model;
+	int64_t window = 0;
+
+	MT_TRY(read_llama_like(r, 8));
+	MT_TRY(read_int(r, "num_local_experts", 8, &m->experts));
+	MT_TRY(read_int(r, "num_experts_per_tok", 2, &m->top_k));
+	MT_TRY(read_float(r, "router_aux_loss_coef", 0.001, &m->balance_loss));
+	MT_TRY(read_float(r, "rms_norm_eps", 1e-5, &m->norm_eps));
+	MT_TRY(read_float(r, "rope_theta", 1e6, &m->rope_theta));
+	MT_TRY(read_int(r, "sliding_window", 0, &window));
+	m->expert_ffn = m->ffn;
+	if (window > 0 && window < m->seq)
+		return mt_fail(MT_INPUT, "%s: sliding_window %lld is not supported for mixtral: set it to null", r->path,
+			       (long long)window);
+	return MT_OK;
+}
+
 static const struct {
 	const char *type;
 	enum mt_status (*read)(const struct reader *r);
-} types[] = {{"gpt2", read_gpt2}, {"llama", read_llama}, {"mistral", read_mistral}};
+} types[] = {{"gpt2", read_gpt2}, {"llama", read_llama}, {"mistral", read_mistral}, {"mixtral", read_mixtral}};
 
 /* The name a person knows: the one in the file, else the folder's, else the type. */
 static char *choose_name(const struct reader *r, const char *type)
@@ -192,5 +211,5 @@ enum mt_status mt_model_read_hf(struct mt_model *model, const json_t *config, co
 		model->name = choose_name(&r, type);
 		return model->name ? MT_OK : mt_fail(MT_NOMEM, "out of memory");
 	}
-	return mt_fail(MT_INPUT, "%s: model_type '%s' is not supported; known: gpt2, llama, mistral", path, type);
+	return mt_fail(MT_INPUT, "%s: model_type '%s' is not supported; known: gpt2, llama, mistral, mixtral", path, type);
 }

@@ -7,4 +7,7 @@
 /* Fills a model of defaults from a Hugging Face config.json, read from `path`; does not complete it. */
 enum mt_status mt_model_read_hf(struct mt_model *model, const json_t *config, const char *path);
 
+/* experts_model.c: the same as mt_model_complete for what is of experts. */
+enum mt_status mt_model_complete_experts(struct mt_model *model, const char *where);
+
 #endif

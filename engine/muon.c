@@ -26,7 +26,13 @@ bool mt_muon_takes(const struct mt_engine *e, const struct mt_param *p)
 
 static bool is_split(const struct mt_engine *e, const struct mt_param *p)
 {
-	return e->layout->tp > 1 && !p->replicated;
+	return (p->expert ? mt_layout_etp(e->layout) : e->layout->tp) > 1 && !p->replicated;
+}
+
+/* The ranks that hold the other slices of the matrix. */
+static struct mt_group *slices(const struct mt_engine *e, const struct mt_param *p)
+{
+	return p->expert ? e->experts.etp : e->tp;
 }
 
 /* Whether the Gram matrix is X X^T, else X^T X. */
@@ -94,7 +100,7 @@ static enum mt_status normalize(struct mt_engine *e, const struct mt_param *p, c
 	op.sumsq = (struct mt_sumsq){.count = count, .x = u, .out = norm2};
 	MT_TRY(mt_engine_enqueue(e, &op));
 	if (is_split(e, p))
-		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, norm2, norm2, 1, MT_F64, MT_SUM));
+		MT_TRY(mt_comm_all_reduce(slices(e, p), e->compute, norm2, norm2, 1, MT_F64, MT_SUM));
 	return combine(e, (struct mt_combine){.count = count, .alpha = 1, .eps = 1e-7, .a = u, .norm2 = norm2, .out = e->muon.x});
 }
 
@@ -116,7 +122,7 @@ static enum mt_status make_polynomial(struct mt_engine *e, const struct mt_param
 			(struct mt_linear){.rows = p->rows, .in = side, .out = side, .dy = m->x, .x = m->x, .dw = m->gram}));
 	}
 	if (is_split(e, p))
-		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, m->gram, m->gram, side * side, f, MT_SUM));
+		MT_TRY(mt_comm_all_reduce(slices(e, p), e->compute, m->gram, m->gram, side * side, f, MT_SUM));
 	MT_TRY(multiply(
 		e, MT_OP_LINEAR,
 		(struct mt_linear){

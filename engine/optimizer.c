@@ -192,11 +192,14 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	struct rates rates = rates_now(e);
-	double numbers[3], loss_scale = e->loss_scale.value, all = (double)(e->gbs * e->layout->seq);
+	double numbers[3], terms[2], loss_scale = e->loss_scale.value, all = (double)(e->gbs * e->layout->seq);
 	struct mt_mark start;
 
 	MT_TRY(mt_lap_begin(e, &start));
 	MT_TRY(global_numbers(e, numbers));
+	MT_TRY(mt_experts_tell_losses(e, terms));
+	stats->balance_loss = terms[0];
+	stats->z_loss = terms[1];
 	/* Gradients are of the sum of the losses over all rows; the mean is over those that count (on the dry device none do). */
 	e->token_scale = numbers[2] > 0 ? all / numbers[2] : 1;
 	stats->grad_norm = sqrt(numbers[0]) * e->token_scale / loss_scale;

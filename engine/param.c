@@ -69,25 +69,68 @@ static int64_t global_layer(const struct builder *b, int64_t index)
 	return first + index - b->table->chunks[chunk].first_layer;
 }
 
-/* The parameters of one layer, products in the order their gradients are finished. */
-static void add_layer(struct builder *b, int64_t index)
+/* What experts_param.c adds through. */
+struct layer_builder {
+	struct builder *builder;
+	int64_t layer;
+	int unit;
+};
+
+static int add_for_experts(void *context, const char *what, int64_t rows, int64_t cols, int shard, enum mt_init init)
+{
+	struct layer_builder *l = context;
+
+	return add_layer_param(l->builder, l->layer, what, rows, cols, (enum shard)shard, init, l->unit);
+}
+
+static struct mt_param *param_for_experts(void *context, int index)
+{
+	return &((struct layer_builder *)context)->builder->table->params[index];
+}
+
+static void add_experts(struct builder *b, int *roles, int64_t layer, int unit)
+{
+	struct layer_builder context = {b, layer, unit};
+
+	mt_param_add_experts(&(struct mt_expert_builder){.model = b->model,
+							 .layout = b->layout,
+							 .at = b->at,
+							 .roles = roles,
+							 .add = add_for_experts,
+							 .param = param_for_experts,
+							 .context = &context});
+}
+
+static void add_mlp(struct builder *b, int *at, int64_t layer, int unit)
 {
 	const struct mt_model *m = b->model;
-	struct mt_param_table *t = b->table;
-	int *at = t->layers[index];
-	int64_t layer = global_layer(b, index), C = m->hidden, F = m->ffn;
-	int64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-	int unit = 1 + (int)(t->layer_count - 1 - index);
-	bool layernorm = m->norm == MT_MODEL_LAYERNORM;
+	int64_t C = m->hidden, F = m->ffn;
 
-	for (int role = 0; role < MT_LAYER_ROLES; role++)
-		at[role] = -1;
 	at[MT_MLP_DOWN] = add_layer_param(b, layer, "mlp.down.weight", C, F, BY_COLS, MT_INIT_RESIDUAL, unit);
 	if (m->mlp == MT_MODEL_SWIGLU)
 		at[MT_MLP_GATE] = add_layer_param(b, layer, "mlp.gate.weight", F, C, BY_ROWS, MT_INIT_NORMAL, unit);
 	at[MT_MLP_UP] = add_layer_param(b, layer, "mlp.up.weight", F, C, BY_ROWS, MT_INIT_NORMAL, unit);
 	if (m->bias && m->mlp == MT_MODEL_GELU)
 		at[MT_MLP_UP_BIAS] = add_layer_param(b, layer, "mlp.up.bias", F, 1, BY_ROWS, MT_INIT_ZERO, unit);
+}
+
+/* The parameters of one layer, products in the order their gradients are finished. */
+static void add_layer(struct builder *b, int64_t index)
+{
+	const struct mt_model *m = b->model;
+	struct mt_param_table *t = b->table;
+	int *at = t->layers[index];
+	int64_t layer = global_layer(b, index), C = m->hidden;
+	int64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+	int unit = 1 + (int)(t->layer_count - 1 - index);
+	bool layernorm = m->norm == MT_MODEL_LAYERNORM;
+
+	for (int role = 0; role < MT_LAYER_ROLES; role++)
+		at[role] = -1;
+	if (mt_model_layer_has_experts(m, layer))
+		add_experts(b, at, layer, unit);
+	else
+		add_mlp(b, at, layer, unit);
 	at[MT_ATTN_OUT] = add_layer_param(b, layer, "attention.out.weight", C, q, BY_COLS, MT_INIT_RESIDUAL, unit);
 	at[MT_ATTN_Q] = add_layer_param(b, layer, "attention.q.weight", q, C, BY_ROWS, MT_INIT_NORMAL, unit);
 	at[MT_ATTN_K] = add_layer_param(b, layer, "attention.k.weight", kv, C, BY_ROWS, MT_INIT_NORMAL, unit);
@@ -149,11 +192,13 @@ static void add_all(struct builder *b)
 	}
 }
 
-/* 0 sharded, 1 tied word embedding, 2 replicated: the order of the classes in the flat buffer. */
+/* 0 sharded, 1 tied word embedding, 2 replicated, 3 of experts: the order of the classes in the flat buffer. */
 static int class_of(const struct builder *b, int index)
 {
 	const struct mt_param_table *t = b->table;
 
+	if (t->params[index].expert)
+		return 3;
 	if (t->params[index].replicated)
 		return 2;
 	return b->model->tied && index == t->word ? 1 : 0;
@@ -170,7 +215,9 @@ static void close_bucket(struct builder *b, struct mt_bucket *bucket, int64_t en
 
 	if (end == bucket->offset)
 		return;
-	bucket->count = round_up(end - bucket->offset, mt_layout_replicas(b->layout) * MT_PARAM_ALIGN);
+	bucket->count = round_up(end - bucket->offset,
+				 (bucket->share == MT_SHARE_EXPERTS ? mt_layout_edp(b->layout) : mt_layout_replicas(b->layout)) *
+					 MT_PARAM_ALIGN);
 	t->elements = bucket->offset + bucket->count;
 	t->buckets[t->bucket_count++] = *bucket;
 }
@@ -178,7 +225,8 @@ static void close_bucket(struct builder *b, struct mt_bucket *bucket, int64_t en
 /* Fused matrices must not be cut by a bucket's end: only a parameter that starts a product may start a bucket. */
 static bool may_start_bucket(const struct mt_param *p)
 {
-	return !strstr(p->name, "attention.k.") && !strstr(p->name, "attention.v.") && !strstr(p->name, "mlp.up.weight");
+	return !p->follows && !strstr(p->name, "attention.k.") && !strstr(p->name, "attention.v.") &&
+	       !strstr(p->name, "mlp.up.weight");
 }
 
 static int chunk_of_unit(const struct mt_param_table *t, int unit)
@@ -228,8 +276,11 @@ static void place(struct builder *b)
 	struct mt_param_table *t = b->table;
 	int64_t most = b->layout->bucket_bytes > 0 ? b->layout->bucket_bytes / 4 : INT64_MAX;
 
-	for (int class = 0; class < 3; class ++) {
-		struct mt_bucket bucket = {.offset = t->elements, .replicated = class == 2, .tied = class == 1};
+	for (int class = 0; class < 4; class ++) {
+		struct mt_bucket bucket = {.offset = t->elements,
+					   .replicated = class == 2,
+					   .tied = class == 1,
+					   .share = class == 3 ? MT_SHARE_EXPERTS : MT_SHARE_DENSE};
 		int64_t end = t->elements;
 
 		for (int i = 0; i < t->count; i++) {
@@ -293,7 +344,7 @@ enum mt_status mt_param_table_create(struct mt_param_table *table, const struct 
 
 	memset(table, 0, sizeof *table);
 	MT_TRY(cut_chunks(&b));
-	b.capacity = (int)table->layer_count * MT_LAYER_ROLES + 8;
+	b.capacity = (int)table->layer_count * (MT_LAYER_ROLES + mt_param_expert_count(model, layout)) + 8;
 	table->units = (int)table->layer_count + 2;
 	table->params = calloc((size_t)b.capacity, sizeof *table->params);
 	table->buckets = calloc((size_t)b.capacity, sizeof *table->buckets);

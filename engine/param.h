@@ -38,6 +38,13 @@ enum mt_layer_role {
 	MT_MLP_UP_BIAS, /* gelu only */
 	MT_MLP_DOWN,
 	MT_MLP_DOWN_BIAS,
+	MT_EXPERT_UP, /* first of this rank's experts: gate, up of each in turn (gelu: up) */
+	MT_EXPERT_DOWN,
+	MT_SHARED_UP, /* gate, then up (gelu: up) */
+	MT_SHARED_DOWN,
+	MT_SHARED_SCALE, /* (1, C) */
+	MT_ROUTER,       /* (E, C); -1: the layer has an MLP */
+	MT_ROUTER_BIAS,
 	MT_LAYER_ROLES
 };
 
@@ -48,11 +55,13 @@ struct mt_param {
 	int64_t rows, cols;               /* local; 1-D: rows 1 */
 	int64_t global_rows, global_cols; /* vocabulary padded */
 	int64_t real_rows;                /* global rows that are not padding */
-	int shard_axis;                   /* -1 whole, 0 rows, 1 columns over tp */
+	int shard_axis;                   /* -1 whole, 0 rows, 1 columns over tp, of experts over etp */
 	int64_t first;                    /* first global row or column here */
 	enum mt_init init;
 	bool decay;      /* weight decay applies */
 	bool replicated; /* whole on every tp rank */
+	bool expert;     /* of an expert: reduced over the ranks that have the same */
+	bool follows;    /* a part of the matrix of the parameter before it: no gap between */
 	bool copy;       /* the last stage's copy of a tied embedding: not counted in the norm */
 	int unit;        /* backward unit that completes it: 0 head, 1 + k for the k-th layer from the end, last: embedding */
 	int64_t offset;  /* elements into the flat buffer */
@@ -60,10 +69,10 @@ struct mt_param {
 };
 
 /* The ranks that hold the same bucket, each with other samples: its gradients are summed over them. */
-enum mt_share_kind { MT_SHARE_DENSE, MT_SHARES };
+enum mt_share_kind { MT_SHARE_DENSE, MT_SHARE_EXPERTS, MT_SHARES };
 
 struct mt_bucket {
-	int64_t offset, count; /* elements; count is a multiple of dp * MT_PARAM_ALIGN */
+	int64_t offset, count; /* elements; count is a multiple of the ranks that share it * MT_PARAM_ALIGN */
 	int first_unit;        /* the first that uses it */
 	int unit;              /* complete when the backward pass has finished this unit */
 	bool replicated, tied;
@@ -93,6 +102,21 @@ struct mt_param_table {
 	int word, position, final_gain, final_bias,
 		head; /* head: the matrix of the logits; equals word when tied and this stage has both ends */
 };
+
+/* experts_param.c: the parameters of a layer's experts, called by param.c with what adds one. */
+struct mt_expert_builder {
+	const struct mt_model *model;
+	const struct mt_layout *layout;
+	struct mt_coordinates at;
+	int *roles; /* of the layer */
+	/* Adds "layer.N.<what>", split over tp as `shard` (mt_param.shard_axis) says; returns its index. */
+	int (*add)(void *context, const char *what, int64_t rows, int64_t cols, int shard, enum mt_init init);
+	struct mt_param *(*param)(void *context, int index);
+	void *context;
+};
+void mt_param_add_experts(const struct mt_expert_builder *builder);
+/* Parameters of a layer's experts on each rank at most. */
+int mt_param_expert_count(const struct mt_model *model, const struct mt_layout *layout);
 
 /* Builds the table of the rank at `at`. */
 enum mt_status mt_param_table_create(struct mt_param_table *table, const struct mt_model *model, const struct mt_layout *layout,

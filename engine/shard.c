@@ -19,10 +19,16 @@ static enum mt_status make_group(struct mt_engine *e, const char *name, const in
 	return st;
 }
 
-/* `size` ranks hold the same parameters, this one at `place` among them. */
+static int common_divisor(int a, int b)
+{
+	return b ? common_divisor(b, a % b) : a;
+}
+
+/* `size` ranks hold the same parameters, this one at `place` among them. Those of an expert may be fewer than zero_group. */
 static void count_share(const struct mt_engine *e, struct mt_share *share, int size, int place)
 {
-	int parts = e->layout->zero == 0 ? 1 : e->layout->zero_group > 0 ? (int)e->layout->zero_group : size;
+	int group = (int)e->layout->zero_group;
+	int parts = e->layout->zero == 0 ? 1 : group > 0 ? common_divisor(group, size) : size;
 
 	*share = (struct mt_share){.parts = parts, .part = place % parts, .copies = size / parts, .copy = place / parts};
 }
@@ -30,32 +36,38 @@ static void count_share(const struct mt_engine *e, struct mt_share *share, int s
 void mt_shares_count(struct mt_engine *e)
 {
 	count_share(e, &e->shares[MT_SHARE_DENSE], (int)mt_layout_replicas(e->layout), mt_layout_replica(e->layout, e->at));
+	count_share(e, &e->shares[MT_SHARE_EXPERTS], (int)mt_layout_edp(e->layout), e->at.edp);
 }
 
 /* `ranks`: all that hold the same parameters. */
-static enum mt_status make_share(struct mt_engine *e, struct mt_share *share, const int *ranks)
+static enum mt_status make_share(struct mt_engine *e, struct mt_share *share, const int *ranks, const char *const names[3])
 {
 	int parts = share->parts, copies = share->copies;
 
 	if (parts > 1)
-		MT_TRY(make_group(e, "dp", ranks, share->copy * parts, parts, 1, &share->inner));
+		MT_TRY(make_group(e, names[0], ranks, share->copy * parts, parts, 1, &share->inner));
 	if (parts > 1 && e->layout->zero == 3)
-		MT_TRY(make_group(e, "dp gather", ranks, share->copy * parts, parts, 1, &share->gather));
+		MT_TRY(make_group(e, names[1], ranks, share->copy * parts, parts, 1, &share->gather));
 	if (copies > 1)
-		MT_TRY(make_group(e, parts > 1 ? "dp across" : "dp", ranks, share->part, copies, parts, &share->outer));
+		MT_TRY(make_group(e, names[parts > 1 ? 2 : 0], ranks, share->part, copies, parts, &share->outer));
 	return MT_OK;
 }
 
 enum mt_status mt_shares_create(struct mt_engine *e)
 {
-	int *ranks = malloc((size_t)mt_layout_world(e->layout) * sizeof *ranks);
+	static const char *const dense[] = {"dp", "dp gather", "dp across"}, *const experts[] = {"edp", "edp gather", "edp across"};
+	int *ranks = malloc((size_t)mt_layout_world(e->layout) * sizeof *ranks), rank = mt_fabric_rank(e->config.fabric);
 	enum mt_status st;
 
 	if (!ranks)
 		return mt_fail(MT_NOMEM, "no memory for the data-parallel groups");
 	mt_shares_count(e);
-	mt_layout_group(e->layout, mt_fabric_rank(e->config.fabric), 'r', ranks, NULL);
-	st = make_share(e, &e->shares[MT_SHARE_DENSE], ranks);
+	mt_layout_group(e->layout, rank, 'r', ranks, NULL);
+	st = make_share(e, &e->shares[MT_SHARE_DENSE], ranks, dense);
+	if (st == MT_OK && e->model->experts > 0) {
+		mt_layout_expert_group(e->layout, rank, 'd', ranks, NULL);
+		st = make_share(e, &e->shares[MT_SHARE_EXPERTS], ranks, experts);
+	}
 	free(ranks);
 	return st;
 }

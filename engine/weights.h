@@ -19,6 +19,10 @@ struct mt_hf_place {
 /* MT_INPUT when transformers has no architecture of this model's kind. */
 enum mt_status mt_hf_find(const struct mt_model *model, const char *name, struct mt_hf_place *place);
 enum mt_status mt_hf_check(const struct mt_model *model);
+/* hf_experts.c: the same for what is of experts. False: no name of an expert's parameter. set: into a config.json of a llama. */
+enum mt_status mt_hf_check_experts(const struct mt_model *model);
+bool mt_hf_expert_name(const struct mt_model *model, const char *ours, char theirs[60]);
+void mt_hf_set_experts(const struct mt_model *model, json_t *config);
 /* config.json for such a model; NULL: out of memory. */
 json_t *mt_hf_config(const struct mt_model *model, enum mt_stored type);
 

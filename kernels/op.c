@@ -3,7 +3,7 @@
  * A key is what a profile is indexed by, so it holds what decides the cost and nothing else: an operation whose dtype
  * means nothing (cast, fill) takes its destination's, and dims that do not matter to a kind stay 0. */
 #include "kernels/fp8.h"
-#include "kernels/op.h"
+#include "kernels/op_experts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -37,6 +37,19 @@ const char *mt_op_name(enum mt_op_kind kind)
 		[MT_OP_AMAX] = "amax",
 		[MT_OP_FP8_SCALE] = "fp8_scale",
 		[MT_OP_QUANTIZE] = "quantize",
+		[MT_OP_GROUPED] = "grouped",
+		[MT_OP_GROUPED_DGRAD] = "grouped_dgrad",
+		[MT_OP_GROUPED_WGRAD] = "grouped_wgrad",
+		[MT_OP_ROUTE] = "route",
+		[MT_OP_ROUTE_SUMS] = "route_sums",
+		[MT_OP_ROUTE_LOSS] = "route_loss",
+		[MT_OP_ROUTE_BWD] = "route_bwd",
+		[MT_OP_DROP] = "drop",
+		[MT_OP_DISPATCH] = "dispatch",
+		[MT_OP_GATHER_ROWS] = "gather_rows",
+		[MT_OP_SUM_ROWS] = "sum_rows",
+		[MT_OP_EXPERT_ACT] = "expert_act",
+		[MT_OP_EXPERT_ACT_BWD] = "expert_act_bwd",
 	};
 	return (unsigned)kind < MT_OP_KIND_COUNT ? names[kind] : "unknown";
 }
@@ -134,6 +147,9 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 	case MT_OP_QUANTIZE:
 		SET(op->quantize.rows, op->quantize.cols, (int64_t)op->quantize.to, op->quantize.y != NULL,
 		    op->quantize.y_t != NULL, op->quantize.amax != NULL);
+		return;
+	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
+		mt_op_experts_key(op, key->dims);
 		return;
 	case MT_OP_KIND_COUNT:
 		break;
@@ -254,6 +270,9 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_ADAMW:
 		first_flag = d[1] == MT_BF16 ? "+m-bf16" : "";
 		second_flag = d[2] == MT_BF16 ? "+v-bf16" : "";
+		break;
+	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
+		word = mt_op_experts_text(key, &skip, &sizes);
 		break;
 	case MT_OP_FILL:
 	case MT_OP_SUMSQ:

@@ -44,6 +44,19 @@ enum mt_op_kind {
 	MT_OP_AMAX,
 	MT_OP_FP8_SCALE,
 	MT_OP_QUANTIZE,
+	MT_OP_GROUPED,       /* experts: LINEAR of groups of rows, each with a weight of its own */
+	MT_OP_GROUPED_DGRAD, /* op_experts.c says how the kinds from here to EXPERT_ACT_BWD are keyed */
+	MT_OP_GROUPED_WGRAD,
+	MT_OP_ROUTE,
+	MT_OP_ROUTE_SUMS,
+	MT_OP_ROUTE_LOSS,
+	MT_OP_ROUTE_BWD,
+	MT_OP_DROP,
+	MT_OP_DISPATCH,
+	MT_OP_GATHER_ROWS,
+	MT_OP_SUM_ROWS,
+	MT_OP_EXPERT_ACT,
+	MT_OP_EXPERT_ACT_BWD,
 	MT_OP_KIND_COUNT
 };
 
@@ -269,6 +282,73 @@ struct mt_quantize {
 	void *amax, *scale, *inverse;
 };
 
+/* Experts. E experts, K choices a row, N places: rows in the order of their experts. Everything that concerns routing is f32,
+ * never bf16, or f64.
+ *
+ * GROUPED* as LINEAR, LINEAR_DGRAD, LINEAR_WGRAD without bias for `groups` weights (groups,N,K) that lie one behind the other:
+ * group g has rows offsets[g] .. offsets[g+1] - 1 of x, y, dy and dx. offsets (groups + 1) is host memory, from 0 to
+ * linear.rows, and is read while the operation is enqueued. NULL: the rows are spread evenly, one more to the first ones. */
+struct mt_grouped {
+	struct mt_linear linear; /* first: what lists weight gradients sees its x and dy */
+	int64_t groups;
+	const int64_t *offsets;
+};
+
+enum mt_route_kind { MT_ROUTE_SOFTMAX, MT_ROUTE_SIGMOID };
+
+/* ROUTE       of logits(R,E): scores s = softmax or sigmoid; the K experts with the largest s + bias (bias(E), NULL: 0; equal
+ *             ones: the first) by falling s + bias to index(R,K) i32; weights(R,K) = scale * s, divided by the sum of the K
+ *             when `normalize`. With `sets` above 1 the experts are that many sets of neighbours, and only those of the
+ *             set_choices sets with the largest sum of their best K / set_choices (at least 1) are chosen from.
+ * ROUTE_SUMS  sums(B,E,2) = for the rows of each of the B sequences and each expert {rows that chose it, sum of q},
+ *             q = s / sum of s over all experts. The R rows are rows first_row.. of B sequences of `seq` rows.
+ * ROUTE_LOSS  out(2) f64 += {aux_scale * sum over B,E of sums[0] * sums[1] (sums NULL: 0), z_scale * sum over rows of
+ *             (log of the sum of exp of logits)^2}
+ * ROUTE_BWD   dlogits(R,E) = gradient of the weights, given dweights(R,K), and of both terms of ROUTE_LOSS, rows that chose
+ *             taken as constant.
+ * Fedus et al. 2021, arXiv:2101.03961; Zoph et al. 2022, arXiv:2202.08906; DeepSeek-AI 2024, arXiv:2412.19437. */
+struct mt_route {
+	enum mt_route_kind kind;
+	bool normalize;
+	int64_t rows, experts, choices, sets, set_choices;
+	double scale;
+	const void *logits, *bias;
+	void *weights, *index;
+	int64_t sequences, seq, first_row;
+	void *sums, *out;
+	double aux_scale, z_scale;
+	const void *dweights;
+	void *dlogits;
+};
+
+/* Rows of experts.
+ * DROP         each expert takes `capacity` rows of each sequence of `seq` rows at most: kept(count,K) = index(R,K) of rows
+ *              first_row .. first_row + count - 1, or -1 where the expert was full. Rows are taken in order, or, `by_weight`,
+ *              by falling weights(R,K) (equal ones: the first row).
+ * DISPATCH     places rows by expert, in the order of rows within one: counts(E) i32; choice k of row r stands at
+ *              place(R,K) i32 (-1: index is -1), and source(N) i32 = r*K + k of each place. N = R*K; with padding > 0 each
+ *              expert has exactly that many places, N = E * padding, and source is -1 where nothing stands.
+ * GATHER_ROWS  out(rows,cols) row i = in row index[i] / divide, 0 where index[i] is below 0; of any real type
+ * SUM_ROWS     out(rows,cols) row i = sum over k < choices and s < slices of in row index[i*choices + k] + s * slice_rows,
+ *              without those whose index is below 0; in this order, in f32 */
+struct mt_rows {
+	int64_t rows, cols, choices, experts, divide, slices, slice_rows;
+	int64_t capacity, seq, first_row, count, padding;
+	bool by_weight;
+	const void *index, *weights; /* i32, f32 */
+	void *kept, *counts, *place, *source;
+	const void *in;
+	void *out;
+};
+
+/* EXPERT_ACT      y(R,F) = activation(x) * weights(R) f32, the activation as of struct mt_activation
+ * EXPERT_ACT_BWD  dx = gradient from dy(R,F), may alias x; dweights(R) f32 = sum over the row of dy * activation(x) */
+struct mt_expert_act {
+	struct mt_activation act;
+	const void *weights;
+	void *dweights;
+};
+
 struct mt_op {
 	enum mt_op_kind kind;
 	enum mt_dtype dtype;
@@ -287,6 +367,10 @@ struct mt_op {
 		struct mt_sgd sgd;
 		struct mt_combine combine;
 		struct mt_quantize quantize; /* AMAX, FP8_SCALE, QUANTIZE */
+		struct mt_grouped grouped; /* GROUPED, GROUPED_DGRAD, GROUPED_WGRAD */
+		struct mt_route route;     /* ROUTE, ROUTE_SUMS, ROUTE_LOSS, ROUTE_BWD */
+		struct mt_rows rows;       /* DROP, DISPATCH, GATHER_ROWS, SUM_ROWS */
+		struct mt_expert_act expert_act;
 	};
 };
 
@@ -298,7 +382,10 @@ struct mt_op {
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count, m_dtype, v_dtype
  *   SGD count, momentum?                   COMBINE count, b?
- *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax? */
+ *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax?
+ *   GROUPED* rows, in, out, groups         ROUTE* rows, experts, choices, kind, sets, 0
+ *   DROP rows, choices, experts            DISPATCH rows, choices, experts, padding
+ *   GATHER_ROWS rows, cols                 SUM_ROWS rows, cols, choices * slices   EXPERT_ACT* kind, rows, cols */
 #define MT_OP_DIMS 8
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */

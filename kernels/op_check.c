@@ -1,6 +1,6 @@
 /* op_check: is an operation's shape one that can be run? Rows and counts may be 0 (an empty shard), widths may not. */
 #include "kernels/fp8.h"
-#include "kernels/op.h"
+#include "kernels/op_experts.h"
 
 static enum mt_status refuse(const struct mt_op *op, const char *why)
 {
@@ -151,6 +151,8 @@ static const char *check_shape(const struct mt_op *op)
 	case MT_OP_FP8_SCALE:
 	case MT_OP_QUANTIZE:
 		return check_quantize(&op->quantize, op->kind);
+	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
+		return mt_op_experts_check(op);
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -2,7 +2,7 @@
  *
  * Bytes count each operand once, written or read; what is accumulated into is read and written. `a` is the size of an
  * element of the op's dtype, `s` that of what op.h calls f32. */
-#include "kernels/op.h"
+#include "kernels/op_experts.h"
 
 /* The keys before row t + shift, no more than `keys`, summed over t < rows. */
 static double pairs_before(double rows, double keys, double shift)
@@ -36,6 +36,9 @@ double mt_op_key_flops(const struct mt_op_key *key)
 	case MT_OP_LINEAR:
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
+	case MT_OP_GROUPED:
+	case MT_OP_GROUPED_DGRAD:
+	case MT_OP_GROUPED_WGRAD:
 		return 2.0 * (double)d[0] * (double)d[1] * (double)d[2];
 	case MT_OP_ATTENTION:
 		return 4.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (double)d[4];
@@ -138,6 +141,8 @@ double mt_op_key_bytes(const struct mt_op_key *key)
 		return 12 * d0;
 	case MT_OP_QUANTIZE:
 		return d01 * (a + (d[3] ? 1 : 0) + (d[4] ? 1 : 0)) + (d[5] ? 12 : 4);
+	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
+		return mt_op_experts_bytes(key, a, s);
 	case MT_OP_KIND_COUNT:
 		break;
 	}

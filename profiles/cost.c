@@ -43,6 +43,12 @@ static const unsigned FLAG_DIMS[MT_OP_KIND_COUNT] = {
 	[MT_OP_COMBINE] = 1u << 1,
 	[MT_OP_ADAMW] = 1u << 1 | 1u << 2,
 	[MT_OP_QUANTIZE] = 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5,
+	[MT_OP_ROUTE] = 1u << 3,
+	[MT_OP_ROUTE_SUMS] = 1u << 3,
+	[MT_OP_ROUTE_LOSS] = 1u << 3,
+	[MT_OP_ROUTE_BWD] = 1u << 3,
+	[MT_OP_EXPERT_ACT] = 1u << 0,
+	[MT_OP_EXPERT_ACT_BWD] = 1u << 0,
 };
 
 double mt_profile_work(const struct mt_op_key *key)

@@ -293,6 +293,19 @@ enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *oper
 		[MT_OP_AMAX] = quantize,
 		[MT_OP_FP8_SCALE] = quantize,
 		[MT_OP_QUANTIZE] = quantize,
+		[MT_OP_GROUPED] = mt_operands_grouped,
+		[MT_OP_GROUPED_DGRAD] = mt_operands_grouped,
+		[MT_OP_GROUPED_WGRAD] = mt_operands_grouped,
+		[MT_OP_ROUTE] = mt_operands_route,
+		[MT_OP_ROUTE_SUMS] = mt_operands_route,
+		[MT_OP_ROUTE_LOSS] = mt_operands_route,
+		[MT_OP_ROUTE_BWD] = mt_operands_route,
+		[MT_OP_DROP] = mt_operands_rows,
+		[MT_OP_DISPATCH] = mt_operands_rows,
+		[MT_OP_GATHER_ROWS] = mt_operands_rows,
+		[MT_OP_SUM_ROWS] = mt_operands_rows,
+		[MT_OP_EXPERT_ACT] = mt_operands_expert_act,
+		[MT_OP_EXPERT_ACT_BWD] = mt_operands_expert_act,
 	};
 	if (key->kind < 0 || key->kind >= MT_OP_KIND_COUNT || key->dtype < 0 || key->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "no operation has kind %d and dtype %d", key->kind, key->dtype);

@@ -35,6 +35,12 @@ struct operands {
  * twice as long. MT_INPUT for a key that no operation has. */
 enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *operands);
 
+/* operands_experts.c: families of mt_operands_of. */
+void mt_operands_grouped(const int64_t *dims, struct operands *to);
+void mt_operands_route(const int64_t *dims, struct operands *to);
+void mt_operands_rows(const int64_t *dims, struct operands *to);
+void mt_operands_expert_act(const int64_t *dims, struct operands *to);
+
 static inline size_t mt_operand_bytes(const struct operand *operand)
 {
 	return (size_t)operand->count * mt_dtype_bytes(operand->dtype);

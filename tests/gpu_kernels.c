@@ -5,6 +5,7 @@
  * operand is tried aligned and one element past an address that is aligned, and each problem twice: the same bits are asked for.
  * The bounds are the operands' own (tests/kernels_operands.h), relative to the value and to the root of the mean square of all; in
  * f32 twice that, as a GPU adds in longer chains. The last test is that no operation was left out. */
+#include "tests/kernels_experts.h"
 #include "tests/kernels_fp8.h"
 #include "tests/kernels_products.h"
 
@@ -29,6 +30,11 @@ static void check_device(const struct problem *given)
 {
 	struct problem problem = *given;
 	void *want[MOST_OPERANDS], *got[MOST_OPERANDS], *again[MOST_OPERANDS];
+	if (problem.f32_only) {
+		seen[MT_BF16][problem.kinds[0]] = seen[MT_BF16][problem.kinds[1]] = true;
+		if (type != MT_F32)
+			return;
+	}
 	problem.f32_tolerance *= 2;
 	seen[type][problem.kinds[0]] = seen[type][problem.kinds[1]] = true;
 	for (problem.shift = 0; problem.shift < 2; problem.shift++) {
@@ -286,6 +292,19 @@ static void products_in_fp8(void)
 		}
 }
 
+static void experts(void)
+{
+	if (type == MT_F16) { /* there are kernels for f32 and bf16 */
+		for (int kind = MT_OP_GROUPED; kind <= MT_OP_EXPERT_ACT_BWD; kind++)
+			seen[type][kind] = true;
+		return;
+	}
+	products_of_groups(check_device);
+	routings(check_device);
+	rows_of_experts(check_device);
+	expert_activations(check_device);
+}
+
 static void every_operation_was_tried(void)
 {
 	for (int kind = 0; kind < MT_OP_KIND_COUNT; kind++)
@@ -323,6 +342,7 @@ static struct test {
 	CASE(moves),
 	CASE(roundings_to_fp8),
 	CASE(products_in_fp8),
+	CASE(experts),
 	CASE(every_operation_was_tried),
 };
 enum { CASES = sizeof cases / sizeof *cases };

@@ -3,12 +3,18 @@
 #ifdef MT_HAVE_MPI
 
 #include "comm/mpi.h"
-#include "tests/comm_bench.h"
+#include "tests/comm_chunks.h"
 
 static int collectives_equal_their_definition(struct bench *b)
 {
 	return random_jobs(b, b->world, b->compute, 11, 150, "compute stream") +
 	       random_jobs(b, b->world, b->comm[0], 12, 100, "comm stream");
+}
+
+static int chunks_of_any_counts_arrive(struct bench *b)
+{
+	return random_exchanges(b, b->world, b->compute, 71, 30, "compute stream") +
+	       random_exchanges(b, b->world, b->comm[1], 72, 30, "comm stream");
 }
 
 /* On one host with few ranks only direct algorithms are chosen; here the group is told that it is elsewhere. */
@@ -199,6 +205,7 @@ static int a_differing_call_is_named(struct bench *b)
 
 static const struct test tests[] = {
 	{"collectives_equal_their_definition", collectives_equal_their_definition},
+	{"chunks_of_any_counts_arrive", chunks_of_any_counts_arrive},
 	{"other_algorithms_agree", other_algorithms_agree},
 	{"long_buffers_are_whole", long_buffers_are_whole},
 	{"strided_groups_work_side_by_side", strided_groups_work_side_by_side},

@@ -8,7 +8,7 @@
 #define BENCH_FABRIC "nccl"
 #include "tests/nccl_double.h"
 #define BENCH_DEVICE_OPS (&threaded_ops)
-#include "tests/comm_bench.h"
+#include "tests/comm_chunks.h"
 
 #include <mpi.h>
 
@@ -43,6 +43,12 @@ static int collectives_equal_their_definition(struct bench *b)
 }
 
 /* Every other rank, in reverse order, beside the world's group. */
+static int chunks_of_any_counts_arrive(struct bench *b)
+{
+	return random_exchanges(b, b->world, b->compute, 71, 20, "compute stream") +
+	       random_exchanges(b, b->world, b->comm[1], 72, 20, "comm stream");
+}
+
 static int groups_work_side_by_side(struct bench *b)
 {
 	struct mt_group *group = NULL;
@@ -254,6 +260,7 @@ static int a_failed_start_is_told(struct bench *b)
 
 static const struct test tests[] = {
 	{"collectives_equal_their_definition", collectives_equal_their_definition},
+	{"chunks_of_any_counts_arrive", chunks_of_any_counts_arrive},
 	{"groups_work_side_by_side", groups_work_side_by_side},
 	{"groups_of_the_same_ranks_are_split", groups_of_the_same_ranks_are_split},
 	{"receives_posted_early_hold_nobody_up", receives_posted_early_hold_nobody_up},

@@ -4,7 +4,7 @@
  * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
  * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5 of its
  * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding
- * and a LLaMA. */
+ * a LLaMA, and experts spread in as many ways. */
 #include "base/file.h"
 #include "engine/checkpoint.h"
 
@@ -24,9 +24,11 @@ struct place {
 	int tp, pp, dp, zero;
 	bool sp;
 	int cp;
+	int ep, etp; /* of a model with experts */
 };
 
-static const struct place first = {2, 2, 2, 0, true, 1}, sharded[] = {{1, 1, 8, 1, false, 1}, {1, 1, 8, 3, false, 1}};
+static const struct place first = {2, 2, 2, 0, true, 1, 2, 1},
+			  sharded[] = {{1, 1, 8, 1, false, 1, 8, 0}, {1, 1, 8, 3, false, 1, 4, 0}};
 
 static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, const struct place *p)
 {
@@ -47,6 +49,8 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.cp = p->cp;
 	run->layout.zero = p->zero;
 	run->layout.sp = p->sp;
+	run->layout.ep = run->model.experts > 0 ? p->ep : 1;
+	run->layout.etp = run->model.experts > 0 ? p->etp : 0;
 	run->train.steps = STEPS;
 	run->train.lr = 3e-3;
 }
@@ -151,23 +155,23 @@ static void remove_all(const char *directory)
 static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype,
 		     const struct place *shards)
 {
-	static const struct place others[] = {{1, 4, 2, 0, false, 1}, {2, 1, 4, 1, true, 1},  {1, 1, 8, 1, false, 1},
-					      {1, 1, 1, 0, false, 1}, {4, 1, 2, 0, false, 1}, {4, 1, 1, 0, false, 2},
-					      {1, 1, 2, 1, false, 4}, {2, 1, 1, 1, true, 4},  {1, 1, 8, 3, false, 1},
-					      {2, 2, 2, 2, true, 1},  {1, 1, 4, 3, false, 2}};
+	static const struct place others[] = {
+		{1, 4, 2, 0, false, 1, 2, 0}, {2, 1, 4, 1, true, 1, 4, 2},  {1, 1, 8, 1, false, 1, 4, 0},
+		{1, 1, 1, 0, false, 1, 1, 0}, {4, 1, 2, 0, false, 1, 2, 0}, {4, 1, 1, 0, false, 2, 2, 0},
+		{1, 1, 2, 1, false, 4, 8, 0}, {2, 1, 1, 1, true, 4, 4, 1},  {1, 1, 8, 3, false, 1, 4, 0},
+		{2, 2, 2, 2, true, 1, 2, 1},  {1, 1, 4, 3, false, 2, 2, 0},
+	};
 	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
 	char *one = mt_string("%s/%s-%s", root, model, mt_dtype_name(dtype)), *two = mt_string("%s-zero", one);
 	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
-	static const struct place last = {4, 2, 1, 0, false, 1};
+	static const struct place last = {4, 2, 1, 0, false, 1, 1, 0};
 	struct mt_run run;
 	enum mt_status st;
 
 	set_run(&run, model, dtype, &first);
 	st = train(&run, fabric, NULL, one, expected);
-	run.layout.tp = run.layout.pp = 1;
-	run.layout.dp = 8;
-	run.layout.zero = shards->zero;
-	run.layout.sp = false;
+	mt_run_free(&run);
+	set_run(&run, model, dtype, shards);
 	if (st == MT_OK)
 		st = train(&run, fabric, NULL, two, shard_losses);
 	mt_run_free(&run);
@@ -206,6 +210,7 @@ int main(void)
 	run_case(&counts, fabric, root, "gpt-tiny", MT_F32, &sharded[0]);
 	run_case(&counts, fabric, root, "llama-tiny", MT_F32, &sharded[1]);
 	run_case(&counts, fabric, root, "gpt-tiny", MT_BF16, &sharded[1]);
+	run_case(&counts, fabric, root, "mixtral-tiny", MT_F32, &sharded[1]);
 	if (mt_fabric_rank(fabric) == 0) {
 		rmdir(root);
 		printf("%d passed, %d failed, 0 skipped\n", counts.passed, counts.failed);

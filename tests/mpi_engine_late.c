@@ -16,31 +16,37 @@ enum { STEPS = 3, LATE_MS = 1 };
 
 struct layout {
 	const char *model;
-	int tp, pp, dp, sp, zero, recompute, dtype, schedule, vp, offload; /* vp 0: as by default */
+	int tp, pp, dp, sp, zero, recompute, dtype, schedule, vp, offload, ep, etp; /* vp, ep, etp 0: as by default */
 };
 
 static const struct layout layouts[] = {
-	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
-	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0, 0},
-	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0},
-	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0},
-	{"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0},
-	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 3},
-	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_SELECTIVE, MT_BF16, 0, 0, 100},
-	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_FULL, MT_F32, MT_SCHEDULE_1F1B, 2, 1},
-	{"gpt-tiny", 2, 2, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 2},
-	{"gpt-tiny", 1, 1, 4, 0, 2, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"llama-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0},
-	{"gpt-tiny", 2, 1, 2, 1, 3, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0},
-	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1, 0},
-	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 0},
+	{"gpt-tiny", 2, 1, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"llama-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"llama-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0, 0, 0, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_BF16, 0, 0, 0, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"llama-tiny", 1, 4, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 1, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0, 0, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 3, 0, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_SELECTIVE, MT_BF16, 0, 0, 100, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_FULL, MT_F32, MT_SCHEDULE_1F1B, 2, 1, 0, 0},
+	{"gpt-tiny", 2, 2, 1, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 2, 0, 0},
+	{"gpt-tiny", 1, 1, 4, 0, 2, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"llama-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 2, 1, 2, 1, 3, MT_RECOMPUTE_FULL, MT_BF16, 0, 0, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 3, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_1F1B, 2, 0, 0, 0},
+	{"llama-tiny", 2, 2, 1, 1, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1, 0, 0, 0},
+	{"gpt-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_V, 2, 0, 0, 0},
+	{"mixtral-tiny", 1, 1, 4, 0, 1, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 4, 0},
+	{"mixtral-tiny", 2, 1, 2, 1, 0, MT_RECOMPUTE_FULL, MT_F32, 0, 0, 0, 4, 1},
+	{"mixtral-tiny", 2, 1, 2, 1, 1, MT_RECOMPUTE_SELECTIVE, MT_BF16, 0, 0, 0, 2, 2},
+	{"mixtral-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, MT_SCHEDULE_ZB_H1, 1, 0, 2, 0},
+	{"mixtral-tiny", 1, 1, 4, 0, 3, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 0, 2, 0},
+	{"mixtral-tiny", 1, 2, 2, 0, 0, MT_RECOMPUTE_NONE, MT_F32, 0, 0, 2, 2, 0},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
@@ -60,6 +66,9 @@ static enum mt_status set_run(struct mt_run *run, const struct layout *layout)
 	run->layout.offload_layers = layout->offload;
 	if (layout->vp)
 		run->layout.vp = layout->vp;
+	if (layout->ep)
+		run->layout.ep = layout->ep;
+	run->layout.etp = layout->etp;
 	run->layout.gbs = 8;
 	run->layout.mbs = 1;
 	run->layout.seq = 16;

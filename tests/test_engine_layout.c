@@ -234,6 +234,13 @@ EDIT(inner_ring, l->cp = 4, l->cp_inner = 2)
 EDIT(exchange_4, l->cp = 4, l->cp_kind = MT_CONTEXT_ULYSSES, m->kv_heads = 2)
 EDIT(documents_5, l->documents = 5)
 EDIT(ep_2, l->ep = 2)
+EDIT(experts_3, m->experts = 3, l->ep = l->dp = 2)
+EDIT(etp_odd, m->experts = 4, m->expert_ffn = 255, l->etp = l->dp = 2)
+EDIT(shared_odd, m->experts = 4, m->expert_ffn = 256, m->shared_ffn = 3, l->tp = 2)
+EDIT(fold_odd, m->experts = 4, m->expert_ffn = 256, l->ep = 4, l->dp = 2)
+EDIT(whole_rows, m->experts = 4, m->expert_ffn = 256, l->etp = 1, l->tp = 2)
+EDIT(capacity_cp, m->experts = 4, m->expert_ffn = 256, m->capacity = 1, l->cp = 2)
+EDIT(padded_parts, m->experts = 4, m->expert_ffn = 256, m->capacity_pad = true, l->tp = 2, l->sp = true)
 EDIT(pp_9, l->pp = 9)
 EDIT(hidden_63, m->hidden = 63, m->head_dim = 0)
 EDIT(heads_9, l->tp = 2, m->heads = 9)
@@ -278,7 +285,14 @@ static const struct breaker breakers[] = {
 	{"cp_inner_is_of_hybrid", inner_ring},
 	{"heads_divisible_by_exchange", exchange_4},
 	{"documents_is_known", documents_5},
-	{"ep_is_one", ep_2},
+	{"ep_needs_experts", ep_2},
+	{"experts_divisible_by_ep", experts_3},
+	{"expert_ffn_divisible_by_etp", etp_odd},
+	{"shared_ffn_divisible_by_tp", shared_odd},
+	{"expert_ranks_fold", fold_odd},
+	{"experts_of_whole_rows_are_split_as_tp", whole_rows},
+	{"capacity_needs_whole_sequences", capacity_cp},
+	{"capacity_pad_needs_whole_rows", padded_parts},
 	{"layers_at_least_pp", pp_9},
 	{"end_layers_fit", ends_too_many},
 	{"hidden_divisible_by_heads", hidden_63},

@@ -50,10 +50,12 @@ static void shipped_models_have_their_published_parameter_counts(void **state)
 		const char *name;
 		int64_t parameters;
 	} known[] = {
-		{"gpt2-124m", 124439808},    {"gpt2-355m", 354823168},    {"gpt2-774m", 774030080},
-		{"gpt2-1558m", 1557611200},  {"llama2-7b", 6738415616},   {"mistral-7b", 7241732096},
-		{"llama3-8b", 8030261248},   {"llama3-70b", 70553706496}, {"llama3.1-405b", 405853388800},
-		{"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
+		{"gpt2-124m", 124439808},        {"gpt2-355m", 354823168},
+		{"gpt2-774m", 774030080},        {"gpt2-1558m", 1557611200},
+		{"llama2-7b", 6738415616},       {"mistral-7b", 7241732096},
+		{"llama3-8b", 8030261248},       {"llama3-70b", 70553706496},
+		{"llama3.1-405b", 405853388800}, {"mixtral-8x7b", 46702792704},
+		{"mixtral-8x22b", 140620634112}, {"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
 	};
 
 	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -65,6 +67,18 @@ static void shipped_models_have_their_published_parameter_counts(void **state)
 				 (long long)known[i].parameters);
 		mt_model_free(&model);
 	}
+}
+
+/* Mixtral 8x7B: two of eight experts a token, 12.9 billion parameters with the embeddings. */
+static void a_token_meets_its_own_experts_alone(void **state)
+{
+	struct mt_model m;
+
+	load(&m, "mixtral-8x7b");
+	assert_int_equal(mt_model_matmul_parameters(&m),
+			 INT64_C(32) * (4096 * (2 * 4096 + 2 * 1024) + 2 * 3 * INT64_C(4096) * 14336 + 4096 * 8));
+	assert_int_equal(mt_model_parameters(&m) - 32 * 6 * 3 * INT64_C(4096) * 14336, INT64_C(12879925248));
+	mt_model_free(&m);
 }
 
 static void tiny_models_split_eight_ways(void **state)
@@ -268,6 +282,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(shipped_models_have_their_published_parameter_counts),
+		cmocka_unit_test(a_token_meets_its_own_experts_alone),
 		cmocka_unit_test(tiny_models_split_eight_ways),
 		cmocka_unit_test(step_flops_follow_the_formula),
 		cmocka_unit_test(yaml_with_and_without_a_section_says_the_same),

@@ -74,6 +74,21 @@ static void different_shapes_differ_in_key_hash_and_text(void **state)
 		{.kind = MT_OP_SGD, .sgd = {8, .m = &some}},
 		{.kind = MT_OP_COMBINE, .combine = {8}},
 		{.kind = MT_OP_COMBINE, .combine = {8, .b = &some}},
+		{.kind = MT_OP_GROUPED, .grouped = {{8, 4, 2}, 2, NULL}},
+		{.kind = MT_OP_GROUPED, .grouped = {{8, 4, 2}, 3, NULL}},
+		{.kind = MT_OP_GROUPED_DGRAD, .grouped = {{8, 4, 2}, 2, NULL}},
+		{.kind = MT_OP_GROUPED_WGRAD, .grouped = {{8, 4, 2}, 2, NULL}},
+		{.kind = MT_OP_ROUTE, .route = {.rows = 8, .experts = 4, .choices = 2}},
+		{.kind = MT_OP_ROUTE, .route = {.kind = MT_ROUTE_SIGMOID, .rows = 8, .experts = 4, .choices = 2}},
+		{.kind = MT_OP_ROUTE_SUMS, .route = {.rows = 8, .experts = 4, .choices = 2}},
+		{.kind = MT_OP_ROUTE_LOSS, .route = {.rows = 8, .experts = 4, .choices = 2}},
+		{.kind = MT_OP_ROUTE_BWD, .route = {.rows = 8, .experts = 4, .choices = 2}},
+		{.kind = MT_OP_DROP, .rows = {.rows = 8, .choices = 2, .experts = 4}},
+		{.kind = MT_OP_DISPATCH, .rows = {.rows = 8, .choices = 2, .experts = 4}},
+		{.kind = MT_OP_GATHER_ROWS, .rows = {.rows = 8, .cols = 4}},
+		{.kind = MT_OP_SUM_ROWS, .rows = {.rows = 8, .cols = 4, .choices = 2, .slices = 1}},
+		{.kind = MT_OP_EXPERT_ACT, .expert_act = {.act = {MT_GELU, 8, 4}}},
+		{.kind = MT_OP_EXPERT_ACT_BWD, .expert_act = {.act = {MT_SWIGLU, 8, 4}}},
 	};
 	enum { COUNT = sizeof ops / sizeof ops[0] };
 	struct mt_op_key keys[COUNT];

@@ -164,6 +164,8 @@ static enum mt_status cpu_enqueue(struct mt_device *device, struct mt_stream *st
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
 		return mt_cpu_linear(device->backend, op);
+	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
+		return mt_cpu_experts(device->backend, op);
 	default:
 		return mt_cpu_elementwise(device->backend, op);
 	}

@@ -78,6 +78,8 @@ enum mt_status mt_cpu_linear(struct cpu_device *cpu, const struct mt_op *op);
 enum mt_status mt_cpu_product_bf16(struct cpu_device *cpu, const struct cpu_product *p, const struct cpu_grid *grid);
 enum mt_status mt_cpu_products_create(struct cpu_device *cpu);
 void mt_cpu_products_destroy(struct cpu_device *cpu);
+/* experts.c: GROUPED to EXPERT_ACT_BWD. */
+enum mt_status mt_cpu_experts(struct cpu_device *cpu, const struct mt_op *op);
 /* elementwise.c: every other op. */
 enum mt_status mt_cpu_elementwise(struct cpu_device *cpu, const struct mt_op *op);
 

@@ -27,6 +27,9 @@ struct cpu_kernels {
 	void (*activation)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*activation_bwd)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	/* table: {cos, sin}(positions, D/2), indexed from position 0 */
+	void (*expert_act)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*expert_act_bwd)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*sum_rows)(const struct mt_rows *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*rope)(const struct mt_rope *op, enum mt_dtype dtype, const float *table, int64_t first, int64_t last);
 	void (*embedding)(const struct mt_embedding *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	/* all rows, columns [first, last) */
@@ -68,6 +71,9 @@ void ISA(norm)(const struct mt_norm *op, enum mt_dtype dtype, int64_t first, int
 void ISA(norm_bwd)(const struct mt_norm *op, enum mt_dtype dtype, int64_t first, int64_t last, float *sums, float *row_scratch);
 void ISA(activation)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
 void ISA(activation_bwd)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(expert_act)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(expert_act_bwd)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(sum_rows)(const struct mt_rows *op, enum mt_dtype dtype, int64_t first, int64_t last);
 void ISA(rope)(const struct mt_rope *op, enum mt_dtype dtype, const float *table, int64_t first, int64_t last);
 void ISA(embedding)(const struct mt_embedding *op, enum mt_dtype dtype, int64_t first, int64_t last);
 void ISA(embedding_bwd)(const struct mt_embedding *op, enum mt_dtype dtype, int64_t first, int64_t last);

@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda.h"
 
 #include "base/plugin.h"
+#include "kernels/op_experts.h"
 
 #include <stdlib.h>
 
@@ -52,6 +53,16 @@ static kernel *const kernels[MT_OP_KIND_COUNT] = {
 	[MT_OP_AMAX] = mt_cuda_amax,
 	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
 	[MT_OP_QUANTIZE] = mt_cuda_quantize,
+	[MT_OP_ROUTE] = mt_cuda_route,
+	[MT_OP_ROUTE_SUMS] = mt_cuda_route_sums,
+	[MT_OP_ROUTE_LOSS] = mt_cuda_route_loss,
+	[MT_OP_ROUTE_BWD] = mt_cuda_route_bwd,
+	[MT_OP_DROP] = mt_cuda_drop,
+	[MT_OP_DISPATCH] = mt_cuda_dispatch,
+	[MT_OP_GATHER_ROWS] = mt_cuda_gather_rows,
+	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
+	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
+	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
 };
 
 enum mt_status cuda_fail(cudaError_t error, const char *what)
@@ -107,6 +118,18 @@ static enum mt_status open_cuda(struct mt_device *device, const struct mt_device
 	return st;
 }
 
+/* Products of groups: how many rows each has is data, so each is planned anew. */
+static enum mt_status run_groups(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	for (int64_t group = 0; group < op->grouped.groups; group++) {
+		struct mt_op one;
+		mt_op_group(op, group, &one);
+		if (one.linear.rows > 0)
+			MT_TRY(cuda_product_once(device, stream, &one));
+	}
+	return MT_OK;
+}
+
 /* The launch of operations that need `bytes` of scratch. */
 static enum mt_status prepare(struct mt_stream *stream, size_t bytes, struct mt_cuda_launch *launch)
 {
@@ -134,6 +157,8 @@ static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream
 		return cuda_product(device, stream, op);
 	if (op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD)
 		return attend(stream, op);
+	if (op->kind >= MT_OP_GROUPED && op->kind <= MT_OP_GROUPED_WGRAD)
+		return run_groups(device, stream, op);
 	if (!kernels[op->kind])
 		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
 	MT_TRY(prepare(stream, mt_cuda_scratch_bytes(op), &launch));

@@ -98,6 +98,8 @@ void cuda_clock_close(struct cuda_device *cuda);
 enum mt_status cuda_products_open(struct cuda_device *cuda);
 void cuda_products_close(struct cuda_device *cuda);
 enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+/* The same for a shape that may never come again: no plan is kept, and the first algorithm that cuBLASLt suggests is used. */
+enum mt_status cuda_product_once(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
 
 struct cuda_product {
 	cublasLtMatmulDesc_t how;

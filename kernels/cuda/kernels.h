@@ -64,6 +64,17 @@ enum mt_status mt_cuda_combine(struct mt_cuda_launch *launch, const struct mt_op
 enum mt_status mt_cuda_amax(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_fp8_scale(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_quantize(struct mt_cuda_launch *launch, const struct mt_op *op);
+/* experts.cu */
+enum mt_status mt_cuda_drop(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_dispatch(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_gather_rows(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_sum_rows(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_expert_act(struct mt_cuda_launch *launch, const struct mt_op *op); /* and its backward */
+/* router.cu */
+enum mt_status mt_cuda_route(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_route_sums(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_route_loss(struct mt_cuda_launch *launch, const struct mt_op *op);
+enum mt_status mt_cuda_route_bwd(struct mt_cuda_launch *launch, const struct mt_op *op);
 /* attention_forward.cu, attention_backward.cu */
 size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op); /* of MT_OP_ATTENTION and MT_OP_ATTENTION_BWD */
 enum mt_status mt_cuda_attention(struct mt_cuda_launch *launch, const struct mt_op *op);

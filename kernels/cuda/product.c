@@ -304,6 +304,26 @@ enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, 
 	return cuda_product_run(cuda, stream, &plan->product, o.a, o.b, o.c, &plan->algorithm, plan->workspace_bytes);
 }
 
+enum mt_status cuda_product_once(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	struct cuda_device *cuda = cuda_of(device);
+	struct operands o = operands_of(op);
+	enum cuda_choice kept = cuda->choice;
+	struct cuda_plan plan = {0};
+	if (op->dtype == MT_I32)
+		return mt_fail(MT_UNAVAILABLE, "%s: no CUDA product for %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
+	set_key(&plan.key, op, &o);
+	enum mt_status st = describe(&plan.product, op, &o);
+	cuda->choice = CUDA_CHOICE_FIRST;
+	if (st == MT_OK)
+		st = choose_algorithm(cuda, stream, &plan);
+	cuda->choice = kept;
+	if (st == MT_OK)
+		st = cuda_product_run(cuda, stream, &plan.product, o.a, o.b, o.c, &plan.algorithm, plan.workspace_bytes);
+	free_product(&plan.product);
+	return st;
+}
+
 static enum mt_status read_choice(enum cuda_choice *choice)
 {
 	static const char *const names[] = {

@@ -19,6 +19,9 @@ size_t mt_cuda_scratch_bytes(const struct mt_op *op)
 		return embedding_scratch_of(NULL, &op->embedding).bytes;
 	case MT_OP_SUMSQ:
 		return 512 * sizeof(double);
+	case MT_OP_ROUTE_SUMS:
+	case MT_OP_ROUTE_LOSS: /* two numbers a row */
+		return (size_t)op->route.rows * 2 * sizeof(float);
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		return mt_cuda_attention_scratch_bytes(op);

@@ -33,6 +33,19 @@ static enum mt_status (*const kernels[MT_OP_KIND_COUNT])(const struct mt_op *op)
 	[MT_OP_AMAX] = mt_reference_amax,
 	[MT_OP_FP8_SCALE] = mt_reference_fp8_scale,
 	[MT_OP_QUANTIZE] = mt_reference_quantize,
+	[MT_OP_GROUPED] = mt_reference_grouped,
+	[MT_OP_GROUPED_DGRAD] = mt_reference_grouped,
+	[MT_OP_GROUPED_WGRAD] = mt_reference_grouped,
+	[MT_OP_ROUTE] = mt_reference_route,
+	[MT_OP_ROUTE_SUMS] = mt_reference_route_sums,
+	[MT_OP_ROUTE_LOSS] = mt_reference_route_loss,
+	[MT_OP_ROUTE_BWD] = mt_reference_route_bwd,
+	[MT_OP_DROP] = mt_reference_drop,
+	[MT_OP_DISPATCH] = mt_reference_dispatch,
+	[MT_OP_GATHER_ROWS] = mt_reference_gather_rows,
+	[MT_OP_SUM_ROWS] = mt_reference_sum_rows,
+	[MT_OP_EXPERT_ACT] = mt_reference_expert_act,
+	[MT_OP_EXPERT_ACT_BWD] = mt_reference_expert_act,
 };
 
 static enum mt_status open_reference(struct mt_device *device, const struct mt_device_config *config)

@@ -33,6 +33,16 @@ static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda
 	[MT_OP_AMAX] = mt_cuda_amax,
 	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
 	[MT_OP_QUANTIZE] = mt_cuda_quantize,
+	[MT_OP_ROUTE] = mt_cuda_route,
+	[MT_OP_ROUTE_SUMS] = mt_cuda_route_sums,
+	[MT_OP_ROUTE_LOSS] = mt_cuda_route_loss,
+	[MT_OP_ROUTE_BWD] = mt_cuda_route_bwd,
+	[MT_OP_DROP] = mt_cuda_drop,
+	[MT_OP_DISPATCH] = mt_cuda_dispatch,
+	[MT_OP_GATHER_ROWS] = mt_cuda_gather_rows,
+	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
+	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
+	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
 };
 
 static inline enum mt_status emulated_open(struct mt_device *device, const struct mt_device_config *config)

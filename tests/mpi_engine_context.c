@@ -15,7 +15,9 @@ enum { STEPS = 4, MOST_PARAMS = 160, SEQ = 32 };
 
 struct row {
 	int kind, cp, inner, tp, pp, vp, dp;
-	bool sp, zero, apart;
+	bool sp;
+	int zero;
+	bool apart;
 	int mbs, recompute, schedule, dtype, model;
 };
 
@@ -32,7 +34,7 @@ struct row {
 #define H1        MT_SCHEDULE_ZB_H1
 #define V         MT_SCHEDULE_ZB_V
 
-/* kind, cp, inner, tp, pp, vp, dp; sp, zero, apart; mbs, recompute, schedule, type, model */
+/* kind, cp, inner, tp, pp, vp, dp; sp, stage of ZeRO, apart; mbs, recompute, schedule, type, model */
 static const struct row rows[] = {
 	{RING, 1, 1, 1, 1, 1, 1, false, false, true, 2, NONE, F1B1, MT_F32, GPT},
 	{RING, 1, 1, 1, 2, 1, 1, false, false, true, 1, NONE, F1B1, MT_F32, LLAMA},
@@ -67,6 +69,10 @@ static const struct row rows[] = {
 	{HYBRID, 4, 2, 2, 1, 1, 1, true, false, true, 2, FULL, F1B1, MT_F32, GPT},
 	{HYBRID, 4, 2, 1, 2, 1, 1, false, false, true, 1, NONE, H1, MT_F32, LLAMA},
 	{HYBRID, 4, 2, 1, 1, 1, 2, false, true, false, 2, NONE, F1B1, MT_BF16, GPT},
+	{RING, 2, 1, 1, 1, 1, 1, false, 3, true, 1, NONE, F1B1, MT_F32, LLAMA},
+	{RING, 2, 1, 1, 1, 1, 2, false, 2, false, 2, SELECTIVE, F1B1, MT_F32, LLAMA},
+	{GATHER, 2, 1, 1, 2, 1, 2, false, 3, true, 1, NONE, F1B1, MT_F32, GPT},
+	{ULYSSES, 4, 1, 1, 1, 1, 2, false, 3, false, 1, FULL, F1B1, MT_F32, GPT},
 };
 
 struct counts {
@@ -190,7 +196,7 @@ static void compare(const struct row *row, const struct result *got, const struc
 	for (int i = 0; i < got->count; i++) {
 		int k = 0;
 
-		while (k < want->count && strcmp(got->names[i], want->names[k]))
+		while (k < want->count && strcmp(got->names[i], want->names[k]) != 0)
 			k++;
 		double error = k < want->count ? gradient_error(got, i, want, k) : 1;
 		if (!(error <= bound))

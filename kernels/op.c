@@ -280,8 +280,9 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_KIND_COUNT:
 		break;
 	}
-	char dims[56];
+	char dims[56], whole[224];
 	print_dims(dims, sizeof dims, d + skip, sizes);
-	snprintf(buf, 96, "%s %s %s%s%s%s", mt_op_name((enum mt_op_kind)key->kind), mt_dtype_name((enum mt_dtype)key->dtype), word,
-		 dims, first_flag, second_flag);
+	snprintf(whole, sizeof whole, "%s %s %s%s%s%s", mt_op_name((enum mt_op_kind)key->kind),
+		 mt_dtype_name((enum mt_dtype)key->dtype), word, dims, first_flag, second_flag);
+	snprintf(buf, 96, "%.95s", whole);
 }

@@ -3,6 +3,7 @@
 #include "base/random.h"
 #include "engine/context.h"
 #include "engine/data.h"
+#include "engine/loader.h"
 #include "tests/engine_problem.h"
 
 #include <math.h>
@@ -135,7 +136,7 @@ static double step_on(const struct tiny_model *model, char *prefix, int64_t seq,
 	struct mt_run run;
 	struct engine_bench bench;
 	struct mt_step_stats stats;
-	double *values = calloc(20000, sizeof *values);
+	double *values = calloc(20000, sizeof *values), evaluated;
 	int64_t at = 0;
 
 	set_tiny_run(&run, model);
@@ -145,8 +146,12 @@ static double step_on(const struct tiny_model *model, char *prefix, int64_t seq,
 	run.layout.mbs = run.layout.gbs = 1;
 	run.layout.documents = apart ? MT_DOCUMENTS_APART : MT_DOCUMENTS_JOINED;
 	run.data.path = prefix;
-	if (open_engine(&bench, &run, "reference", NULL) != MT_OK || mt_engine_step(bench.engine, &stats) != MT_OK)
+	if (open_engine(&bench, &run, "reference", NULL) != MT_OK ||
+	    mt_engine_evaluate(bench.engine, bench.dataset, 1, &evaluated) != MT_OK ||
+	    mt_engine_step(bench.engine, &stats) != MT_OK)
 		fail_msg("%s", mt_error_message());
+	if (!(fabs(evaluated - stats.loss) <= 1e-14 * stats.loss))
+		fail_msg("loss evaluated %.15g, of the step %.15g", evaluated, stats.loss);
 	for (int i = 0; i < mt_engine_param_count(bench.engine); i++) {
 		struct mt_param_info info;
 
@@ -190,6 +195,47 @@ static void packed_documents_train_as_each_alone(void **state)
 	}
 }
 
+/* By default targets of another document do not count; they can be let to. Rows may be taken from a sequence in any number. */
+static void targets_of_another_document_count_when_told_to(void **state)
+{
+	static const int32_t taken[] = {1, 5, 6, 13, 15};
+	struct mt_data_options options = {0};
+	struct mt_loader_config config = {.seq = 16, .mbs = 1, .gbs = 1, .dp = 1, .apart = true};
+	struct mt_dataset *dataset = NULL;
+	struct mt_loader *loader = NULL;
+	struct mt_batch batch;
+	int32_t targets[16];
+	double waited_s = 0;
+	char prefix[64];
+
+	write_documents(0, DOCUMENTS, prefix);
+	options.path = prefix;
+	assert_int_equal(mt_dataset_open(&dataset, &options, TINY_VOCAB, 16, 1), MT_OK);
+	config.dataset = dataset;
+	for (int i = 0; i < 4; i++) {
+		int64_t count = i & 2 ? 5 : 16;
+
+		config.count_boundaries = i & 1;
+		config.rows = i & 2 ? taken : NULL;
+		config.row_count = count;
+		assert_int_equal(mt_loader_create(&loader, &config), MT_OK);
+		assert_int_equal(mt_loader_begin(loader, 0), MT_OK);
+		assert_int_equal(mt_loader_get(loader, 0, &batch, &waited_s), MT_OK);
+		/* rows 5 and 13 are the last of a document */
+		assert_int_equal(batch.counted, count - (i & 1 ? 0 : 2));
+		if (i == 1)
+			memcpy(targets, batch.targets, sizeof targets);
+		for (int64_t t = 0; t < count && i > 1; t++) {
+			bool last = taken[t] == 5 || taken[t] == 13;
+
+			assert_int_equal(batch.targets[t], last && !(i & 1) ? -1 : targets[taken[t]]);
+		}
+		mt_loader_destroy(loader);
+	}
+	mt_dataset_close(dataset);
+	remove_documents(prefix);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -197,6 +243,7 @@ int main(void)
 		cmocka_unit_test(parts_have_as_much_to_do),
 		cmocka_unit_test(first_rows_of_documents_are_found_in_every_part),
 		cmocka_unit_test(packed_documents_train_as_each_alone),
+		cmocka_unit_test(targets_of_another_document_count_when_told_to),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -150,7 +150,7 @@ static struct mt_attention part_of(const struct mt_engine *e, const struct mt_at
 	own.heads /= inner;
 	own.kv_heads /= inner;
 	w = widths_of(&own);
-	own.q_stride = own.kv_stride = w.q + w.k + w.v;
+	own.q_stride = own.kv_stride = own.v_stride = w.q + w.k + w.v;
 	own.o_stride = w.o;
 	own.q = s->exchanged;
 	own.k = mt_context_at(e, s->exchanged, w.q);

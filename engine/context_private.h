@@ -23,12 +23,12 @@ static inline const void *mt_context_at_start(const void *base, int64_t element)
 /* Columns of a head of values, and from row to row of them. */
 static inline int64_t mt_context_v_dim(const struct mt_attention *a)
 {
-	return a->head_dim;
+	return mt_attention_v_dim(a);
 }
 
 static inline int64_t mt_context_v_stride(const struct mt_attention *a)
 {
-	return a->kv_stride;
+	return mt_attention_v_stride(a);
 }
 
 /* Keys and values of a row, side by side in one buffer: of all columns, and of those of keys. */
@@ -45,7 +45,7 @@ static inline int64_t mt_context_kv_cols(const struct mt_attention *a)
 /* Attention over the keys and values of such a buffer, whose gradients go to another (NULL: forward). */
 static inline void mt_context_set_keys(const struct mt_engine *e, struct mt_attention *a, const void *keys, void *gradients)
 {
-	a->kv_stride = mt_context_kv_cols(a);
+	a->kv_stride = a->v_stride = mt_context_kv_cols(a);
 	a->k = keys;
 	a->v = mt_context_at(e, keys, mt_context_key_cols(a));
 	a->dk = gradients;

@@ -1,7 +1,8 @@
 /* ends: what stands before the first layer and after the last: embedding; final norm, head and loss.
  *
  * Both matrices of words are split over tp by rows (vocabulary-parallel). The loss needs one gather of three numbers a
- * row and rank (maximum, sum of exponentials, target logit) instead of the logits (Shoeybi et al. 2019, section 3). */
+ * row and rank (maximum, sum of exponentials, target logit) instead of the logits (Shoeybi et al. 2019, section 3).
+ * Multi-token modules (engine/mtp.c) go through the same head, each with a final norm of its own. */
 #include "engine/card.h"
 #include "engine/internal.h"
 
@@ -55,6 +56,21 @@ enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flig
 	return MT_OK;
 }
 
+static int final_gain(const struct mt_engine *e, const struct mt_flight *flight)
+{
+	return flight->depth > 0 ? e->table.mtp[flight->depth - 1].norm : e->table.final_gain;
+}
+
+/* What the gradient of each row's loss is multiplied by: the mean of those that count; modules share the weight of theirs. */
+static double loss_share(const struct mt_engine *e, int depth)
+{
+	const struct mt_model *m = e->model;
+
+	if (depth == 0)
+		return e->loss_scale.value / (double)(e->gbs * e->layout->seq);
+	return e->loss_scale.value * m->mtp_weight / (double)(m->mtp * e->gbs * (e->layout->seq - depth));
+}
+
 static enum mt_status final_norm(struct mt_engine *e, struct mt_flight *flight)
 {
 	struct mt_op op = {.kind = MT_OP_NORM, .dtype = e->dtype};
@@ -69,7 +85,7 @@ static enum mt_status final_norm(struct mt_engine *e, struct mt_flight *flight)
 				   .eps = e->model->norm_eps,
 				   .x = flight->output,
 				   .y = flight->final,
-				   .gain = mt_engine_param(e, e->table.final_gain),
+				   .gain = mt_engine_param(e, final_gain(e, flight)),
 				   .bias = mt_engine_param(e, e->table.final_bias),
 				   .mean = flight->final_stats,
 				   .rstd = (void *)((uintptr_t)flight->final_stats + (uintptr_t)S * mt_dtype_bytes(stats))};
@@ -94,7 +110,7 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 				   .logits = flight->logits,
 				   .targets = flight->targets,
 				   .stats = stats,
-				   .grad_scale = e->evaluating ? 0 : e->loss_scale.value / (double)(e->gbs * e->layout->seq)};
+				   .grad_scale = e->evaluating ? 0 : loss_share(e, flight->depth)};
 	MT_TRY(mt_engine_enqueue(e, &op));
 	all = stats;
 	if (tp > 1) {
@@ -105,6 +121,7 @@ static enum mt_status loss(struct mt_engine *e, struct mt_flight *flight, int64_
 	}
 	op.kind = MT_OP_LOSS;
 	op.loss.all_stats = all;
+	microbatch += flight->depth * e->microbatches;
 	op.loss.loss = (void *)((uintptr_t)e->losses + (uintptr_t)(microbatch * e->rows) * mt_dtype_bytes(f));
 	MT_TRY(mt_engine_enqueue(e, &op));
 	if (all != stats)
@@ -138,7 +155,19 @@ enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, in
 	MT_TRY(mt_linear_forward(e, whole, e->table.head, -1, e->model->hidden, e->vocab_count, flight->logits));
 	if (whole != flight->final)
 		mt_engine_release(e, &whole);
-	return loss(e, flight, microbatch);
+	MT_TRY(loss(e, flight, microbatch));
+	return flight->mtp_count > 0 && !e->evaluating ? mt_mtp_forward(e, flight, microbatch) : MT_OK;
+}
+
+/* dh += more, which is freed. */
+static enum mt_status add_more(struct mt_engine *e, struct mt_flight *flight, void *dh)
+{
+	struct mt_op op = {.kind = MT_OP_ADD, .dtype = e->dtype};
+
+	op.add = (struct mt_add){.rows = e->shard_rows, .cols = e->model->hidden, .a = dh, .b = flight->more, .out = dh};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, &flight->more);
+	return MT_OK;
 }
 
 /* Leaves the gradient of the last layer's output in flight->gradient. */
@@ -148,9 +177,13 @@ enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight)
 	struct mt_op op = {.kind = MT_OP_NORM_BWD, .dtype = e->dtype};
 	void *whole = flight->final, *dh;
 
+	if (flight->mtp_count > 0)
+		MT_TRY(mt_mtp_backward(e, flight, &flight->more));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows * C, e->dtype, &dh));
 	MT_TRY(mt_linear_dgrad(e, flight->logits, e->table.head, C, e->vocab_count, dh));
 	MT_TRY(mt_tp_reduce(e, &dh, C));
+	if (flight->more)
+		MT_TRY(add_more(e, flight, dh));
 	if (e->sp)
 		MT_TRY(mt_tp_gather(e, flight->final, &whole, C));
 	MT_TRY(mt_linear_wgrad(e, flight->logits, whole, e->table.head, C, e->vocab_count));
@@ -164,12 +197,12 @@ enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight)
 		.cols = C,
 		.eps = e->model->norm_eps,
 		.sum = flight->output,
-		.gain = mt_engine_param(e, e->table.final_gain),
+		.gain = mt_engine_param(e, final_gain(e, flight)),
 		.mean = flight->final_stats,
 		.rstd = (void *)((uintptr_t)flight->final_stats + (uintptr_t)S * mt_dtype_bytes(mt_grad_dtype(e->dtype))),
 		.dy = dh,
 		.dx = flight->gradient,
-		.dgain = mt_engine_grad(e, e->table.final_gain),
+		.dgain = mt_engine_grad(e, final_gain(e, flight)),
 		.dbias = mt_engine_grad(e, e->table.final_bias)};
 	MT_TRY(mt_engine_enqueue(e, &op));
 	mt_engine_release(e, &dh);

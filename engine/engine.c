@@ -23,6 +23,7 @@ static void set_shape(struct mt_engine *e)
 	e->shard_rows = e->sp ? e->rows / l->tp : e->rows;
 	e->q_cols = m->heads * m->head_dim / l->tp;
 	e->kv_cols = m->kv_heads * m->head_dim / l->tp;
+	e->o_cols = m->heads * mt_model_v_dim(m) / l->tp;
 	e->ffn_cols = m->ffn / l->tp;
 	e->vocab_count = mt_layout_padded_vocab(m, l) / l->tp;
 	e->vocab_first = e->vocab_count * e->at.tp;
@@ -90,7 +91,7 @@ static enum mt_status make_groups(struct mt_engine *e)
 	e->pp_back = e->pp;
 	if (e->layout->vp > 1)
 		MT_GOTO(out, make_axis_group(e, 'p', "pp back", &e->pp_back));
-	if (e->model->tied && e->first != e->last) {
+	if ((e->model->tied || e->model->mtp > 0) && e->first != e->last) {
 		int pair[2] = {mt_group_world_rank(e->pp, 0), mt_group_world_rank(e->pp, mt_layout_head_stage(e->layout))};
 
 		MT_GOTO(out, mt_group_create(e->config.fabric, "ends", pair, 2, &e->ends));
@@ -133,7 +134,7 @@ static enum mt_status make_buffers(struct mt_engine *e)
 	MT_TRY(mt_muon_create(e));
 	MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, 4, MT_F64, &e->numbers));
 	if (e->last)
-		MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, e->microbatches * e->rows, f, &e->losses));
+		MT_TRY(mt_engine_alloc(e, ARENA_WORKSPACE, (1 + e->model->mtp) * e->microbatches * e->rows, f, &e->losses));
 	return mt_experts_make_buffers(e);
 }
 
@@ -155,11 +156,17 @@ static enum mt_status make_flights(struct mt_engine *e)
 	e->flights = calloc((size_t)e->flight_count, sizeof *e->flights);
 	e->host_tokens = calloc((size_t)e->rows * 2, sizeof *e->host_tokens);
 	e->host_losses = calloc((size_t)(e->microbatches * e->rows), sizeof(double));
-	if (!e->flights || !e->host_tokens || !e->host_losses)
+	e->mtp_tokens = calloc((size_t)(e->model->mtp * 2 * e->rows) + 1, sizeof *e->mtp_tokens);
+	if (!e->flights || !e->host_tokens || !e->host_losses || !e->mtp_tokens)
 		return mt_fail(MT_NOMEM, "no memory for %lld micro-batches of %lld rows", (long long)e->microbatches,
 			       (long long)e->rows);
-	for (int64_t i = 0; i < e->flight_count; i++)
-		MT_TRY(make_flight(e, &e->flights[i], e->table.chunks[i / e->microbatches].layers));
+	for (int64_t i = 0; i < e->flight_count; i++) {
+		const struct mt_chunk *chunk = &e->table.chunks[i / e->microbatches];
+
+		MT_TRY(make_flight(e, &e->flights[i], chunk->layers));
+		if (chunk->last)
+			MT_TRY(mt_mtp_create(e, &e->flights[i]));
+	}
 	return MT_OK;
 }
 
@@ -241,6 +248,7 @@ static void free_flights(struct mt_engine *e)
 		mt_offload_destroy(e, flight);
 		for (int64_t layer = 0; flight->layers && layer < flight->layer_count; layer++)
 			free(flight->layers[layer].experts.host);
+		mt_mtp_destroy(flight);
 		free(flight->layers);
 		mt_wgrads_destroy(&flight->wgrads);
 		for (int k = 0; k < 2; k++)
@@ -305,6 +313,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	free(e->updates);
 	free(e->laps);
 	free(e->bucket_order);
+	free(e->mtp_tokens);
 	free(e);
 }
 

@@ -25,10 +25,11 @@ enum mt_skipped { MT_SKIPPED_NOT, MT_SKIPPED_NOT_FINITE, MT_SKIPPED_SPIKE, MT_SK
 const char *mt_skipped_name(int skipped); /* "", "not finite", "a spike", "overflow" */
 
 struct mt_step_stats {
-	int64_t step;    /* counts from 0 */
-	int64_t samples; /* sequences of this step */
-	double loss;     /* mean over the targets that count, the same on every rank */
+	int64_t step;                /* counts from 0 */
+	int64_t samples;             /* sequences of this step */
+	double loss;                 /* mean over the targets that count, the same on every rank */
 	double balance_loss, z_loss; /* of experts: the means that the gradient has beside the loss, coefficients included */
+	double mtp_loss;             /* mean over multi-token modules of theirs, before its weight; 0: the model has none */
 	double grad_norm;
 	double lr;
 	double seconds;    /* this rank's clock, from the first action to the last */

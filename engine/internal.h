@@ -8,6 +8,8 @@
 #include "engine/engine.h"
 #include "engine/experts.h"
 #include "engine/fp8.h"
+#include "engine/latent.h"
+#include "engine/mtp.h"
 #include "engine/loader.h"
 #include "engine/loss_scale.h"
 #include "engine/param.h"
@@ -25,11 +27,15 @@ struct mt_layer_saved {
 	void *stats1, *stats2; /* (2,S) f32: mean, rstd */
 	void *qkv;             /* (R, (H+2G)*D) local heads, after RoPE */
 	void *exchanged;       /* (B, part's rows, a share of qkv's heads) in its place, where heads are exchanged (context.h) */
-	void *attention;       /* (R, H*D) */
-	void *lse;             /* (B,H,T) f32 */
-	void *x2;              /* (S,C) after the attention's residual */
-	void *up;              /* (R, F or 2F) before the activation */
-	void *activation;      /* (R, F) after it */
+			       /* of latent attention the queries alone */
+	void *qk, *qk_stats;   /* (R, (H+G)*D) heads before their norm, (2,R*(H+G)) f32: qk_norm.c */
+	struct mt_latent_saved latent;
+	int64_t window;   /* of this layer's attention */
+	void *attention;  /* (R, H*E) */
+	void *lse;        /* (B,H,T) f32 */
+	void *x2;         /* (S,C) after the attention's residual */
+	void *up;         /* (R, F or 2F) before the activation */
+	void *activation; /* (R, F) after it */
 	struct mt_experts_saved experts;
 };
 
@@ -70,6 +76,10 @@ struct mt_flight {
 	bool awaited[2];             /* a receive was posted and not waited for yet */
 	struct mt_wgrads wgrads;     /* of the backward pass, until their own pass */
 	struct mt_away *away;        /* owned: one a layer that is offloaded; NULL: none is */
+	struct mt_mtp_saved *mtp;    /* owned: of the model's modules, with the head */
+	int mtp_count;
+	int depth;  /* 0: the model's own head; k: that of its k-th module */
+	void *more; /* (S,C) what the module after this head adds to the gradient of its final norm, or NULL */
 };
 
 /* A buffer on its way to another stage: freed when it has arrived and a later one is sent. */
@@ -105,6 +115,7 @@ struct mt_engine {
 	bool first, last, sp;
 	int64_t seq, rows, shard_rows;     /* T, R, S */
 	int64_t q_cols, kv_cols, ffn_cols; /* local widths: H*D, G*D, F */
+	int64_t o_cols;                    /* of what attention gives: H*E, E the size of a head's values */
 	int64_t vocab_first, vocab_count;
 	int logits_arena;
 	int64_t microbatches, step, gbs; /* of the running step: fewer while the batch grows */
@@ -153,10 +164,11 @@ struct mt_engine {
 	int64_t sent_first[MT_SCHEDULE_LANES], sent_count[MT_SCHEDULE_LANES];
 	struct mt_wgrads *collecting; /* the backward pass that runs puts weight gradients off; else NULL */
 	int collecting_layer;
-	void *losses;                           /* f32 (microbatches * R), last stage */
-	void *numbers;                          /* f64 (4): square sum of gradients, sum of losses */
+	void *losses;                           /* f32 (1 + mtp, microbatches * R), last stage */
+	void *numbers;                          /* f64 (4): square sum of gradients, sum of losses, sum of those of mtp */
 	int32_t *host_tokens;                   /* owned: what a micro-batch is without a data set */
 	int32_t *host_rows;                     /* owned: positions, then starts, on their way to the device */
+	int32_t *mtp_tokens;                    /* owned: (mtp,2,R) tokens and targets of the modules, last stage */
 	struct mt_loader *loader, *eval_loader; /* NULL: no data set, or a stage that needs no tokens; none evaluated yet */
 	bool evaluating;                        /* only losses are wanted */
 	void *host_losses;                      /* owned: of the gradients' type */
@@ -206,6 +218,11 @@ enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64
 enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output);
 enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient);
 void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved);
+/* Rotates `heads` heads `head_dim` apart, in lines of `stride` elements; sign -1: their gradients back. */
+enum mt_status mt_rotate(struct mt_engine *e, void *x, int64_t heads, int64_t head_dim, int64_t stride, int sign);
+/* qk_norm.c: heads in saved->qkv are normalised, kept in saved->qk as they were; and gradients back, both in place. */
+enum mt_status mt_qk_norm_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *saved);
+enum mt_status mt_qk_norm_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *saved, void *dqkv);
 enum mt_status mt_embedding_forward(struct mt_engine *e, struct mt_flight *flight);
 enum mt_status mt_embedding_backward(struct mt_engine *e, struct mt_flight *flight);
 enum mt_status mt_head_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch);

@@ -1,6 +1,7 @@
 /* layer: one transformer layer, forward and backward, on this rank's shard.
  *
  *   h1 = norm(x);  q,k,v = h1 Wqkv^T + b;  o = attention(q,k,v);  x2 = x + o Wo^T + bo
+ *     (heads normalised before attention: engine/qk_norm.c; from low-rank states: engine/latent.c)
  *   h2 = norm(x2); u = h2 Wup^T + b;  g = activation(u);  y = x2 + g Wdown^T + bd
  *
  * Shapes here: x, x2, y, h1, h2 (S,C); qkv (R,(H+2G)D) and g (R,F) with local heads and width; S = R without sequence parallelism.
@@ -8,7 +9,6 @@
  * some outputs are not kept, each computed again from what is. The same bits either way. */
 #include "engine/internal.h"
 
-#include <math.h>
 #include <stddef.h>
 
 static enum mt_norm_kind norm_kind(const struct mt_engine *e)
@@ -88,45 +88,58 @@ static enum mt_status norm_backward(struct mt_engine *e, const int *at, int gain
 	return MT_OK;
 }
 
-static enum mt_status rope(struct mt_engine *e, void *qkv, int sign)
+enum mt_status mt_rotate(struct mt_engine *e, void *x, int64_t heads, int64_t head_dim, int64_t stride, int sign)
 {
 	struct mt_op op = {.kind = MT_OP_ROPE, .dtype = e->dtype};
-	int64_t stride = e->q_cols + 2 * e->kv_cols;
 
 	if (e->model->position != MT_MODEL_ROPE)
 		return MT_OK;
-	/* Query and key heads lie side by side: one call for both. */
 	op.rope = (struct mt_rope){.batch = e->layout->mbs,
 				   .seq = e->seq,
 				   .positions = mt_context_positions(e),
 				   .position_count = e->layout->seq,
-				   .heads = (e->q_cols + e->kv_cols) / e->model->head_dim,
-				   .head_dim = e->model->head_dim,
+				   .heads = heads,
+				   .head_dim = head_dim,
 				   .stride = stride,
 				   .theta = e->model->rope_theta,
 				   .sign = sign,
-				   .x = qkv};
+				   .x = x,
+				   .rotated = mt_model_rotary_dim(e->model),
+				   .interleaved = e->model->rope_interleaved,
+				   .scaling = mt_model_rope_scaling(e->model)};
 	return mt_engine_enqueue(e, &op);
+}
+
+/* Query and key heads lie side by side: one call for both. */
+static enum mt_status rope(struct mt_engine *e, void *qkv, int sign)
+{
+	int64_t D = e->model->head_dim;
+
+	return mt_rotate(e, qkv, (e->q_cols + e->kv_cols) / D, D, e->q_cols + 2 * e->kv_cols, sign);
 }
 
 static struct mt_attention attention_args(struct mt_engine *e, const struct mt_layer_saved *s)
 {
 	int64_t stride = e->q_cols + 2 * e->kv_cols;
+	struct mt_attention args = {.batch = e->layout->mbs,
+				    .seq = e->seq,
+				    .heads = e->q_cols / e->model->head_dim,
+				    .kv_heads = e->kv_cols / e->model->head_dim,
+				    .head_dim = e->model->head_dim,
+				    .q_stride = stride,
+				    .kv_stride = stride,
+				    .o_stride = e->o_cols,
+				    .scale = mt_model_attention_scale(e->model),
+				    .q = s->qkv,
+				    .k = at_column(e, s->qkv, e->q_cols),
+				    .v = at_column(e, s->qkv, e->q_cols + e->kv_cols),
+				    .o = s->attention,
+				    .lse = s->lse,
+				    .window = s->window};
 
-	return (struct mt_attention){.batch = e->layout->mbs,
-				     .seq = e->seq,
-				     .heads = e->q_cols / e->model->head_dim,
-				     .kv_heads = e->kv_cols / e->model->head_dim,
-				     .head_dim = e->model->head_dim,
-				     .q_stride = stride,
-				     .kv_stride = stride,
-				     .o_stride = e->q_cols,
-				     .scale = 1.0 / sqrt((double)e->model->head_dim),
-				     .q = s->qkv,
-				     .k = at_column(e, s->qkv, e->q_cols),
-				     .v = at_column(e, s->qkv, e->q_cols + e->kv_cols),
-				     .o = s->attention,
-				     .lse = s->lse};
+	if (mt_model_is_latent(e->model))
+		mt_latent_operands(e, s, &args);
+	return args;
 }
 
 /* o and its lse, both new. */
@@ -134,7 +147,7 @@ static enum mt_status attend(struct mt_engine *e, struct mt_layer_saved *s)
 {
 	struct mt_attention args;
 
-	MT_TRY(alloc(e, e->rows * e->q_cols, &s->attention));
+	MT_TRY(alloc(e, e->rows * e->o_cols, &s->attention));
 	MT_TRY(alloc_stats(e, e->rows * (e->q_cols / e->model->head_dim), &s->lse));
 	args = attention_args(e, s);
 	return mt_context_attend(e, &args, s);
@@ -153,26 +166,39 @@ static void drop_rows(struct mt_engine *e, void *shard, void *whole)
 		mt_engine_release(e, &whole);
 }
 
-/* x -> x2 - x, before bias: the attention half. Result (S,C) in *out, new. */
-static enum mt_status attention_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **out)
+/* Queries, keys and values of norm1, rotated. */
+static enum mt_status project(struct mt_engine *e, const int *at, struct mt_layer_saved *s)
 {
 	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
 	struct mt_attention args;
 	void *whole;
 
-	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
+	if (mt_model_is_latent(e->model))
+		return mt_latent_forward(e, at, s);
 	MT_TRY(gather_rows(e, s->norm1, &whole));
 	MT_TRY(alloc(e, e->rows * width, &s->qkv));
 	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
 	drop_rows(e, s->norm1, whole);
+	if (e->model->qk_norm)
+		MT_TRY(mt_qk_norm_forward(e, at, s));
 	MT_TRY(rope(e, s->qkv, 1));
 	args = attention_args(e, s);
 	MT_TRY(mt_context_exchange(e, &args, s));
 	if (s->exchanged)
 		mt_engine_release(e, &s->qkv);
+	return MT_OK;
+}
+
+/* x -> x2 - x, before bias: the attention half. Result (S,C) in *out, new. */
+static enum mt_status attention_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **out)
+{
+	int64_t C = e->model->hidden;
+
+	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
+	MT_TRY(project(e, at, s));
 	MT_TRY(attend(e, s));
 	MT_TRY(alloc(e, e->rows * C, out));
-	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->q_cols, C, *out));
+	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->o_cols, C, *out));
 	return mt_tp_reduce(e, out, C);
 }
 
@@ -238,14 +264,15 @@ static enum mt_status mlp_output(struct mt_engine *e, int layer, struct mt_layer
 /* Frees what can be computed again: all but x. */
 static void free_recomputed(struct mt_engine *e, struct mt_layer_saved *s)
 {
-	void **all[] = {&s->norm1, &s->norm2, &s->stats1, &s->stats2,     &s->qkv,      &s->attention,
-			&s->lse,   &s->x2,    &s->up,     &s->activation, &s->exchanged};
+	void **all[] = {&s->norm1, &s->norm2, &s->stats1,     &s->stats2,    &s->qkv, &s->attention, &s->lse,
+			&s->x2,    &s->up,    &s->activation, &s->exchanged, &s->qk,  &s->qk_stats};
 
 	mt_experts_free(e, &s->experts, false);
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])
 			mt_engine_release(e, all[i]);
 	}
+	mt_latent_free(e, &s->latent, false);
 }
 
 /* Frees the outputs that selective recompute names. */
@@ -256,6 +283,7 @@ static void free_selected(struct mt_engine *e, struct mt_layer_saved *s)
 	if (l->recompute_norm) {
 		mt_engine_release(e, &s->norm1);
 		mt_engine_release(e, &s->norm2);
+		mt_latent_free(e, &s->latent, true);
 	}
 	if (l->recompute_attention) {
 		mt_engine_release(e, &s->attention);
@@ -274,6 +302,8 @@ static enum mt_recompute recompute_of(const struct mt_engine *e, int layer)
 
 	if (e->layout->recompute_layers == 0)
 		return (enum mt_recompute)e->layout->recompute;
+	if (layer >= e->table.layer_count) /* of a multi-token module */
+		return MT_RECOMPUTE_NONE;
 	while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
 		chunk++;
 	return layer - e->table.chunks[chunk].first_layer < e->layout->recompute_layers ? (enum mt_recompute)e->layout->recompute
@@ -293,6 +323,7 @@ static enum mt_status compute(struct mt_engine *e, int layer, struct mt_layer_sa
 	const int *at = e->table.layers[layer];
 	void *a = NULL;
 
+	saved->window = mt_model_window(e->model, e->table.model_layers[layer]);
 	MT_TRY(attention_forward(e, at, saved, &a));
 	MT_TRY(mlp_forward(e, at, saved, &a));
 	return at[MT_ROUTER] >= 0 ? mt_experts_begin(e, layer, saved, saved->norm2) : MT_OK;
@@ -367,41 +398,76 @@ static enum mt_status experts_backward(struct mt_engine *e, int layer, struct mt
 	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, gradient);
 }
 
+/* norm1, if it is to be computed again. */
+static enum mt_status norm_again(struct mt_engine *e, const int *at, struct mt_layer_saved *s)
+{
+	return s->norm1 ? MT_OK
+			: norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1,
+				       &s->stats1);
+}
+
+/* Gradient *d_o of what attention gave, which is freed, to that of norm1, *dh (S,C), new. */
+static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **d_o, void **dh)
+{
+	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
+	struct mt_attention args = attention_args(e, s);
+	void *whole, *dqkv;
+
+	MT_TRY(alloc(e, e->rows * width, &dqkv));
+	args.do_ = *d_o;
+	args.dq = dqkv;
+	args.dk = at_column(e, dqkv, e->q_cols);
+	args.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
+	MT_TRY(mt_context_attend_backward(e, &args, s));
+	mt_engine_release(e, d_o);
+	MT_TRY(rope(e, dqkv, -1));
+	if (e->model->qk_norm)
+		MT_TRY(mt_qk_norm_backward(e, at, s, dqkv));
+	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));
+	MT_TRY(alloc(e, e->rows * C, dh));
+	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, *dh));
+	MT_TRY(mt_tp_reduce(e, dh, C));
+	MT_TRY(norm_again(e, at, s));
+	MT_TRY(gather_rows(e, s->norm1, &whole));
+	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
+	drop_rows(e, s->norm1, whole);
+	mt_engine_release(e, &dqkv);
+	return MT_OK;
+}
+
+/* The same of latent attention. */
+static enum mt_status latent_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **d_o, void **dh)
+{
+	struct mt_attention args = attention_args(e, s);
+
+	MT_TRY(alloc(e, e->rows * e->q_cols, &args.dq));
+	MT_TRY(alloc(e, e->rows * e->q_cols, &args.dk));
+	MT_TRY(alloc(e, e->rows * e->o_cols, &args.dv));
+	args.do_ = *d_o;
+	MT_TRY(mt_context_attend_backward(e, &args, s));
+	mt_engine_release(e, d_o);
+	MT_TRY(norm_again(e, at, s));
+	return mt_latent_backward(e, at, s, args.dq, args.dk, args.dv, dh);
+}
+
 /* *gradient of x2 -> of x. Frees the rest. */
 static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
-	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
-	void *dy = *gradient, *whole, *d_o, *dqkv, *dh;
-	struct mt_attention args;
+	int64_t C = e->model->hidden;
+	void *dy = *gradient, *whole, *d_o, *dh;
 
 	if (!s->attention)
 		MT_TRY(attend(e, s));
 	MT_TRY(mt_bias_grad(e, dy, at[MT_ATTN_OUT_BIAS], e->shard_rows, C));
 	MT_TRY(gather_rows(e, dy, &whole));
-	MT_TRY(alloc(e, e->rows * e->q_cols, &d_o));
-	MT_TRY(mt_linear_dgrad(e, whole, at[MT_ATTN_OUT], e->q_cols, C, d_o));
-	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], e->q_cols, C));
+	MT_TRY(alloc(e, e->rows * e->o_cols, &d_o));
+	MT_TRY(mt_linear_dgrad(e, whole, at[MT_ATTN_OUT], e->o_cols, C, d_o));
+	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], e->o_cols, C));
 	drop_rows(e, dy, whole);
-	MT_TRY(alloc(e, e->rows * width, &dqkv));
-	args = attention_args(e, s);
-	args.do_ = d_o;
-	args.dq = dqkv;
-	args.dk = at_column(e, dqkv, e->q_cols);
-	args.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
-	MT_TRY(mt_context_attend_backward(e, &args, s));
-	mt_engine_release(e, &d_o);
-	MT_TRY(rope(e, dqkv, -1));
-	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));
-	MT_TRY(alloc(e, e->rows * C, &dh));
-	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, dh));
-	MT_TRY(mt_tp_reduce(e, &dh, C));
-	if (!s->norm1)
-		MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1,
-				    &s->stats1));
-	MT_TRY(gather_rows(e, s->norm1, &whole));
-	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
-	drop_rows(e, s->norm1, whole);
-	mt_engine_release(e, &dqkv);
+	if (mt_model_is_latent(e->model))
+		MT_TRY(latent_backward(e, at, s, &d_o, &dh));
+	else
+		MT_TRY(heads_backward(e, at, s, &d_o, &dh));
 	return norm_backward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, s->x, s->stats1, &dh, gradient);
 }
 

@@ -1,5 +1,5 @@
 /* model: the option table of a model, what is derived from it and what is counted in it. */
-#include "engine/model.h"
+
 #include "engine/model_private.h"
 
 #include <stdlib.h>
@@ -10,6 +10,7 @@ static const char *const positions[] = {"learned", "rope", NULL};
 static const char *const mlps[] = {"gelu", "swiglu", NULL};
 static const char *const routers[] = {"softmax", "sigmoid", NULL};
 static const char *const drops[] = {"last", "lightest", NULL};
+static const char *const stretches[] = {"none", "linear", "llama3", "yarn", NULL};
 
 /* The bounds keep every count below in 63 bits: layers * hidden * (4 * heads * head_dim + 3 * ffn) < 2^61. */
 #define INT(field, value, least, most, help)                                                                                       \
@@ -69,6 +70,29 @@ static const struct mt_option options[] = {
 	CHOICE(drop, "last", drops,
 	       "which rows an expert without room leaves: the last of the sequence or those of the least weight"),
 	BOOL(capacity_pad, "false", "every expert gets exactly as many rows as its capacity, so that no count depends on the data"),
+	BOOL(qkv_bias, "false", "queries, keys and values have biases where bias is false"),
+	BOOL(qk_norm, "false", "each head of queries and keys is RMS-normalised before it is rotated"),
+	INT(window, "0", 0, 1 << 24, "sliding window: rows that a row sees, its own included; 0: all before it"),
+	INT(window_first, "0", 0, 16384, "the first layers, which see all in spite of a window"),
+	INT(window_every, "0", 0, 16384, "of the layers each so many-th sees all in spite of a window; 0: none"),
+	INT(rotary_dim, "0", 0, 4096, "elements of a head that are rotated, the first; 0: all"),
+	BOOL(rope_interleaved, "false", "rotated pairs are neighbours, not elements of the two halves"),
+	CHOICE(rope_scaling, "none", stretches, "how rotations are stretched for sequences beyond rope_original"),
+	INT(rope_original, "0", 0, 1 << 24, "positions that the unstretched rotations were trained on"),
+	FLOAT(rope_factor, "1", 1, 1e6, "by which rotations are stretched"),
+	FLOAT(rope_low, "1", 0, 1e6, "llama3: low frequency factor; yarn: beta slow"),
+	FLOAT(rope_high, "0", 0, 1e6, "llama3: high frequency factor; yarn: beta fast; 0: 4 and 32"),
+	FLOAT(rope_magnitude, "0", 0, 1e3,
+	      "yarn: attention factor of cosine and sine; 0: 0.1 ln rope_factor + 1, or from rope_mscale"),
+	FLOAT(rope_mscale, "0", 0, 1e3, "yarn: weight of the magnitude of rotated elements (DeepSeek); 0: none"),
+	FLOAT(rope_mscale_all, "0", 0, 1e3, "yarn: weight of the magnitude of all of the scores (DeepSeek); 0: none"),
+	INT(q_rank, "0", 0, 1 << 20, "latent attention: rank of the queries; 0: full"),
+	INT(kv_rank, "0", 0, 1 << 20, "latent attention: rank of keys and values; 0: attention is not latent"),
+	INT(nope_dim, "0", 0, 4096, "latent attention: elements of a query's head without position"),
+	INT(rope_dim, "0", 0, 4096, "latent attention: elements of a query's head with position; head_dim is the sum"),
+	INT(v_dim, "0", 0, 4096, "latent attention: elements of a value's head; 0: head_dim"),
+	INT(mtp, "0", 0, 16, "multi-token prediction: modules, each predicting one token further"),
+	FLOAT(mtp_weight, "0.1", 0, 100, "weight of the mean of their losses in what is minimised"),
 };
 
 const struct mt_option_table mt_model_options = {"model", options, sizeof options / sizeof options[0]};
@@ -102,6 +126,7 @@ enum mt_status mt_model_complete(struct mt_model *model, const char *where)
 		return mt_fail(MT_NOMEM, "out of memory");
 	if (model->kv_heads == 0)
 		model->kv_heads = model->heads;
+	MT_TRY(mt_model_complete_latent(model, where));
 	if (model->heads % model->kv_heads != 0)
 		return mt_fail(MT_INPUT, "%s: heads %lld is not a multiple of kv_heads %lld", where, (long long)model->heads,
 			       (long long)model->kv_heads);
@@ -120,6 +145,7 @@ enum mt_status mt_model_complete(struct mt_model *model, const char *where)
 		return mt_fail(MT_INPUT, "%s: mlp swiglu is trained without biases: set bias to false", where);
 	if (model->ffn == 0)
 		model->ffn = 4 * model->hidden;
+	MT_TRY(mt_model_complete_attention(model, where));
 	return mt_model_complete_experts(model, where);
 }
 
@@ -140,21 +166,21 @@ enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from)
 	return MT_OK;
 }
 
-/* q: hidden x (heads*head_dim); k, v: hidden x (kv_heads*head_dim); out: as q. MLP: up and down, with swiglu a gate. */
+/* Attention: engine/attention_model.c. MLP: up and down, with swiglu a gate. A multi-token module is a layer and a matrix of two
+ * hidden states. */
 int64_t mt_model_matmul_parameters(const struct mt_model *model)
 {
-	int64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
-	int64_t attention = model->hidden * (2 * q + 2 * kv);
+	int64_t attention = mt_model_attention_weights(model), layers = model->layers + model->mtp;
 	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2), routed = mt_model_expert_layers(model);
 
-	return model->layers * attention + (model->layers - routed) * mlp + routed * mt_model_expert_weights(model, true);
+	return layers * attention + (layers - routed) * mlp + routed * mt_model_expert_weights(model, true) +
+	       model->mtp * 2 * model->hidden * model->hidden;
 }
 
 int64_t mt_model_parameters(const struct mt_model *model)
 {
-	int64_t q = model->heads * model->head_dim, kv = model->kv_heads * model->head_dim;
 	int64_t norm = model->hidden * (model->norm == MT_MODEL_LAYERNORM ? 2 : 1);
-	int64_t biases = model->bias ? q + 2 * kv + model->hidden + model->ffn + model->hidden : 0;
+	int64_t vectors = mt_model_attention_vectors(model) + (model->bias ? model->ffn + model->hidden : 0);
 	int64_t words = model->vocab * model->hidden * (model->tied ? 1 : 2);
 	int64_t positions_rows = model->position == MT_MODEL_LEARNED ? model->seq : 0;
 
@@ -162,16 +188,23 @@ int64_t mt_model_parameters(const struct mt_model *model)
 		mt_model_expert_layers(model) * (mt_model_expert_weights(model, false) - mt_model_expert_weights(model, true) +
 						 (model->router_bias ? model->experts : 0));
 
-	return mt_model_matmul_parameters(model) + unmet + model->layers * (2 * norm + biases) + norm + words +
-	       positions_rows * model->hidden;
+	/* a module has norms of the embedding, of the hidden state and of its output */
+	return mt_model_matmul_parameters(model) + unmet + (model->layers + model->mtp) * (2 * norm + vectors) +
+	       model->mtp * 3 * model->hidden + norm + words + positions_rows * model->hidden;
 }
 
 double mt_model_step_flops(const struct mt_model *model, double tokens, int64_t seq, bool full_attention)
 {
-	double products = (double)mt_model_matmul_parameters(model) + (double)model->hidden * (double)model->vocab;
-	/* scores and their product with the values: 2 * 2*s*q a token and layer forward, half of it under the causal mask */
-	double attention =
-		(double)seq * (double)model->layers * (double)(model->heads * model->head_dim) * (full_attention ? 2 : 1);
+	double products =
+		(double)mt_model_matmul_parameters(model) + (double)(1 + model->mtp) * (double)model->hidden * (double)model->vocab;
+	double rows = (double)seq, pairs = 0;
 
-	return 6 * tokens * (products + attention);
+	/* Keys that a query sees on average, over layers: scores and their product with the values are 2 FLOPs each a pair. */
+	for (int64_t layer = 0; layer < model->layers + model->mtp; layer++) {
+		double window = (double)mt_model_window(model, layer);
+
+		pairs += window > 0 && window < rows ? window - window * window / (2 * rows) : rows / 2;
+	}
+	pairs *= (double)model->heads * (double)(model->head_dim + mt_model_v_dim(model)) * (full_attention ? 2 : 1);
+	return 6 * tokens * (products + pairs);
 }

@@ -1,9 +1,8 @@
 /* model_hf: a model from a Hugging Face config.json.
  *
- * The file is the transformers library's: keys as in its GPT2Config, LlamaConfig and MistralConfig, and a key that is
- * absent has that class' default. What would change shapes or mathematics and is not built here is refused. */
+ * The file is the transformers library's: keys as in its GPT2Config, LlamaConfig and so on, and a key that is absent has that
+ * class' default. What would change shapes or mathematics and is not built here is refused. */
 #include "base/json.h"
-#include "base/log.h"
 #include "engine/model_private.h"
 
 #include <stdlib.h>
@@ -98,7 +97,7 @@ static enum mt_status read_gpt2(const struct reader *r)
 	return check_activation(r, "activation_function", activations);
 }
 
-/* What llama and mistral share. */
+/* What llama and its descendants share, but for windows. */
 static enum mt_status read_llama_like(const struct reader *r, int64_t kv_heads)
 {
 	static const char *const activations[] = {"silu", "swish", NULL};
@@ -120,14 +119,9 @@ static enum mt_status read_llama_like(const struct reader *r, int64_t kv_heads)
 	MT_TRY(read_int(r, "vocab_size", -1, &m->vocab));
 	MT_TRY(read_int(r, "max_position_embeddings", -1, &m->seq));
 	MT_TRY(read_float(r, "rms_norm_eps", 1e-6, &m->norm_eps));
-	MT_TRY(read_float(r, "rope_theta", 10000, &m->rope_theta));
 	MT_TRY(read_bool(r, "tie_word_embeddings", false, &m->tied));
 	MT_TRY(check_activation(r, "hidden_act", activations));
-	const json_t *scaling = json_object_get(r->config, "rope_scaling");
-	if (scaling && !json_is_null(scaling))
-		mt_warn("%s: rope_scaling is not applied; shapes and costs are the same, the rotation of long sequences is not",
-			r->path);
-	return MT_OK;
+	return mt_model_read_hf_rope(m, r->config, r->path);
 }
 
 static enum mt_status read_llama(const struct reader *r)
@@ -139,42 +133,121 @@ static enum mt_status read_llama(const struct reader *r)
 
 static enum mt_status read_mistral(const struct reader *r)
 {
-	int64_t window = 0;
-
 	MT_TRY(read_llama_like(r, 8));
 	/* the class' default is a window of 4096; null turns it off */
-	MT_TRY(read_int(r, "sliding_window", json_object_get(r->config, "sliding_window") ? 0 : 4096, &window));
-	if (window > 0 && window < r->model->seq)
-		return mt_fail(
-			MT_INPUT,
-			"%s: sliding_window %lld is not supported: set it to null, or max_position_embeddings to at most %lld",
-			r->path, (long long)window, (long long)window);
+	return read_int(r, "sliding_window", json_object_get(r->config, "sliding_window") ? 0 : 4096, &r->model->window);
+}
+
+/* A list of a kind for each layer is told by window_first and window_every where these can. */
+static enum mt_status read_layer_types(const struct reader *r, const json_t *types)
+{
+	struct mt_model *m = r->model;
+	size_t count = json_array_size(types);
+	char all[16384] = {0};
+
+	if ((int64_t)count != m->layers || count > sizeof all)
+		return mt_fail(MT_INPUT, "%s: layer_types must have a kind for each of %lld layers", r->path, (long long)m->layers);
+	for (size_t i = 0; i < count; i++) {
+		const char *type = json_string_value(json_array_get(types, i));
+
+		if (!type || (strcmp(type, "full_attention") != 0 && strcmp(type, "sliding_attention") != 0))
+			return mt_fail(MT_INPUT, "%s: layer_types has '%s'; known: full_attention, sliding_attention", r->path,
+				       type ? type : "?");
+		all[i] = type[0] == 'f';
+	}
+	for (m->window_every = 0; m->window_every <= m->layers; m->window_every++) {
+		for (m->window_first = 0; m->window_first <= m->layers; m->window_first++) {
+			int64_t layer = 0;
+
+			while (layer < m->layers && (mt_model_window(m, layer) == 0) == all[layer])
+				layer++;
+			if (layer == m->layers)
+				return MT_OK;
+		}
+	}
+	return mt_fail(MT_INPUT, "%s: layer_types is neither a first part nor each so many-th of full_attention", r->path);
+}
+
+/* qwen2 and qwen3: a window only where use_sliding_window says so, from layer max_window_layers on. */
+static enum mt_status read_qwen(const struct reader *r)
+{
+	struct mt_model *m = r->model;
+	const json_t *types = json_object_get(r->config, "layer_types");
+	bool on = false;
+
+	MT_TRY(read_llama_like(r, 32));
+	MT_TRY(read_bool(r, "use_sliding_window", false, &on));
+	if (!on)
+		return MT_OK;
+	MT_TRY(read_int(r, "sliding_window", 4096, &m->window));
+	MT_TRY(read_int(r, "max_window_layers", 28, &m->window_first));
+	if (m->window > 0 && json_is_array(types))
+		MT_TRY(read_layer_types(r, types));
+	if (m->window == 0 || m->window_first >= m->layers)
+		m->window = m->window_first = m->window_every = 0;
 	return MT_OK;
 }
 
 static enum mt_status read_mixtral(const struct reader *r)
 {
 	struct mt_model *m = r->model;
-	int64_t window = 0;
 
 	MT_TRY(read_llama_like(r, 8));
 	MT_TRY(read_int(r, "num_local_experts", 8, &m->experts));
 	MT_TRY(read_int(r, "num_experts_per_tok", 2, &m->top_k));
 	MT_TRY(read_float(r, "router_aux_loss_coef", 0.001, &m->balance_loss));
 	MT_TRY(read_float(r, "rms_norm_eps", 1e-5, &m->norm_eps));
-	MT_TRY(read_float(r, "rope_theta", 1e6, &m->rope_theta));
-	MT_TRY(read_int(r, "sliding_window", 0, &window));
+	if (!json_object_get(r->config, "rope_theta") && !json_object_get(r->config, "rope_parameters"))
+		m->rope_theta = 1e6;
 	m->expert_ffn = m->ffn;
-	if (window > 0 && window < m->seq)
-		return mt_fail(MT_INPUT, "%s: sliding_window %lld is not supported for mixtral: set it to null", r->path,
-			       (long long)window);
+	return read_int(r, "sliding_window", 0, &m->window);
+}
+
+static enum mt_status read_qwen2(const struct reader *r)
+{
+	MT_TRY(read_qwen(r));
+	r->model->qkv_bias = true;
 	return MT_OK;
+}
+
+static enum mt_status read_qwen3(const struct reader *r)
+{
+	MT_TRY(refuse(r, "attention_bias"));
+	MT_TRY(read_qwen(r));
+	if (!json_object_get(r->config, "head_dim"))
+		r->model->head_dim = 128;
+	r->model->qk_norm = true;
+	return MT_OK;
+}
+
+/* deepseek_v2 and deepseek_v3. */
+static enum mt_status read_deepseek(const struct reader *r)
+{
+	struct mt_model *m = r->model;
+	int64_t experts, dense;
+
+	MT_TRY(refuse(r, "attention_bias"));
+	MT_TRY(read_llama_like(r, 0));
+	m->kv_heads = m->head_dim = 0;
+	MT_TRY(read_int(r, "q_lora_rank", 0, &m->q_rank));
+	MT_TRY(read_int(r, "kv_lora_rank", 512, &m->kv_rank));
+	MT_TRY(read_int(r, "qk_nope_head_dim", 128, &m->nope_dim));
+	MT_TRY(read_int(r, "qk_rope_head_dim", 64, &m->rope_dim));
+	MT_TRY(read_int(r, "v_head_dim", 128, &m->v_dim));
+	MT_TRY(read_bool(r, "rope_interleave", true, &m->rope_interleaved));
+	MT_TRY(read_int(r, "n_routed_experts", 256, &experts));
+	MT_TRY(read_int(r, "first_k_dense_replace", 3, &dense));
+	if (experts > 0 && dense < m->layers)
+		return mt_fail(MT_INPUT, "%s: experts of %s are not read: describe the model in a YAML file", r->path,
+			       mt_json_get_string(r->config, "model_type", "?"));
+	return read_int(r, "num_nextn_predict_layers", 0, &m->mtp);
 }
 
 static const struct {
 	const char *type;
 	enum mt_status (*read)(const struct reader *r);
-} types[] = {{"gpt2", read_gpt2}, {"llama", read_llama}, {"mistral", read_mistral}, {"mixtral", read_mixtral}};
+} types[] = {{"gpt2", read_gpt2},   {"llama", read_llama}, {"mistral", read_mistral},      {"mixtral", read_mixtral},
+	     {"qwen2", read_qwen2}, {"qwen3", read_qwen3}, {"deepseek_v2", read_deepseek}, {"deepseek_v3", read_deepseek}};
 
 /* The name a person knows: the one in the file, else the folder's, else the type. */
 static char *choose_name(const struct reader *r, const char *type)
@@ -211,5 +284,8 @@ enum mt_status mt_model_read_hf(struct mt_model *model, const json_t *config, co
 		model->name = choose_name(&r, type);
 		return model->name ? MT_OK : mt_fail(MT_NOMEM, "out of memory");
 	}
-	return mt_fail(MT_INPUT, "%s: model_type '%s' is not supported; known: gpt2, llama, mistral, mixtral", path, type);
+	return mt_fail(MT_INPUT,
+		       "%s: model_type '%s' is not supported; known: gpt2, llama, mistral, mixtral, qwen2, qwen3, deepseek_v2, "
+		       "deepseek_v3",
+		       path, type);
 }

@@ -11,27 +11,48 @@ static void *offset_of(void *base, int64_t elements, enum mt_dtype dtype)
 	return base ? (void *)((uintptr_t)base + (uintptr_t)elements * mt_dtype_bytes(dtype)) : NULL;
 }
 
-enum mt_status mt_losses_sum(struct mt_engine *e, double *sum)
+/* Of the model's own head, depth 0, or of a multi-token module's. */
+static enum mt_status sum_losses(struct mt_engine *e, int64_t depth, double *sum)
 {
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
 	int64_t count = e->microbatches * e->rows;
 
-	MT_TRY(mt_device_download(e->device, e->compute, e->host_losses, e->losses,
-				  (size_t)count * mt_dtype_bytes(mt_grad_dtype(e->dtype))));
+	MT_TRY(mt_device_download(e->device, e->compute, e->host_losses, offset_of(e->losses, depth * count, f),
+				  (size_t)count * mt_dtype_bytes(f)));
 	*sum = 0;
 	for (int64_t i = 0; i < count; i++)
 		*sum += e->dtype == MT_F64 ? ((const double *)e->host_losses)[i] : (double)((const float *)e->host_losses)[i];
 	return MT_OK;
 }
 
-/* numbers[0] = square sum of the gradients, [1] = sum of the losses, [2] = targets that count, over all ranks; the host learns
- * them. */
-static enum mt_status global_numbers(struct mt_engine *e, double numbers[3])
+enum mt_status mt_losses_sum(struct mt_engine *e, double *sum)
+{
+	return sum_losses(e, 0, sum);
+}
+
+/* This rank's part of the mean over modules of the mean over the rows that count for each. */
+static enum mt_status module_losses(struct mt_engine *e, double *mean)
+{
+	const struct mt_layout *l = e->layout;
+	double sum;
+
+	*mean = 0;
+	for (int64_t k = 1; k <= e->model->mtp; k++) {
+		MT_TRY(sum_losses(e, k, &sum));
+		*mean += sum / (double)(e->model->mtp * e->gbs * (l->seq - k));
+	}
+	return MT_OK;
+}
+
+/* numbers[0] = square sum of the gradients, [1] = sum of the losses, [2] = targets that count, [3] = mean loss of multi-token
+ * modules, over all ranks; the host learns them. */
+static enum mt_status global_numbers(struct mt_engine *e, double numbers[4])
 {
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
 	bool reports_loss = e->last && e->at.tp == 0;
 
-	numbers[0] = numbers[1] = numbers[2] = 0;
-	MT_TRY(mt_device_upload(e->device, e->compute, e->numbers, numbers, 3 * sizeof *numbers));
+	numbers[0] = numbers[1] = numbers[2] = numbers[3] = 0;
+	MT_TRY(mt_device_upload(e->device, e->compute, e->numbers, numbers, 4 * sizeof *numbers));
 	for (int i = 0; i < e->segment_count; i++) {
 		struct mt_op op = {.kind = MT_OP_SUMSQ, .dtype = f};
 
@@ -45,11 +66,12 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[3])
 	if (reports_loss) {
 		MT_TRY(mt_losses_sum(e, &numbers[1]));
 		numbers[2] = e->counted;
-		MT_TRY(mt_device_upload(e->device, e->compute, offset_of(e->numbers, 1, MT_F64), &numbers[1], 2 * sizeof *numbers));
+		MT_TRY(module_losses(e, &numbers[3]));
+		MT_TRY(mt_device_upload(e->device, e->compute, offset_of(e->numbers, 1, MT_F64), &numbers[1], 3 * sizeof *numbers));
 	}
 	if (mt_group_size(e->world) > 1)
-		MT_TRY(mt_comm_all_reduce(e->world, e->compute, e->numbers, e->numbers, 3, MT_F64, MT_SUM));
-	return mt_device_download(e->device, e->compute, numbers, e->numbers, 3 * sizeof *numbers);
+		MT_TRY(mt_comm_all_reduce(e->world, e->compute, e->numbers, e->numbers, 4, MT_F64, MT_SUM));
+	return mt_device_download(e->device, e->compute, numbers, e->numbers, 4 * sizeof *numbers);
 }
 
 /* What a step is made with. */
@@ -192,7 +214,7 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	struct rates rates = rates_now(e);
-	double numbers[3], terms[2], loss_scale = e->loss_scale.value, all = (double)(e->gbs * e->layout->seq);
+	double numbers[4], terms[2], loss_scale = e->loss_scale.value, all = (double)(e->gbs * e->layout->seq);
 	struct mt_mark start;
 
 	MT_TRY(mt_lap_begin(e, &start));
@@ -204,6 +226,7 @@ enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stat
 	e->token_scale = numbers[2] > 0 ? all / numbers[2] : 1;
 	stats->grad_norm = sqrt(numbers[0]) * e->token_scale / loss_scale;
 	stats->loss = numbers[1] / all * e->token_scale;
+	stats->mtp_loss = numbers[3] * e->token_scale;
 	stats->lr = rates.lr;
 	stats->loss_scale = e->loss_scale.active ? loss_scale : 0;
 	stats->skipped = judge(e, stats);

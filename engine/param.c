@@ -69,21 +69,21 @@ static int64_t global_layer(const struct builder *b, int64_t index)
 	return first + index - b->table->chunks[chunk].first_layer;
 }
 
-/* What experts_param.c adds through. */
+/* What experts_param.c and attention_param.c add through. */
 struct layer_builder {
 	struct builder *builder;
 	int64_t layer;
 	int unit;
 };
 
-static int add_for_experts(void *context, const char *what, int64_t rows, int64_t cols, int shard, enum mt_init init)
+static int add_to_layer(void *context, const char *what, int64_t rows, int64_t cols, int shard, enum mt_init init)
 {
 	struct layer_builder *l = context;
 
 	return add_layer_param(l->builder, l->layer, what, rows, cols, (enum shard)shard, init, l->unit);
 }
 
-static struct mt_param *param_for_experts(void *context, int index)
+static struct mt_param *param_of_layer(void *context, int index)
 {
 	return &((struct layer_builder *)context)->builder->table->params[index];
 }
@@ -96,9 +96,17 @@ static void add_experts(struct builder *b, int *roles, int64_t layer, int unit)
 							 .layout = b->layout,
 							 .at = b->at,
 							 .roles = roles,
-							 .add = add_for_experts,
-							 .param = param_for_experts,
+							 .add = add_to_layer,
+							 .param = param_of_layer,
 							 .context = &context});
+}
+
+static void add_attention(struct builder *b, int *roles, int64_t layer, int unit)
+{
+	struct layer_builder context = {b, layer, unit};
+
+	mt_param_add_attention(&(struct mt_attention_builder){
+		.model = b->model, .roles = roles, .add = add_to_layer, .param = param_of_layer, .context = &context});
 }
 
 static void add_mlp(struct builder *b, int *at, int64_t layer, int unit)
@@ -115,14 +123,12 @@ static void add_mlp(struct builder *b, int *at, int64_t layer, int unit)
 }
 
 /* The parameters of one layer, products in the order their gradients are finished. */
-static void add_layer(struct builder *b, int64_t index)
+static void add_layer(struct builder *b, int64_t index, int unit)
 {
 	const struct mt_model *m = b->model;
 	struct mt_param_table *t = b->table;
 	int *at = t->layers[index];
-	int64_t layer = global_layer(b, index), C = m->hidden;
-	int64_t q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-	int unit = 1 + (int)(t->layer_count - 1 - index);
+	int64_t layer = t->model_layers[index], C = m->hidden;
 	bool layernorm = m->norm == MT_MODEL_LAYERNORM;
 
 	for (int role = 0; role < MT_LAYER_ROLES; role++)
@@ -131,14 +137,8 @@ static void add_layer(struct builder *b, int64_t index)
 		add_experts(b, at, layer, unit);
 	else
 		add_mlp(b, at, layer, unit);
-	at[MT_ATTN_OUT] = add_layer_param(b, layer, "attention.out.weight", C, q, BY_COLS, MT_INIT_RESIDUAL, unit);
-	at[MT_ATTN_Q] = add_layer_param(b, layer, "attention.q.weight", q, C, BY_ROWS, MT_INIT_NORMAL, unit);
-	at[MT_ATTN_K] = add_layer_param(b, layer, "attention.k.weight", kv, C, BY_ROWS, MT_INIT_NORMAL, unit);
-	at[MT_ATTN_V] = add_layer_param(b, layer, "attention.v.weight", kv, C, BY_ROWS, MT_INIT_NORMAL, unit);
+	add_attention(b, at, layer, unit);
 	if (m->bias) {
-		at[MT_ATTN_Q_BIAS] = add_layer_param(b, layer, "attention.q.bias", q, 1, BY_ROWS, MT_INIT_ZERO, unit);
-		at[MT_ATTN_K_BIAS] = add_layer_param(b, layer, "attention.k.bias", kv, 1, BY_ROWS, MT_INIT_ZERO, unit);
-		at[MT_ATTN_V_BIAS] = add_layer_param(b, layer, "attention.v.bias", kv, 1, BY_ROWS, MT_INIT_ZERO, unit);
 		at[MT_MLP_DOWN_BIAS] = add_layer_param(b, layer, "mlp.down.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
 		at[MT_ATTN_OUT_BIAS] = add_layer_param(b, layer, "attention.out.bias", 1, C, WHOLE, MT_INIT_ZERO, unit);
 	}
@@ -159,6 +159,26 @@ static int add_words(struct builder *b, const char *name, int unit)
 	return index;
 }
 
+/* The head's stage has the word embedding too. */
+static bool shares_words(const struct mt_model *m)
+{
+	return m->tied || m->mtp > 0;
+}
+
+/* A multi-token module: its layer, and what is before and after it. All is complete with the head. */
+static void add_module(struct builder *b, int64_t k)
+{
+	struct mt_param_table *t = b->table;
+	int64_t row = t->layer_count + k, layer = t->model_layers[row], C = b->model->hidden;
+	struct mt_mtp_params *p = &t->mtp[k];
+
+	add_layer(b, row, 0);
+	p->join = add_layer_param(b, layer, "mtp.join.weight", C, 2 * C, WHOLE, MT_INIT_NORMAL, 0);
+	p->norm = add_layer_param(b, layer, "mtp.norm.gain", 1, C, WHOLE, MT_INIT_ONE, 0);
+	p->hidden_norm = add_layer_param(b, layer, "mtp.hidden_norm.gain", 1, C, WHOLE, MT_INIT_ONE, 0);
+	p->embed_norm = add_layer_param(b, layer, "mtp.embed_norm.gain", 1, C, WHOLE, MT_INIT_ONE, 0);
+}
+
 static void add_all(struct builder *b)
 {
 	struct mt_param_table *t = b->table;
@@ -174,14 +194,16 @@ static void add_all(struct builder *b)
 		if (m->norm == MT_MODEL_LAYERNORM)
 			t->final_bias = add(b, "final.norm.bias", 1, m->hidden, WHOLE, MT_INIT_ZERO, 0);
 	}
+	for (int64_t k = last ? m->mtp - 1 : -1; k >= 0; k--)
+		add_module(b, k);
 	for (int64_t layer = t->layer_count - 1; layer >= 0; layer--)
-		add_layer(b, layer);
-	if (first || (last && m->tied))
+		add_layer(b, layer, 1 + (int)(t->layer_count - 1 - layer));
+	if (first || (last && shares_words(m)))
 		t->word = add_words(b, "embedding.word", first ? embedding_unit : 0);
-	if (last && m->tied) {
+	if (last && m->tied)
 		t->head = t->word;
+	if (last && shares_words(m))
 		t->params[t->word].copy = !first;
-	}
 	if (first && m->position == MT_MODEL_LEARNED) {
 		t->position = add(b, "embedding.position", m->seq, m->hidden, WHOLE, MT_INIT_NORMAL, embedding_unit);
 	}
@@ -192,16 +214,19 @@ static void add_all(struct builder *b)
 	}
 }
 
-/* 0 sharded, 1 tied word embedding, 2 replicated, 3 of experts: the order of the classes in the flat buffer. */
+/* 0 sharded, 1 word embedding on two stages, 2 replicated, 3 of experts, 4 replicated and partial: the order of the classes in the
+ * flat buffer. */
 static int class_of(const struct builder *b, int index)
 {
 	const struct mt_param_table *t = b->table;
 
+	if (t->params[index].partial)
+		return 4;
 	if (t->params[index].expert)
 		return 3;
 	if (t->params[index].replicated)
 		return 2;
-	return b->model->tied && index == t->word ? 1 : 0;
+	return shares_words(b->model) && index == t->word ? 1 : 0;
 }
 
 static int64_t round_up(int64_t value, int64_t unit)
@@ -225,8 +250,7 @@ static void close_bucket(struct builder *b, struct mt_bucket *bucket, int64_t en
 /* Fused matrices must not be cut by a bucket's end: only a parameter that starts a product may start a bucket. */
 static bool may_start_bucket(const struct mt_param *p)
 {
-	return !p->follows && !strstr(p->name, "attention.k.") && !strstr(p->name, "attention.v.") &&
-	       !strstr(p->name, "mlp.up.weight");
+	return !p->follows && !strstr(p->name, "mlp.up.weight");
 }
 
 static int chunk_of_unit(const struct mt_param_table *t, int unit)
@@ -276,10 +300,11 @@ static void place(struct builder *b)
 	struct mt_param_table *t = b->table;
 	int64_t most = b->layout->bucket_bytes > 0 ? b->layout->bucket_bytes / 4 : INT64_MAX;
 
-	for (int class = 0; class < 4; class ++) {
+	for (int class = 0; class < 5; class ++) {
 		struct mt_bucket bucket = {.offset = t->elements,
-					   .replicated = class == 2,
+					   .replicated = class == 2 || class == 4,
 					   .tied = class == 1,
+					   .partial = class == 4,
 					   .share = class == 3 ? MT_SHARE_EXPERTS : MT_SHARE_DENSE};
 		int64_t end = t->elements;
 
@@ -304,7 +329,7 @@ static void place(struct builder *b)
 			if (p->unit > bucket.unit)
 				bucket.unit = p->unit;
 		}
-		if (class == 2) /* its sum over tp comes first */
+		if (class == 2 || class == 4) /* its sum over tp comes first */
 			bucket.unit = t->units - 1;
 		if (class == 1 && t->head == t->word) /* tied, and the head is here: it begins there */
 			bucket.first_unit = 0;
@@ -341,18 +366,24 @@ enum mt_status mt_param_table_create(struct mt_param_table *table, const struct 
 				     struct mt_coordinates at)
 {
 	struct builder b = {.table = table, .model = model, .layout = layout, .at = at};
+	int64_t rows;
 
 	memset(table, 0, sizeof *table);
 	MT_TRY(cut_chunks(&b));
-	b.capacity = (int)table->layer_count * (MT_LAYER_ROLES + mt_param_expert_count(model, layout)) + 8;
+	rows = table->layer_count + model->mtp;
+	b.capacity = (int)rows * (MT_LAYER_ROLES + 4 + mt_param_expert_count(model, layout)) + 8;
 	table->units = (int)table->layer_count + 2;
 	table->params = calloc((size_t)b.capacity, sizeof *table->params);
 	table->buckets = calloc((size_t)b.capacity, sizeof *table->buckets);
-	table->layers = calloc((size_t)table->layer_count + 1, sizeof *table->layers);
-	if (!table->params || !table->buckets || !table->layers) {
+	table->layers = calloc((size_t)rows + 1, sizeof *table->layers);
+	table->model_layers = calloc((size_t)rows + 1, sizeof *table->model_layers);
+	table->mtp = calloc((size_t)model->mtp + 1, sizeof *table->mtp);
+	if (!table->params || !table->buckets || !table->layers || !table->model_layers || !table->mtp) {
 		mt_param_table_free(table);
 		return mt_fail(MT_NOMEM, "no memory for the parameter table of %lld layers", (long long)table->layer_count);
 	}
+	for (int64_t i = 0; i < rows; i++)
+		table->model_layers[i] = i < table->layer_count ? global_layer(&b, i) : model->layers + i - table->layer_count;
 	add_all(&b);
 	place(&b);
 	return MT_OK;
@@ -363,6 +394,8 @@ void mt_param_table_free(struct mt_param_table *table)
 	free(table->params);
 	free(table->buckets);
 	free(table->layers);
+	free(table->model_layers);
+	free(table->mtp);
 	free(table->chunks);
 	memset(table, 0, sizeof *table);
 }

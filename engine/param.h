@@ -6,13 +6,15 @@
  * while each keeps its own global name and shape. What every tensor-parallel rank holds whole (norms, biases of row-parallel
  * layers, positions) lies in the last bucket of its own: under sequence parallelism its gradients are summed over tp.
  * Under ZeRO-2 and 3 a bucket of a layer's matrices holds whole layers of one model chunk, head and embedding have their own.
- * A tied word embedding has a bucket of its own too, so that first and last stage cut it alike. */
+ * A word embedding that the last stage has too (tied to the head, or read by multi-token modules) has a bucket of its own, so that
+ * first and last stage cut it alike. */
 #ifndef MT_ENGINE_PARAM_H
 #define MT_ENGINE_PARAM_H
 
 #include "base/status.h"
 #include "engine/layout.h"
 #include "engine/model.h"
+#include "engine/mtp.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -45,6 +47,11 @@ enum mt_layer_role {
 	MT_SHARED_SCALE, /* (1, C) */
 	MT_ROUTER,       /* (E, C); -1: the layer has an MLP */
 	MT_ROUTER_BIAS,
+	MT_ATTN_Q_NORM, /* (1,D): of each head, or of the latent queries */
+	MT_ATTN_K_NORM, /* (1,D): of each head, or of the latent keys and values */
+	MT_LATENT_DOWN, /* first of q, kv and the rotated part of the key */
+	MT_LATENT_Q_UP,
+	MT_LATENT_KV_UP,
 	MT_LAYER_ROLES
 };
 
@@ -61,8 +68,9 @@ struct mt_param {
 	bool decay;      /* weight decay applies */
 	bool replicated; /* whole on every tp rank */
 	bool expert;     /* of an expert: reduced over the ranks that have the same */
+	bool partial;    /* replicated, but each tp rank's gradient is of its heads alone, with and without sequence parallelism */
 	bool follows;    /* a part of the matrix of the parameter before it: no gap between */
-	bool copy;       /* the last stage's copy of a tied embedding: not counted in the norm */
+	bool copy;       /* the last stage's copy of the word embedding: not counted in the norm */
 	int unit;        /* backward unit that completes it: 0 head, 1 + k for the k-th layer from the end, last: embedding */
 	int64_t offset;  /* elements into the flat buffer */
 	int bucket;      /* that it lies in */
@@ -77,6 +85,7 @@ struct mt_bucket {
 	int unit;              /* complete when the backward pass has finished this unit */
 	bool replicated, tied;
 	enum mt_share_kind share;
+	bool partial;
 };
 
 #define MT_PARAM_ALIGN 64 /* elements: a shard starts at 128 bytes at least */
@@ -95,10 +104,12 @@ struct mt_param_table {
 	int64_t elements; /* of the flat buffer, padding included */
 	int units;        /* backward units of this stage */
 	/* where things are: index into params, -1: not on this stage or not in this model */
-	int (*layers)[MT_LAYER_ROLES]; /* owned: one row a local layer */
+	int (*layers)[MT_LAYER_ROLES]; /* owned: one row a local layer, then one a multi-token module on the head's stage */
 	int64_t layer_count;
+	int64_t *model_layers;   /* owned: the model's number of each row; modules count on from its last layer */
 	struct mt_chunk *chunks; /* owned: in order of the model; their layers follow each other in the local count */
 	int chunk_count;
+	struct mt_mtp_params *mtp; /* owned: of the model's multi-token modules, on the head's stage */
 	int word, position, final_gain, final_bias,
 		head; /* head: the matrix of the logits; equals word when tied and this stage has both ends */
 };
@@ -117,6 +128,17 @@ struct mt_expert_builder {
 void mt_param_add_experts(const struct mt_expert_builder *builder);
 /* Parameters of a layer's experts on each rank at most. */
 int mt_param_expert_count(const struct mt_model *model, const struct mt_layout *layout);
+
+/* attention_param.c: the parameters of a layer's attention, called by param.c with what adds one. */
+struct mt_attention_builder {
+	const struct mt_model *model;
+	int *roles; /* of the layer */
+	/* As of struct mt_expert_builder. */
+	int (*add)(void *context, const char *what, int64_t rows, int64_t cols, int shard, enum mt_init init);
+	struct mt_param *(*param)(void *context, int index);
+	void *context;
+};
+void mt_param_add_attention(const struct mt_attention_builder *builder);
 
 /* Builds the table of the rank at `at`. */
 enum mt_status mt_param_table_create(struct mt_param_table *table, const struct mt_model *model, const struct mt_layout *layout,

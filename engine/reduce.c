@@ -2,8 +2,9 @@
  *
  * A bucket is complete when the last micro-batch's backward pass has finished its unit. It is reduce-scattered inside the group
  * that shares it out and all-reduced across those groups, after which this rank's part of the bucket is final (shard.h).
- * Before that, gradients of replicated parameters are partial under sequence parallelism and are summed over tp; the tied
- * word embedding is summed over first and last stage afterwards. Buckets that are reduced in every micro-batch: shard_scatter.c. */
+ * Before that, gradients of replicated parameters are partial under sequence parallelism (some always) and are summed over tp; the
+ * tied word embedding is summed over first and last stage afterwards. Buckets that are reduced in every micro-batch:
+ * shard_scatter.c. */
 #include "engine/internal.h"
 
 static enum mt_status reduce_bucket(struct mt_engine *e, int index)
@@ -15,7 +16,7 @@ static enum mt_status reduce_bucket(struct mt_engine *e, int index)
 	void *whole = mt_whole_grad(e, index), *part = mt_shard_grad(e, index, shard->offset);
 	struct mt_mark start;
 
-	if (bucket->replicated && e->sp) {
+	if (bucket->replicated && (e->sp || (bucket->partial && e->layout->tp > 1))) {
 		MT_TRY(mt_lap_begin(e, &start));
 		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, whole, whole, bucket->count, dtype, MT_SUM));
 		MT_TRY(mt_lap_end(e, &start, &e->tp_s));

@@ -20,6 +20,7 @@ static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, st
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
 		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, batch.targets, bytes));
 		e->counted += (double)batch.counted;
+		mt_mtp_load(e, &batch);
 	}
 	return mt_context_load(e, flight, &batch);
 }
@@ -146,12 +147,13 @@ enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_fl
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight)
 {
 	void **all[] = {&flight->tokens,      &flight->targets,  &flight->input,     &flight->output, &flight->final,
-			&flight->final_stats, &flight->gradient, &flight->positions, &flight->starts};
+			&flight->final_stats, &flight->gradient, &flight->positions, &flight->starts, &flight->more};
 
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])
 			mt_engine_release(e, all[i]);
 	}
+	mt_mtp_free(e, flight);
 	mt_logits_free(e, flight);
 	mt_wgrads_drop(e, &flight->wgrads);
 	for (int64_t layer = 0; layer < flight->layer_count; layer++)

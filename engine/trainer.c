@@ -145,6 +145,8 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 	json_object_set_new(line, "event", json_string("step"));
 	json_object_set_new(line, "step", json_integer(r->stats.step));
 	json_object_set_new(line, "loss", mt_json_number(r->stats.loss));
+	if (r->stats.mtp_loss != 0)
+		json_object_set_new(line, "mtp_loss", mt_json_number(r->stats.mtp_loss));
 	json_object_set_new(line, "grad_norm", mt_json_number(r->stats.grad_norm));
 	json_object_set_new(line, "lr", mt_json_number(r->stats.lr));
 	json_object_set_new(line, "step_time_s", mt_json_number(r->stats.seconds));

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-enum { PRODUCTS_A_LAYER = 6 }; /* with experts and a shared one */
+enum { PRODUCTS_A_LAYER = 8 }; /* more than any layer has */
 
 enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers)
 {
@@ -42,8 +42,13 @@ bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor)
 	return false;
 }
 
-static void release(struct mt_engine *e, const void *tensor)
+/* Frees a tensor, unless a note after `next` reads it too. */
+static void release(struct mt_engine *e, const struct mt_wgrads *list, const void *tensor)
 {
+	for (int i = list->next + 1; i < list->count; i++) {
+		if (list->notes[i].op.linear.x == tensor || list->notes[i].op.linear.dy == tensor)
+			return;
+	}
 	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], (void *)(uintptr_t)tensor);
 }
 
@@ -53,8 +58,8 @@ enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int la
 		struct mt_wgrad *note = &list->notes[list->next];
 
 		MT_TRY(mt_engine_enqueue(e, &note->op));
-		release(e, note->op.linear.x);
-		release(e, note->op.linear.dy);
+		release(e, list, note->op.linear.x);
+		release(e, list, note->op.linear.dy);
 		list->next++;
 	}
 	if (list->next == list->count)
@@ -65,8 +70,8 @@ enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int la
 void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list)
 {
 	for (; list->next < list->count; list->next++) {
-		release(e, list->notes[list->next].op.linear.x);
-		release(e, list->notes[list->next].op.linear.dy);
+		release(e, list, list->notes[list->next].op.linear.x);
+		release(e, list, list->notes[list->next].op.linear.dy);
 	}
 	list->next = list->count = 0;
 }

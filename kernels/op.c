@@ -50,6 +50,8 @@ const char *mt_op_name(enum mt_op_kind kind)
 		[MT_OP_SUM_ROWS] = "sum_rows",
 		[MT_OP_EXPERT_ACT] = "expert_act",
 		[MT_OP_EXPERT_ACT_BWD] = "expert_act_bwd",
+		[MT_OP_SPREAD] = "spread",
+		[MT_OP_SPREAD_BWD] = "spread_bwd",
 	};
 	return (unsigned)kind < MT_OP_KIND_COUNT ? names[kind] : "unknown";
 }
@@ -67,7 +69,7 @@ static void attention_key(const struct mt_attention *a, struct mt_op_key *key)
 	bool part = keys != a->seq || offset != 0;
 
 	SET(a->batch, a->seq, a->heads, a->kv_heads, a->head_dim, a->window < a->seq + offset ? a->window : 0, part ? keys : 0,
-	    part ? offset : 0);
+	    part ? offset : 0, a->v_dim == a->head_dim ? 0 : a->v_dim);
 }
 
 void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
@@ -97,7 +99,7 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 		SET((int64_t)op->activation.kind, op->activation.rows, op->activation.cols);
 		return;
 	case MT_OP_ROPE:
-		SET(op->rope.batch, op->rope.seq, op->rope.heads, op->rope.head_dim);
+		SET(op->rope.batch, op->rope.seq, op->rope.heads, mt_rope_rotated(&op->rope));
 		return;
 	case MT_OP_EMBEDDING:
 	case MT_OP_EMBEDDING_BWD:
@@ -151,6 +153,10 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		mt_op_experts_key(op, key->dims);
 		return;
+	case MT_OP_SPREAD:
+	case MT_OP_SPREAD_BWD:
+		SET(op->spread.rows, op->spread.heads, op->spread.nope, op->spread.rotary, op->spread.value);
+		return;
 	case MT_OP_KIND_COUNT:
 		break;
 	}
@@ -195,7 +201,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 {
 	const int64_t *d = key->dims;
 	const char *word = "", *first_flag = "", *second_flag = "";
-	char window[24] = "", part[48] = "";
+	char window[24] = "", part[80] = "", values[24] = "";
 	int skip = 0, sizes = 1;
 	switch ((enum mt_op_kind)key->kind) {
 	case MT_OP_LINEAR:
@@ -213,6 +219,9 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		if (d[6])
 			snprintf(part, sizeof part, "k%" PRId64 "+%" PRId64, d[6], d[7]);
 		first_flag = window;
+		if (d[8])
+			snprintf(values, sizeof values, "v%" PRId64, d[8]);
+		strcat(part, values);
 		second_flag = part;
 		break;
 	case MT_OP_NORM:
@@ -273,6 +282,10 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		break;
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		word = mt_op_experts_text(key, &skip, &sizes);
+		break;
+	case MT_OP_SPREAD:
+	case MT_OP_SPREAD_BWD:
+		sizes = 5;
 		break;
 	case MT_OP_FILL:
 	case MT_OP_SUMSQ:

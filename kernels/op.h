@@ -57,6 +57,8 @@ enum mt_op_kind {
 	MT_OP_SUM_ROWS,
 	MT_OP_EXPERT_ACT,
 	MT_OP_EXPERT_ACT_BWD,
+	MT_OP_SPREAD, /* keys and values of latent attention */
+	MT_OP_SPREAD_BWD,
 	MT_OP_KIND_COUNT
 };
 
@@ -80,11 +82,12 @@ struct mt_linear {
  * first(t)..t of it, first(t) = max(0, t - window + 1, starts[b,t]): `window` is the number of rows seen at most, its own
  * included (0: no limit), `starts` the first row of the document that row t belongs to (NULL: the sequence is one document);
  * it never falls from one row to the next.
- * Element (b,t,h,d) of q is at q[(b*T + t) * q_stride + h*D + d], likewise k, v (kv_stride, kv_heads), o and do (o_stride);
- * dq has q's strides, dk and dv have k's. lse(B,H,T) f32 = log of the sum of exp of the scaled scores, kept for backward.
- *   o = softmax(q k^T * scale + mask) v, never storing T x T (Dao et al. 2022, arXiv:2205.14135).
- * delta(B,H,T) f32 is workspace of the backward pass (row sums of do*o). dq, dk, dv are written, not accumulated.
- * FLOPs: forward 4*B*H*D times the pairs seen, T*T / 2 (causal) or W*T - W*W/2 for a window W < T; backward 2.5 times that.
+ * Element (b,t,h,d) of q is at q[(b*T + t) * q_stride + h*D + d], likewise k (kv_stride, kv_heads). Heads of values have E
+ * elements: so v (v_stride), o and do (o_stride). dq, dk and dv have the strides of q, k and v. lse(B,H,T) f32 = log of the sum of
+ * exp of the scaled scores, kept for backward. o = softmax(q k^T * scale + mask) v, never storing T x T (Dao et al. 2022,
+ * arXiv:2205.14135). delta(B,H,T) f32 is workspace of the backward pass (row sums of do*o). dq, dk, dv are written, not
+ * accumulated. FLOPs: forward 2*B*H*(D + E) times the pairs seen, T*T / 2 (causal) or W*T - W*W/2 for a window W < T; backward
+ * 2*B*H*(3*D + 2*E) times them.
  * Documents do not count: what they save is known only from their data.
  *
  * A part of attention: other keys than the queries' own (context parallelism). There are `kv_seq` rows of keys and values a
@@ -105,7 +108,16 @@ struct mt_attention {
 	const void *starts; /* i32 (B,T) */
 	int64_t kv_seq, offset, q_rows, kv_rows;
 	bool merge, add_dq, add_dkv;
+	int64_t v_dim, v_stride; /* E and the values' stride; 0: D and kv_stride */
 };
+static inline int64_t mt_attention_v_dim(const struct mt_attention *a)
+{
+	return a->v_dim ? a->v_dim : a->head_dim;
+}
+static inline int64_t mt_attention_v_stride(const struct mt_attention *a)
+{
+	return a->v_stride ? a->v_stride : a->kv_stride;
+}
 
 static inline int64_t mt_attention_keys(const struct mt_attention *a)
 {
@@ -136,7 +148,11 @@ enum mt_norm_kind { MT_NORM_LAYER, MT_NORM_RMS };
  * or x layer: y = (s - mean) * rstd * gain + bias;   rms: y = s * rstd * gain, rstd = 1/sqrt(mean(s^2) + eps) mean(R), rstd(R) f32
  * are kept for backward (mean unused for rms). gain(C), bias(C) in dtype; bias NULL for rms. Statistics are of s as stored in
  * dtype. NORM_BWD: dx(R,C) = gradient through the norm + dresidual(R,C) (NULL: 0; may alias dx); dgain(C) f32 +=, dbias(C) f32 +=
- * (NULL for rms); s is read from `sum`. Ba 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467. */
+ * (NULL for rms); s is read from `sum`.
+ * With `heads` above 0 a row is a head of a longer line: row i is head i % heads of line i / heads, at x_stride * line +
+ * C * head in x and sum, y_stride * line + C * head in y and dy, dx_stride (0: x_stride) * line + C * head in dx; then there is
+ * no residual, no x_bias and no dresidual. mean, rstd(R) as ever; dx may alias dy where the strides are equal.
+ * Ba 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467. */
 struct mt_norm {
 	enum mt_norm_kind kind;
 	int64_t rows, cols;
@@ -147,7 +163,23 @@ struct mt_norm {
 	void *mean, *rstd; /* f32 */
 	const void *dy, *dresidual;
 	void *dx, *dgain, *dbias;
+	int64_t heads, x_stride, y_stride, dx_stride;
 };
+/* Where row `row` of x and sum begins, of y and dy, and of dx. */
+static inline int64_t mt_norm_x_at(const struct mt_norm *n, int64_t row)
+{
+	return n->heads ? row / n->heads * n->x_stride + row % n->heads * n->cols : row * n->cols;
+}
+static inline int64_t mt_norm_dx_at(const struct mt_norm *n, int64_t row)
+{
+	int64_t stride = n->dx_stride ? n->dx_stride : n->x_stride;
+
+	return n->heads ? row / n->heads * stride + row % n->heads * n->cols : row * n->cols;
+}
+static inline int64_t mt_norm_y_at(const struct mt_norm *n, int64_t row)
+{
+	return n->heads ? row / n->heads * n->y_stride + row % n->heads * n->cols : row * n->cols;
+}
 
 enum mt_activation_kind { MT_GELU, MT_SWIGLU };
 
@@ -161,10 +193,24 @@ struct mt_activation {
 	void *y, *dx;
 };
 
-/* Rotary positions in place on `heads` heads of D at x[row*stride + h*D]; row = b*T + t has position t + first_position, or
- * positions[row] when that is not NULL (below `position_count`).
- * Pairs (d, d + D/2) are rotated by position * theta^(-2d/D) (the half-split form of LLaMA in Hugging Face);
- * sign -1 rotates back (the backward pass). Su 2021, arXiv:2104.09864. */
+/* How the wavelengths of rotary positions are stretched for sequences longer than those first trained on, `original`:
+ *   linear  every frequency f becomes f / factor (Chen et al. 2023, arXiv:2306.15595)
+ *   llama3  f with a wavelength above original / low becomes f / factor, below original / high stays, between is blended
+ *           in proportion (Grattafiori et al. 2024, arXiv:2407.21783, as in Meta's code and transformers)
+ *   yarn    f / factor for pairs that turn less than `low` times over `original`, f for those that turn more than `high`
+ *           times, a ramp over the pairs between (Peng et al. 2023, arXiv:2309.00071)
+ * and cosine and sine are multiplied by `magnitude` (0: 1). */
+enum mt_rope_stretch { MT_ROPE_PLAIN, MT_ROPE_LINEAR, MT_ROPE_LLAMA3, MT_ROPE_YARN };
+struct mt_rope_scaling {
+	enum mt_rope_stretch stretch;
+	double factor, original, low, high, magnitude;
+};
+
+/* Rotary positions in place on `heads` heads of D at x[row*stride + h*D]; row = b*T + t has position t + first_position,
+ * or positions[row] when that is not NULL (below `position_count`).
+ * The first E = `rotated` elements of a head (0: all D) are rotated, pairs (d, d + E/2) (the half-split form of LLaMA in
+ * Hugging Face) or, `interleaved`, pairs (2d, 2d + 1) (the paper's, DeepSeek's), by position * theta^(-2d/E), stretched;
+ * sign -1 rotates back (the backward pass; magnitude still multiplies). Su 2021, arXiv:2104.09864. */
 struct mt_rope {
 	int64_t batch, seq, heads, head_dim, stride, first_position;
 	double theta;
@@ -172,6 +218,30 @@ struct mt_rope {
 	void *x;
 	const void *positions; /* i32 (B,T) */
 	int64_t position_count;
+	int64_t rotated;
+	bool interleaved;
+	struct mt_rope_scaling scaling;
+};
+static inline int64_t mt_rope_rotated(const struct mt_rope *r)
+{
+	return r->rotated ? r->rotated : r->head_dim;
+}
+/* Radians a position of pair d < E/2. */
+double mt_rope_frequency(const struct mt_rope *rope, int64_t pair);
+static inline double mt_rope_magnitude(const struct mt_rope *r)
+{
+	return r->scaling.magnitude > 0 ? r->scaling.magnitude : 1;
+}
+
+/* Keys and values of latent attention from what its products make (DeepSeek-AI 2024, arXiv:2405.04434, section 2.1): a row of
+ * kv has for each head `nope` elements of the key and `value` of the value, rope(R,`rotary`) is the part of the key with positions
+ * that all heads share.
+ * SPREAD      k(R,H,nope+rotary) = kv[:nope], rope      v(R,H,value) = kv[nope:]
+ * SPREAD_BWD  kv(R,H,nope+value) = k[:nope], v (gradients of them) and rope(R,rotary) = sum over heads of k[nope:], in their
+ *             order, in f32. rows of all are contiguous. */
+struct mt_spread {
+	int64_t rows, heads, nope, rotary, value;
+	void *kv, *rope, *k, *v;
 };
 
 /* EMBEDDING      y(R,C) = table[token - first] for first <= token < first + count, else 0 (vocabulary-parallel);
@@ -367,26 +437,29 @@ struct mt_op {
 		struct mt_sgd sgd;
 		struct mt_combine combine;
 		struct mt_quantize quantize; /* AMAX, FP8_SCALE, QUANTIZE */
-		struct mt_grouped grouped; /* GROUPED, GROUPED_DGRAD, GROUPED_WGRAD */
-		struct mt_route route;     /* ROUTE, ROUTE_SUMS, ROUTE_LOSS, ROUTE_BWD */
-		struct mt_rows rows;       /* DROP, DISPATCH, GATHER_ROWS, SUM_ROWS */
+		struct mt_grouped grouped;   /* GROUPED, GROUPED_DGRAD, GROUPED_WGRAD */
+		struct mt_route route;       /* ROUTE, ROUTE_SUMS, ROUTE_LOSS, ROUTE_BWD */
+		struct mt_rows rows;         /* DROP, DISPATCH, GATHER_ROWS, SUM_ROWS */
 		struct mt_expert_act expert_act;
+		struct mt_spread spread; /* SPREAD, SPREAD_BWD */
 	};
 };
 
 /* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
  * dims by kind, unused ones 0:
  *   LINEAR*  rows, in, out, bias?, fp8     ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing),
- *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0
- *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, head_dim
+ *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0,
+ *                                                      v_dim (0 when head_dim)
+ *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, rotated
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count, m_dtype, v_dtype
  *   SGD count, momentum?                   COMBINE count, b?
  *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax?
  *   GROUPED* rows, in, out, groups         ROUTE* rows, experts, choices, kind, sets, 0
  *   DROP rows, choices, experts            DISPATCH rows, choices, experts, padding
- *   GATHER_ROWS rows, cols                 SUM_ROWS rows, cols, choices * slices   EXPERT_ACT* kind, rows, cols */
-#define MT_OP_DIMS 8
+ *   GATHER_ROWS rows, cols                 SUM_ROWS rows, cols, choices * slices   EXPERT_ACT* kind, rows, cols
+ *   SPREAD*  rows, heads, nope, rotary, value */
+#define MT_OP_DIMS 9
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */
 	int32_t dtype; /* enum mt_dtype */

@@ -24,8 +24,10 @@ static const char *check_attention(const struct mt_attention *a)
 		return "q_rows and kv_rows must hold the rows of a sequence";
 	if (a->heads % a->kv_heads)
 		return "heads must be a multiple of kv_heads";
-	if (a->q_stride < a->heads * a->head_dim || a->o_stride < a->heads * a->head_dim)
-		return "q_stride and o_stride must hold heads * head_dim elements";
+	if (a->q_stride < a->heads * a->head_dim || a->o_stride < a->heads * mt_attention_v_dim(a))
+		return "q_stride must hold heads * head_dim elements, o_stride heads * v_dim";
+	if (a->v_dim < 0 || a->v_stride < 0 || mt_attention_v_stride(a) < a->kv_heads * mt_attention_v_dim(a))
+		return "v_stride must hold kv_heads * v_dim elements";
 	return a->kv_stride < a->kv_heads * a->head_dim ? "kv_stride must hold kv_heads * head_dim elements" : NULL;
 }
 
@@ -33,6 +35,12 @@ static const char *check_norm(const struct mt_norm *n)
 {
 	if ((unsigned)n->kind > MT_NORM_RMS)
 		return "the kind must be layer or rms";
+	if (n->heads < 0 ||
+	    (n->heads > 0 && (n->rows % n->heads || n->x_stride < n->heads * n->cols || n->y_stride < n->heads * n->cols ||
+			      (n->dx_stride && n->dx_stride < n->heads * n->cols))))
+		return "rows must be a multiple of heads, and the strides must hold heads * cols elements";
+	if (n->heads > 0 && (n->residual || n->x_bias || n->dresidual))
+		return "heads are normalised without a residual";
 	return n->rows < 0 || n->cols < 1 ? "cols must be at least 1 and rows not negative" : NULL;
 }
 
@@ -47,7 +55,11 @@ static const char *check_rope(const struct mt_rope *r)
 {
 	if (r->batch < 0 || r->seq < 1 || r->heads < 1 || r->head_dim < 2 || r->head_dim % 2)
 		return "seq and heads must be at least 1 and head_dim even";
-	if (r->stride < r->heads * r->head_dim)
+	if (r->rotated < 0 || r->rotated > r->head_dim || r->rotated % 2)
+		return "rotated must be even and at most head_dim";
+	if ((unsigned)r->scaling.stretch > MT_ROPE_YARN || (r->scaling.stretch != MT_ROPE_PLAIN && !(r->scaling.factor > 0)))
+		return "the scaling must be linear, llama3 or yarn, its factor positive";
+	if (r->stride < (r->heads - 1) * r->head_dim + mt_rope_rotated(r))
 		return "stride must hold heads * head_dim elements";
 	if (r->positions && r->position_count < 1)
 		return "with positions position_count must be at least 1";
@@ -108,6 +120,13 @@ static const char *check_quantize(const struct mt_quantize *q, enum mt_op_kind k
 	return q->margin < -64 || q->margin > 64 ? "margin must be from -64 to 64" : NULL;
 }
 
+static const char *check_spread(const struct mt_spread *s)
+{
+	if (s->rows < 0 || s->heads < 1 || s->nope < 1 || s->rotary < 1 || s->value < 1)
+		return "heads and sizes must be at least 1 and rows not negative";
+	return NULL;
+}
+
 static const char *check_shape(const struct mt_op *op)
 {
 	switch (op->kind) {
@@ -153,6 +172,9 @@ static const char *check_shape(const struct mt_op *op)
 		return check_quantize(&op->quantize, op->kind);
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		return mt_op_experts_check(op);
+	case MT_OP_SPREAD:
+	case MT_OP_SPREAD_BWD:
+		return check_spread(&op->spread);
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -29,6 +29,12 @@ static double attention_pairs(const struct mt_op_key *key)
 	return pairs_before(rows, attention_keys(key), offset) - before;
 }
 
+/* Size of a head's values. */
+static double value_size(const struct mt_op_key *key)
+{
+	return (double)(key->dims[8] ? key->dims[8] : key->dims[4]);
+}
+
 double mt_op_key_flops(const struct mt_op_key *key)
 {
 	const int64_t *d = key->dims;
@@ -41,9 +47,9 @@ double mt_op_key_flops(const struct mt_op_key *key)
 	case MT_OP_GROUPED_WGRAD:
 		return 2.0 * (double)d[0] * (double)d[1] * (double)d[2];
 	case MT_OP_ATTENTION:
-		return 4.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (double)d[4];
+		return 2.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * ((double)d[4] + value_size(key));
 	case MT_OP_ATTENTION_BWD:
-		return 10.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (double)d[4];
+		return 2.0 * (double)d[0] * (double)d[2] * attention_pairs(key) * (3 * (double)d[4] + 2 * value_size(key));
 	default:
 		return 0;
 	}
@@ -65,11 +71,11 @@ static double linear_bytes(const struct mt_op_key *key, double a, double s)
 static double attention_bytes(const struct mt_op_key *key, double a, double s)
 {
 	double batch = (double)key->dims[0], rows = batch * (double)key->dims[1], heads = (double)key->dims[2];
-	double q = rows * heads * (double)key->dims[4];
-	double kv = batch * attention_keys(key) * (double)key->dims[3] * (double)key->dims[4];
+	double sizes = (double)key->dims[4] + value_size(key), q = rows * heads * sizes;
+	double kv = batch * attention_keys(key) * (double)key->dims[3] * sizes;
 	if (key->kind == MT_OP_ATTENTION)
-		return a * 2 * (q + kv) + s * rows * heads;
-	return a * 4 * (q + kv) + s * 3 * rows * heads;
+		return a * (q + kv) + s * rows * heads;
+	return a * 2 * (q + kv) + s * 3 * rows * heads;
 }
 
 /* Forward x, y, and residual, sum where there is one; backward sum, dy, dx and dresidual. */
@@ -143,6 +149,9 @@ double mt_op_key_bytes(const struct mt_op_key *key)
 		return d01 * (a + (d[3] ? 1 : 0) + (d[4] ? 1 : 0)) + (d[5] ? 12 : 4);
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		return mt_op_experts_bytes(key, a, s);
+	case MT_OP_SPREAD:
+	case MT_OP_SPREAD_BWD:
+		return a * d0 * (double)(d[1] * (2 * d[2] + 2 * d[4] + d[3]) + d[3]);
 	case MT_OP_KIND_COUNT:
 		break;
 	}

@@ -55,13 +55,14 @@ static void linear(const int64_t *d, struct operands *to)
 	}
 }
 
-/* q, k, v are slices of one buffer of rows (H + 2G)*D, and so are dq, dk, dv: the pointers of k, v, dk, dv are set by
+/* q, k, v are slices of one buffer of rows H*D + G*(D + E), and so are dq, dk, dv: the pointers of k, v, dk, dv are set by
  * slice_attention (measure.c) once q and dq are known. */
 static void attention(const int64_t *d, struct operands *to)
 {
 	enum mt_dtype t = to->op.dtype;
 	int64_t keys = d[6] ? d[6] : d[1], most = keys > d[1] ? keys : d[1]; /* of a sequence */
-	int64_t rows = d[0] * most, heads = d[2], packed = (heads + 2 * d[3]) * d[4], sums = rows * heads;
+	int64_t rows = d[0] * most, heads = d[2], v = d[8] ? d[8] : d[4], packed = (heads + d[3]) * d[4] + d[3] * v;
+	int64_t sums = rows * heads;
 	to->op.attention = (struct mt_attention){.batch = d[0],
 						 .seq = d[1],
 						 .heads = heads,
@@ -74,13 +75,14 @@ static void attention(const int64_t *d, struct operands *to)
 						 .kv_rows = most,
 						 .q_stride = packed,
 						 .kv_stride = packed,
-						 .o_stride = heads * d[4],
+						 .o_stride = heads * v,
+						 .v_dim = v,
 						 .scale = 1 / sqrt((double)d[4])};
 	add(to, FIELD(attention.q), rows * packed, t, OPERAND_NORMAL, false);
-	add(to, FIELD(attention.o), rows * heads * d[4], t, OPERAND_NORMAL, false);
+	add(to, FIELD(attention.o), rows * heads * v, t, OPERAND_NORMAL, false);
 	add(to, FIELD(attention.lse), sums, wide(to), OPERAND_ONE, false);
 	if (to->op.kind == MT_OP_ATTENTION_BWD) {
-		add(to, FIELD(attention.do_), rows * heads * d[4], t, OPERAND_NORMAL, false);
+		add(to, FIELD(attention.do_), rows * heads * v, t, OPERAND_NORMAL, false);
 		add(to, FIELD(attention.dq), rows * packed, t, OPERAND_NORMAL, false);
 		add(to, FIELD(attention.delta), sums, wide(to), OPERAND_NORMAL, false);
 	}
@@ -133,6 +135,17 @@ static void rope(const int64_t *d, struct operands *to)
 	to->op.rope = (struct mt_rope){
 		.batch = d[0], .seq = d[1], .heads = d[2], .head_dim = d[3], .stride = d[2] * d[3], .theta = 10000, .sign = 1};
 	add(to, FIELD(rope.x), d[0] * d[1] * d[2] * d[3], to->op.dtype, OPERAND_NORMAL, false);
+}
+
+static void spread(const int64_t *d, struct operands *to)
+{
+	enum mt_dtype t = to->op.dtype;
+	int64_t heads = d[0] * d[1];
+	to->op.spread = (struct mt_spread){.rows = d[0], .heads = d[1], .nope = d[2], .rotary = d[3], .value = d[4]};
+	add(to, FIELD(spread.kv), heads * (d[2] + d[4]), t, OPERAND_NORMAL, false);
+	add(to, FIELD(spread.rope), d[0] * d[3], t, OPERAND_NORMAL, false);
+	add(to, FIELD(spread.k), heads * (d[2] + d[3]), t, OPERAND_NORMAL, false);
+	add(to, FIELD(spread.v), heads * d[4], t, OPERAND_NORMAL, false);
 }
 
 static void embedding(const int64_t *d, struct operands *to)
@@ -306,6 +319,8 @@ enum mt_status mt_operands_of(const struct mt_op_key *key, struct operands *oper
 		[MT_OP_SUM_ROWS] = mt_operands_rows,
 		[MT_OP_EXPERT_ACT] = mt_operands_expert_act,
 		[MT_OP_EXPERT_ACT_BWD] = mt_operands_expert_act,
+		[MT_OP_SPREAD] = spread,
+		[MT_OP_SPREAD_BWD] = spread,
 	};
 	if (key->kind < 0 || key->kind >= MT_OP_KIND_COUNT || key->dtype < 0 || key->dtype >= MT_DTYPE_COUNT)
 		return mt_fail(MT_INPUT, "no operation has kind %d and dtype %d", key->kind, key->dtype);

@@ -35,11 +35,11 @@ static const char SCHEMA[] = "CREATE TABLE operation("
 			     " fingerprint TEXT NOT NULL, kind TEXT NOT NULL, dtype TEXT NOT NULL,"
 			     " d0 INTEGER NOT NULL, d1 INTEGER NOT NULL, d2 INTEGER NOT NULL,"
 			     " d3 INTEGER NOT NULL, d4 INTEGER NOT NULL, d5 INTEGER NOT NULL,"
-			     " d6 INTEGER NOT NULL, d7 INTEGER NOT NULL,"
+			     " d6 INTEGER NOT NULL, d7 INTEGER NOT NULL, d8 INTEGER NOT NULL,"
 			     " threads INTEGER NOT NULL, busy_ranks INTEGER NOT NULL,"
 			     " median_s REAL NOT NULL, mad_s REAL NOT NULL, lo_s REAL NOT NULL, hi_s REAL NOT NULL,"
 			     " samples INTEGER NOT NULL, created TEXT NOT NULL,"
-			     " PRIMARY KEY(fingerprint, kind, dtype, d0, d1, d2, d3, d4, d5, d6, d7, threads, busy_ranks)"
+			     " PRIMARY KEY(fingerprint, kind, dtype, d0, d1, d2, d3, d4, d5, d6, d7, d8, threads, busy_ranks)"
 			     ") WITHOUT ROWID;"
 			     "PRAGMA application_id = 1297372496;"
 			     "PRAGMA user_version = 2;";
@@ -218,15 +218,15 @@ enum mt_status mt_store_put(struct mt_store *store, const char *fingerprint, con
 	char now[24];
 	mt_clock_utc(now);
 	MT_GOTO(out, run(store, "BEGIN IMMEDIATE", "writing"));
-	if (sqlite3_prepare_v2(
-		    store->db,
-		    "INSERT OR REPLACE INTO operation VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
-		    -1, &statement, NULL) != SQLITE_OK) {
+	if (sqlite3_prepare_v2(store->db,
+			       "INSERT OR REPLACE INTO operation "
+			       "VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)",
+			       -1, &statement, NULL) != SQLITE_OK) {
 		st = fail_sqlite(store, "writing");
 		goto out;
 	}
 	sqlite3_bind_text(statement, 1, fingerprint, -1, SQLITE_STATIC);
-	sqlite3_bind_text(statement, 19, now, -1, SQLITE_STATIC);
+	sqlite3_bind_text(statement, 20, now, -1, SQLITE_STATIC);
 	for (int i = 0; i < count; i++)
 		MT_GOTO(out, put_row(store, statement, &rows[i]));
 	st = run(store, "COMMIT", "writing");
@@ -291,7 +291,7 @@ static enum mt_status read_rows(struct mt_store *store, sqlite3_stmt *statement,
 enum mt_status mt_store_get(struct mt_store *store, const char *fingerprint, struct mt_store_row **rows, int *count, int *others)
 {
 	static const char SELECT[] =
-		"SELECT kind, dtype, d0, d1, d2, d3, d4, d5, d6, d7, threads, busy_ranks, median_s, mad_s, lo_s, hi_s, samples"
+		"SELECT kind, dtype, d0, d1, d2, d3, d4, d5, d6, d7, d8, threads, busy_ranks, median_s, mad_s, lo_s, hi_s, samples"
 		" FROM operation WHERE fingerprint = ?1";
 	enum mt_status st = MT_OK;
 	sqlite3_stmt *statement = NULL, *rest = NULL;

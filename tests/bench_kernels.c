@@ -159,7 +159,7 @@ static void bench_rows(struct bench *b, enum mt_dtype d, int64_t rows)
 				 .b = take(b, rows * HIDDEN, d),
 				 .out = take(b, rows * HIDDEN, d)};
 	measure(b, op, MT_OP_ADD, d, 1);
-	op.rope = (struct mt_rope){rows / 64, 64, HEADS, 64, 3 * HIDDEN, 0, 1e4, 1, take(b, rows * 3 * HIDDEN, d)};
+	op.rope = (struct mt_rope){rows / 64, 64, HEADS, 64, 3 * HIDDEN, 0, 1e4, 1, .x = take(b, rows * 3 * HIDDEN, d)};
 	measure(b, op, MT_OP_ROPE, d, 0);
 }
 

@@ -89,6 +89,20 @@ static void attentions(void)
 	attention(check_device, 1, 1024, 2, 1, 128, 0);
 }
 
+static void attentions_with_values_of_another_size(void)
+{
+	any_attention(check_device, 2, 33, 4, 4, 24, 16, 0, 0, 0);
+	any_attention(check_device, 1, 70, 4, 2, 16, 33, 3, 0, 0);
+	any_attention(check_device, 1, few ? 70 : 700, 2, 2, 192, 128, 8, 40, 0);
+}
+
+static void latent_keys(void)
+{
+	spread(check_device, 37, 4, 16, 8, 24);
+	spread(check_device, 5, 3, 7, 2, 5);
+	spread(check_device, few ? 20 : 2000, 16, 128, 64, 128);
+}
+
 static void attentions_in_windows_and_documents(void)
 {
 	masked_attention(check_device, 2, 9, 2, 1, 8, 0, 2, 0);
@@ -125,6 +139,12 @@ static void norms(void)
 	}
 }
 
+static void norms_of_heads(void)
+{
+	head_norm(check_device, 19, 3, 128, 16);
+	head_norm(check_device, 70, 5, 10, 3);
+}
+
 static void activations(void)
 {
 	for (int i = 0; i < 2; i++) {
@@ -154,6 +174,7 @@ static void ropes(void)
 	rope(check_device, 2, few ? 7 : 700, 2, 128, 3, -1);
 	placed_rope(check_device, 2, 17, 3, 16, 40, 1);
 	placed_rope(check_device, 1, 9, 2, 64, 3000, -1);
+	ropes_stretched(check_device);
 }
 
 static void additions(void)
@@ -335,6 +356,9 @@ static struct test {
 	CASE(activations),
 	CASE(embeddings),
 	CASE(ropes),
+	CASE(attentions_with_values_of_another_size),
+	CASE(latent_keys),
+	CASE(norms_of_heads),
 	CASE(additions),
 	CASE(bias_gradients),
 	CASE(losses),

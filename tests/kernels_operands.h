@@ -16,10 +16,11 @@ static inline struct operand *add(struct problem *p, const char *name, size_t of
 	return o;
 }
 
-static inline void normal(struct operand *o, double width, double shift)
+static inline struct operand *normal(struct operand *o, double width, double shift)
 {
 	o->spread = width;
 	o->shift = shift;
+	return o;
 }
 
 static inline void words(struct operand *o, int64_t low, int64_t range)
@@ -142,6 +143,81 @@ static inline void placed_embedding(check *body, int64_t rows, int64_t cols, int
 	body(&p);
 }
 
+/* Rows are `heads` heads of lines; those of x and of y have `gap` and 2 * `gap` elements after them. */
+static inline void head_norm(check *body, int64_t lines, int64_t heads, int64_t dim, int64_t gap)
+{
+	struct problem p = start(MT_OP_NORM, MT_OP_NORM_BWD, 2e-5, 2.5e-2);
+	const int64_t cols = heads * dim;
+	p.op.norm = (struct mt_norm){.kind = MT_NORM_RMS,
+				     .rows = lines * heads,
+				     .cols = dim,
+				     .eps = 1e-6,
+				     .heads = heads,
+				     .x_stride = cols + gap,
+				     .y_stride = cols + 2 * gap,
+				     .dx_stride = gap ? cols + 3 * gap : 0};
+	normal(add(&p, "x", AT(norm.x), IN, ACT, lines, cols), 1.0, 0.5)->stride = cols + gap;
+	add(&p, "sum", AT(norm.sum), OUT, ACT, lines, cols)->stride = cols + gap;
+	add(&p, "y", AT(norm.y), OUT, ACT, lines, cols)->stride = cols + 2 * gap;
+	normal(add(&p, "gain", AT(norm.gain), IN, ACT, 1, dim), 0.2, 1.0);
+	add(&p, "rstd", AT(norm.rstd), OUT, STAT, 1, lines * heads);
+	add(&p, "dy", AT(norm.dy), IN, ACT, lines, cols)->stride = cols + 2 * gap;
+	add(&p, "dx", AT(norm.dx), OUT, ACT, lines, cols)->stride = cols + 3 * gap;
+	add(&p, "dgain", AT(norm.dgain), INOUT, STAT, 1, dim);
+	body(&p);
+}
+
+/* The first `rotated` elements of each head, of lines with `gap` elements after the heads, which stay as they are. */
+static inline void rope_stretched(check *body, int64_t heads, int64_t dim, int64_t rotated, int64_t gap, bool interleaved,
+				  struct mt_rope_scaling scaling)
+{
+	for (int sign = -1; sign <= 1; sign += 2) {
+		struct problem p = start(MT_OP_ROPE, MT_OP_ROPE, 2e-6, 6e-3);
+		p.op.rope = (struct mt_rope){.batch = 2,
+					     .seq = 19,
+					     .heads = heads,
+					     .head_dim = dim,
+					     .stride = heads * dim + gap,
+					     .first_position = 5,
+					     .theta = 10000.0,
+					     .sign = sign,
+					     .rotated = rotated,
+					     .interleaved = interleaved,
+					     .scaling = scaling};
+		add(&p, "x", AT(rope.x), INOUT, ACT, 2 * 19, heads * dim + gap);
+		body(&p);
+	}
+}
+
+/* All stretches, partial and interleaved rotations; sizes that make whole vectors and such that do not. */
+static inline void ropes_stretched(check *body)
+{
+	static const struct mt_rope_scaling scalings[] = {{MT_ROPE_PLAIN, 0, 0, 0, 0, 0},
+							  {MT_ROPE_LINEAR, 4, 0, 0, 0, 0},
+							  {MT_ROPE_LLAMA3, 8, 64, 1, 4, 0},
+							  {MT_ROPE_YARN, 40, 32, 1, 32, 1.25}};
+	for (size_t i = 0; i < sizeof scalings / sizeof *scalings; i++) {
+		rope_stretched(body, 3, 32, 0, 8, false, scalings[i]);
+		rope_stretched(body, 2, 48, 32, 16, i % 2, scalings[i]);
+		rope_stretched(body, 2, 10, 6, 1, i % 2 == 0, scalings[i]);
+		rope_stretched(body, 1, 64, 64, 0, true, scalings[i]);
+	}
+}
+
+static inline void spread(check *body, int64_t rows, int64_t heads, int64_t nope, int64_t rotary, int64_t value)
+{
+	for (int backward = 0; backward < 2; backward++) {
+		const enum mt_op_kind kind = backward ? MT_OP_SPREAD_BWD : MT_OP_SPREAD;
+		struct problem p = start(kind, kind, 2e-6, 6e-3);
+		p.op.spread = (struct mt_spread){.rows = rows, .heads = heads, .nope = nope, .rotary = rotary, .value = value};
+		add(&p, "kv", AT(spread.kv), backward ? OUT : IN, ACT, rows, heads * (nope + value));
+		add(&p, "rope", AT(spread.rope), backward ? OUT : IN, ACT, rows, rotary);
+		add(&p, "k", AT(spread.k), backward ? IN : OUT, ACT, rows, heads * (nope + rotary));
+		add(&p, "v", AT(spread.v), backward ? IN : OUT, ACT, rows, heads * value);
+		body(&p);
+	}
+}
+
 static inline void addition(check *body, enum mt_op_kind kind, int64_t rows, int64_t cols, bool b, bool bias)
 {
 	struct problem p = start(kind, kind, 2e-6, 6e-3);
@@ -203,8 +279,8 @@ static inline void adamw(check *body, int64_t count, int64_t step)
 static inline void sgd(check *body, int64_t count, bool momentum, bool nesterov)
 {
 	struct problem p = start(MT_OP_SGD, MT_OP_SGD, 4e-6, 6e-3);
-	p.op.sgd = (struct mt_sgd){
-		.count = count, .lr = 1e-2, .momentum = 0.9, .decay = 0.1, .grad_scale = 0.5, .nesterov = nesterov};
+	p.op.sgd =
+		(struct mt_sgd){.count = count, .lr = 1e-2, .momentum = 0.9, .decay = 0.1, .grad_scale = 0.5, .nesterov = nesterov};
 	add(&p, "grad", AT(sgd.grad), IN, STAT, 1, count);
 	add(&p, "master", AT(sgd.master), INOUT, STAT, 1, count);
 	if (momentum)

@@ -26,23 +26,25 @@ static inline void linear(check *body, enum mt_op_kind kind, int64_t rows, int64
 	body(&p);
 }
 
-/* `window` 0: none; a document starts at one row in `document`, 0: none. */
-static inline void masked_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim,
-				    int64_t pad, int64_t window, int64_t document)
+/* `window` 0: none; a document starts at one row in `document`, 0: none. Values have heads of `v_dim`. */
+static inline void any_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim,
+				 int64_t v_dim, int64_t pad, int64_t window, int64_t document)
 {
 	struct problem p = start(MT_OP_ATTENTION, MT_OP_ATTENTION_BWD, 1e-5, 3e-2);
-	const int64_t rows = batch * seq, q = heads * dim, kv = kv_heads * dim;
+	const int64_t rows = batch * seq, q = heads * dim, kv = kv_heads * dim, v = kv_heads * v_dim, o = heads * v_dim;
 	p.op.attention = (struct mt_attention){.batch = batch, .seq = seq, .heads = heads, .kv_heads = kv_heads, .head_dim = dim};
-	p.op.attention.q_stride = q + pad, p.op.attention.kv_stride = kv + 2 * pad, p.op.attention.o_stride = q + 3 * pad;
+	p.op.attention.q_stride = q + pad, p.op.attention.kv_stride = kv + 2 * pad, p.op.attention.o_stride = o + 3 * pad;
+	if (v_dim != dim)
+		p.op.attention.v_dim = v_dim, p.op.attention.v_stride = v + 2 * pad;
 	p.op.attention.scale = 1.0 / sqrt((double)dim);
 	add(&p, "q", AT(attention.q), IN, ACT, rows, q)->stride = q + pad;
 	add(&p, "k", AT(attention.k), IN, ACT, rows, kv)->stride = kv + 2 * pad;
-	add(&p, "v", AT(attention.v), IN, ACT, rows, kv)->stride = kv + 2 * pad;
-	add(&p, "do", AT(attention.do_), IN, ACT, rows, q)->stride = q + 3 * pad;
-	add(&p, "o", AT(attention.o), OUT, ACT, rows, q)->stride = q + 3 * pad;
+	add(&p, "v", AT(attention.v), IN, ACT, rows, v)->stride = v + 2 * pad;
+	add(&p, "do", AT(attention.do_), IN, ACT, rows, o)->stride = o + 3 * pad;
+	add(&p, "o", AT(attention.o), OUT, ACT, rows, o)->stride = o + 3 * pad;
 	add(&p, "dq", AT(attention.dq), OUT, ACT, rows, q)->stride = q + pad;
 	add(&p, "dk", AT(attention.dk), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
-	add(&p, "dv", AT(attention.dv), OUT, ACT, rows, kv)->stride = kv + 2 * pad;
+	add(&p, "dv", AT(attention.dv), OUT, ACT, rows, v)->stride = v + 2 * pad;
 	add(&p, "lse", AT(attention.lse), OUT, STAT, batch * heads, seq);
 	add(&p, "delta", AT(attention.delta), OUT, STAT, batch * heads, seq);
 	p.op.attention.window = window;
@@ -52,6 +54,12 @@ static inline void masked_attention(check *body, int64_t batch, int64_t seq, int
 		starts->range = document;
 	}
 	body(&p);
+}
+
+static inline void masked_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim,
+				    int64_t pad, int64_t window, int64_t document)
+{
+	any_attention(body, batch, seq, heads, kv_heads, dim, dim, pad, window, document);
 }
 
 /* Queries beside other keys: T rows of a sequence of Q in memory, U keys of K; query t beside key t + offset. `join`: the result

@@ -34,6 +34,7 @@ struct shape {
 	/* a part: keys (0: seq), the key beside query 0, rows of a sequence in memory beyond those; merged and added */
 	int64_t keys, offset, more;
 	bool join;
+	int64_t v_dim; /* of values; 0: dim */
 };
 
 struct problem {
@@ -90,13 +91,13 @@ static int32_t *make_starts(const struct shape *s)
 static struct problem make(const struct shape *s, enum type type, enum type rounding)
 {
 	struct problem p = {.type = type};
-	const int64_t seq = s->seq + s->more, keys = s->keys ? s->keys : s->seq;
-	const int64_t rows = s->batch * seq, kv_rows = s->batch * (keys + s->more), q = s->heads * s->dim,
-		      kv = s->kv_heads * s->dim;
+	const int64_t seq = s->seq + s->more, keys = s->keys ? s->keys : s->seq, v_dim = s->v_dim ? s->v_dim : s->dim;
+	const int64_t rows = s->batch * seq, kv_rows = s->batch * (keys + s->more);
 	for (int t = 0; t < TENSORS; t++) {
 		const bool of_keys = t == K || t == V || t == DK || t == DV;
+		const int64_t dim = t == V || t == DV || t == O || t == DO ? v_dim : s->dim;
 		p.rows[t] = t >= LSE ? s->batch * s->heads : of_keys ? kv_rows : rows;
-		p.cols[t] = t >= LSE ? seq : of_keys ? kv : q;
+		p.cols[t] = t >= LSE ? seq : (of_keys ? s->kv_heads : s->heads) * dim;
 		p.stride[t] = p.cols[t] + (t >= LSE ? 0 : of_keys ? 2 * s->gap : t == O || t == DO ? 3 * s->gap : s->gap);
 		const int64_t size = (p.rows[t] - 1) * p.stride[t] + p.cols[t];
 		p.data[t] = malloc((size_t)size * width_of(type, t));
@@ -113,6 +114,7 @@ static struct problem make(const struct shape *s, enum type type, enum type roun
 	a->q_stride = p.stride[Q], a->kv_stride = p.stride[K], a->o_stride = p.stride[O];
 	a->q = p.data[Q], a->k = p.data[K], a->v = p.data[V], a->do_ = p.data[DO], a->o = p.data[O];
 	a->dq = p.data[DQ], a->dk = p.data[DK], a->dv = p.data[DV], a->lse = p.data[LSE], a->delta = p.data[DELTA];
+	a->v_dim = v_dim, a->v_stride = p.stride[V];
 	a->scale = (s->scale > 0 ? s->scale : 1) / sqrt((double)s->dim);
 	a->window = s->window;
 	if (s->keys || s->join || s->offset) {
@@ -224,6 +226,14 @@ static void every_head_size_equals_reference(void **state)
 	check(&(struct shape){1, 20, 2, 1, 72, .gap = 8});
 }
 
+static void values_of_another_size_equal_reference(void **state)
+{
+	check(&(struct shape){1, 70, 2, 2, 192, .v_dim = 128});
+	check(&(struct shape){2, 33, 2, 2, 24, .v_dim = 16, .window = 20});
+	check(&(struct shape){1, 35, 4, 2, 16, .v_dim = 72, .gap = 1});
+	check(&(struct shape){1, 140, 1, 1, 96, .v_dim = 64, .document = 60});
+}
+
 static void odd_lengths_equal_reference(void **state)
 {
 	static const int64_t lengths[] = {1, 2, 15, 17, 63, 65, 129, 200};
@@ -327,6 +337,7 @@ int main(void)
 		cmocka_unit_test(large_scores_stay_finite),
 		cmocka_unit_test(parts_equal_reference),
 		cmocka_unit_test(bits_do_not_depend_on_order),
+		cmocka_unit_test(values_of_another_size_equal_reference),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

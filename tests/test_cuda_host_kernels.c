@@ -146,6 +146,26 @@ static void activations_equal_reference(void **state)
 	}
 }
 
+static void norm_of_heads_equals_reference(void **state)
+{
+	head_norm(check_emulated, 1, 1, 8, 0);
+	head_norm(check_emulated, 19, 3, 128, 16);
+	head_norm(check_emulated, 70, 5, 10, 3);
+}
+
+static void stretched_rope_equals_reference(void **state)
+{
+	ropes_stretched(check_emulated);
+}
+
+static void spread_equals_reference(void **state)
+{
+	spread(check_emulated, 1, 1, 8, 8, 8);
+	spread(check_emulated, 37, 4, 16, 8, 24);
+	spread(check_emulated, 5, 3, 7, 2, 5);
+	spread(check_emulated, 33, 2, 128, 64, 128);
+}
+
 static void rope_equals_reference(void **state)
 {
 	rope(check_emulated, 1, 1, 1, 2, 0, 1);
@@ -544,6 +564,10 @@ static void empty_shapes_do_nothing_and_f64_is_not_there(void **state)
 		case MT_OP_EXPERT_ACT_BWD:
 			op.expert_act.act.cols = 1;
 			break;
+		case MT_OP_SPREAD:
+		case MT_OP_SPREAD_BWD:
+			op.spread = (struct mt_spread){.heads = 1, .nope = 1, .rotary = 1, .value = 1};
+			break;
 		default:
 			op.move.cols = op.kind == MT_OP_COPY, op.move.src_stride = op.move.dst_stride = op.move.cols;
 			break;
@@ -567,6 +591,9 @@ int main(void)
 		cmocka_unit_test(norms_equal_reference),
 		cmocka_unit_test(norms_may_alias),
 		cmocka_unit_test(activations_equal_reference),
+		cmocka_unit_test(norm_of_heads_equals_reference),
+		cmocka_unit_test(stretched_rope_equals_reference),
+		cmocka_unit_test(spread_equals_reference),
 		cmocka_unit_test(rope_equals_reference),
 		cmocka_unit_test(embeddings_equal_reference),
 		cmocka_unit_test(additions_equal_reference),

@@ -227,7 +227,7 @@ static void a_config_json_that_is_not_built_here_is_refused(void **state)
 {
 	char text[1024];
 
-	refused(edited(gpt2_config, "\"gpt2\"", "\"mamba\""), "mamba", "gpt2, llama, mistral", NULL);
+	refused(edited(gpt2_config, "\"gpt2\"", "\"mamba\""), "mamba", "gpt2, llama, mistral", "qwen3");
 	refused(edited(gpt2_config, "gelu_new", "relu"), "activation_function", "relu", NULL);
 	refused(edited(gpt2_config, "\"n_layer\": 12", "\"n_layer\": \"12\""), "n_layer", "whole number", NULL);
 	refused(edited(gpt2_config, "\"n_layer\": 12,", ""), "n_layer", "missing", NULL);
@@ -235,9 +235,10 @@ static void a_config_json_that_is_not_built_here_is_refused(void **state)
 	refused(edited(gpt2_config, "\"n_layer\": 12", "\"n_layer\": -1"), "layers", NULL, NULL);
 	refused(edited(llama_config, "\"attention_bias\": false", "\"attention_bias\": true"), "attention_bias", NULL, NULL);
 	refused(edited(llama_config, "\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": \"x\""), "rms_norm_eps", NULL, NULL);
-	snprintf(text, sizeof text, mistral_config, "4096");
-	refused(write_text("m.json", text), "sliding_window", "4096", NULL);
-	refused(edited(mistral_config, ", \"sliding_window\": %s", ""), "sliding_window", "4096", NULL);
+	snprintf(text, sizeof text, mistral_config, "\"4096\"");
+	refused(write_text("m.json", text), "sliding_window", "whole number", NULL);
+	refused(edited(llama_config, "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"longrope\"}"), "rope_type",
+		"longrope", "llama3");
 	refused(write_text("m.json", "{\"model_type\": 3}"), "model_type", NULL, NULL);
 	refused(write_text("m.json", "{"), "m.json", NULL, NULL);
 }

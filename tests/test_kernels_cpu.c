@@ -89,6 +89,34 @@ static void embeddings_equal_reference(void **state)
 	placed_embedding(check_equals_reference, 50, 65, 7);
 }
 
+static void attention_with_values_of_another_size_equals_reference(void **state)
+{
+	any_attention(check_equals_reference, 1, 3, 1, 1, 8, 4, 0, 0, 0);
+	any_attention(check_equals_reference, 2, 65, 4, 4, 24, 16, 0, 0, 0);
+	any_attention(check_equals_reference, 1, 70, 4, 2, 16, 33, 3, 0, 0);
+	any_attention(check_equals_reference, 1, 130, 2, 2, 192, 128, 8, 40, 0);
+}
+
+static void norm_of_heads_equals_reference(void **state)
+{
+	head_norm(check_equals_reference, 1, 1, 8, 0);
+	head_norm(check_equals_reference, 19, 3, 128, 16);
+	head_norm(check_equals_reference, 70, 5, 10, 3);
+}
+
+static void stretched_rope_equals_reference(void **state)
+{
+	ropes_stretched(check_equals_reference);
+}
+
+static void spread_equals_reference(void **state)
+{
+	spread(check_equals_reference, 1, 1, 8, 8, 8);
+	spread(check_equals_reference, 37, 4, 16, 8, 24);
+	spread(check_equals_reference, 5, 3, 7, 2, 5);
+	spread(check_equals_reference, 33, 2, 128, 64, 128);
+}
+
 static void rope_equals_reference(void **state)
 {
 	(void)state;
@@ -233,6 +261,10 @@ int main(void)
 		cmocka_unit_test(norms_equal_reference),
 		cmocka_unit_test(activations_equal_reference),
 		cmocka_unit_test(embeddings_equal_reference),
+		cmocka_unit_test(attention_with_values_of_another_size_equals_reference),
+		cmocka_unit_test(norm_of_heads_equals_reference),
+		cmocka_unit_test(stretched_rope_equals_reference),
+		cmocka_unit_test(spread_equals_reference),
 		cmocka_unit_test(rope_equals_reference),
 		cmocka_unit_test(additions_equal_reference),
 		cmocka_unit_test(loss_equals_reference),

@@ -340,7 +340,7 @@ static void rope_backwards_is_its_gradient_and_its_inverse(void **state)
 		int64_t batch = pick(1, 2), seq = pick(1, 5), heads = pick(1, 3), size = 2 * pick(1, 3), stride = heads * size + 2;
 		int64_t count = batch * seq * stride;
 		double *x = normals(count), *w = normals(count), *rx = copied(x, count), *rw = copied(w, count);
-		struct mt_op op = {.rope = {batch, seq, heads, size, stride, pick(0, 9), 10000, 1, rx}};
+		struct mt_op op = {.rope = {batch, seq, heads, size, stride, pick(0, 9), 10000, 1, .x = rx}};
 		run(MT_OP_ROPE, op);
 		struct mt_op back = op;
 		back.rope.sign = -1;
@@ -363,7 +363,7 @@ static void rope_products_depend_on_the_distance_only(void **state)
 			memcpy(both + t * size, q, (size_t)size * sizeof *q);
 			memcpy(both + (seq + t) * size, k, (size_t)size * sizeof *k);
 		}
-		run(MT_OP_ROPE, (struct mt_op){.rope = {2, seq, 1, size, size, first, 10000, 1, both}});
+		run(MT_OP_ROPE, (struct mt_op){.rope = {2, seq, 1, size, size, first, 10000, 1, .x = both}});
 		for (int64_t t = 2; t < seq; t++) {
 			double product = dot(both + t * size, both + (seq + t - 2) * size, size);
 			if (first == 0 && t == 2)

@@ -70,6 +70,9 @@ static const struct mt_op_key KEYS[] = {
 	{MT_OP_SUM_ROWS, MT_F32, {24, 32, 2}},
 	{MT_OP_EXPERT_ACT, MT_BF16, {MT_SWIGLU, 10, 32}},
 	{MT_OP_EXPERT_ACT_BWD, MT_F32, {MT_GELU, 10, 32}},
+	{MT_OP_SPREAD, MT_BF16, {10, 4, 16, 8, 16}},
+	{MT_OP_SPREAD_BWD, MT_F32, {10, 4, 16, 8, 24}},
+	{MT_OP_ATTENTION_BWD, MT_F32, {2, 6, 4, 4, 24, 0, 0, 0, 16}},
 };
 #define KEY_COUNT ((int)(sizeof KEYS / sizeof KEYS[0]))
 

@@ -11,8 +11,9 @@
 
 struct cpu_rope_table {
 	double theta;
-	int64_t head_dim, positions;
-	float *values; /* owned: {cos, sin}(positions, D/2) */
+	int64_t rotated, positions;
+	struct mt_rope_scaling scaling;
+	float *values; /* owned: {cos, sin}(positions, E/2) */
 };
 
 struct cpu_device {

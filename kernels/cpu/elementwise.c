@@ -152,6 +152,12 @@ static void run_range(const struct cpu_device *cpu, const struct share *s, int64
 	case MT_OP_COPY:
 		copy_rows(&op->move, op->dtype, first, last);
 		break;
+	case MT_OP_SPREAD:
+		k->spread(&op->spread, op->dtype, first, last);
+		break;
+	case MT_OP_SPREAD_BWD:
+		k->spread_bwd(&op->spread, op->dtype, first, last);
+		break;
 	case MT_OP_SUMSQ:
 		sumsq_blocks(k, s, first, last);
 		break;
@@ -198,7 +204,7 @@ static struct share describe(const struct cpu_device *cpu, const struct mt_op *o
 		s.count = op->activation.rows, item = 4.0 * (double)op->activation.cols;
 		break;
 	case MT_OP_ROPE:
-		s.count = op->rope.batch * op->rope.seq, item = (double)(op->rope.heads * op->rope.head_dim);
+		s.count = op->rope.batch * op->rope.seq, item = (double)(op->rope.heads * mt_rope_rotated(&op->rope));
 		break;
 	case MT_OP_EMBEDDING:
 		s.count = op->embedding.rows, item = (double)op->embedding.cols;
@@ -222,6 +228,11 @@ static struct share describe(const struct cpu_device *cpu, const struct mt_op *o
 		break;
 	case MT_OP_COPY:
 		s.count = op->move.rows, item = (double)op->move.cols;
+		break;
+	case MT_OP_SPREAD:
+	case MT_OP_SPREAD_BWD:
+		s.count = op->spread.rows;
+		item = (double)(op->spread.heads * (op->spread.nope + op->spread.rotary + op->spread.value));
 		break;
 	case MT_OP_SUMSQ:
 		s.count = cpu_blocks(op->sumsq.count, CPU_SUMSQ_BLOCK), item = CPU_SUMSQ_BLOCK;
@@ -301,25 +312,34 @@ static enum mt_status run_with_sums(struct cpu_device *cpu, struct share *s)
 	return MT_OK;
 }
 
+static bool same_scaling(const struct mt_rope_scaling *a, const struct mt_rope_scaling *b)
+{
+	return a->stretch == b->stretch && a->factor == b->factor && a->original == b->original && a->low == b->low &&
+	       a->high == b->high && a->magnitude == b->magnitude;
+}
+
 /* Angles are computed in double: a position times a frequency can be many turns. Kept for the positions seen so far. */
 static enum mt_status prepare_rope(struct cpu_device *cpu, const struct mt_rope *op)
 {
 	struct cpu_rope_table *table = &cpu->rope;
-	const int64_t half = op->head_dim / 2, positions = op->positions ? op->position_count : op->first_position + op->seq;
-	if (table->values && table->theta == op->theta && table->head_dim == op->head_dim && table->positions >= positions)
+	const int64_t rotated = mt_rope_rotated(op), half = rotated / 2;
+	const int64_t positions = op->positions ? op->position_count : op->first_position + op->seq;
+	const double magnitude = mt_rope_magnitude(op);
+	if (table->values && table->theta == op->theta && table->rotated == rotated && table->positions >= positions &&
+	    same_scaling(&table->scaling, &op->scaling))
 		return MT_OK;
 	float *values = malloc((size_t)(positions * 2 * half) * sizeof *values + 1);
 	if (!values)
 		return mt_fail(MT_NOMEM, "cpu device: no memory for rotary angles of %lld positions", (long long)positions);
 	for (int64_t d = 0; d < half; d++) {
-		const double frequency = pow(op->theta, -2.0 * (double)d / (double)op->head_dim);
+		const double frequency = mt_rope_frequency(op, d);
 		for (int64_t position = 0; position < positions; position++) {
-			values[position * 2 * half + d] = (float)cos((double)position * frequency);
-			values[position * 2 * half + half + d] = (float)sin((double)position * frequency);
+			values[position * 2 * half + d] = (float)(magnitude * cos((double)position * frequency));
+			values[position * 2 * half + half + d] = (float)(magnitude * sin((double)position * frequency));
 		}
 	}
 	free(table->values);
-	*table = (struct cpu_rope_table){op->theta, op->head_dim, positions, values};
+	*table = (struct cpu_rope_table){op->theta, rotated, positions, op->scaling, values};
 	return MT_OK;
 }
 

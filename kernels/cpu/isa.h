@@ -26,7 +26,7 @@ struct cpu_kernels {
 			 float *row_scratch);
 	void (*activation)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*activation_bwd)(const struct mt_activation *op, enum mt_dtype dtype, int64_t first, int64_t last);
-	/* table: {cos, sin}(positions, D/2), indexed from position 0 */
+	/* table: {cos, sin}(positions, E/2), indexed from position 0 */
 	void (*expert_act)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*expert_act_bwd)(const struct mt_expert_act *op, enum mt_dtype dtype, int64_t first, int64_t last);
 	void (*sum_rows)(const struct mt_rows *op, enum mt_dtype dtype, int64_t first, int64_t last);
@@ -53,6 +53,8 @@ struct cpu_kernels {
 	void (*attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
 	/* floats of scratch for one call of the two above */
 	size_t (*attention_scratch)(const struct mt_attention *op, int backward);
+	void (*spread)(const struct mt_spread *op, enum mt_dtype dtype, int64_t first, int64_t last);
+	void (*spread_bwd)(const struct mt_spread *op, enum mt_dtype dtype, int64_t first, int64_t last);
 };
 
 #if defined(__x86_64__)
@@ -92,6 +94,8 @@ void ISA(widen_fp8)(float *dst, const uint8_t *src, enum mt_dtype dtype, int64_t
 void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, float *scratch);
 void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch);
 size_t ISA(attention_scratch)(const struct mt_attention *op, int backward);
+void ISA(spread)(const struct mt_spread *op, enum mt_dtype dtype, int64_t first, int64_t last);
+void ISA(spread_bwd)(const struct mt_spread *op, enum mt_dtype dtype, int64_t first, int64_t last);
 #endif
 
 #endif

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define ROUNDS 5
-#define DIMS   10 /* of a shape */
+#define DIMS   12 /* of a shape */
 
 /* How one shape is done. */
 struct choice {
@@ -114,8 +114,9 @@ void mt_cuda_attention_destroy(struct mt_cuda_attention *attention)
 static struct choice *find(const struct mt_cuda_attention *attention, const struct mt_op *op)
 {
 	const struct mt_attention *a = &op->attention;
-	const int64_t shape[DIMS] = {a->batch,    a->seq,       a->heads,    a->kv_heads, a->head_dim,
-				     a->q_stride, a->kv_stride, a->o_stride, a->window,   a->starts != NULL};
+	const int64_t shape[DIMS] = {
+		a->batch,     a->seq,      a->heads,  a->kv_heads,       a->head_dim,           a->q_stride,
+		a->kv_stride, a->o_stride, a->window, a->starts != NULL, mt_attention_v_dim(a), mt_attention_v_stride(a)};
 	struct choice *c = attention->choices;
 	while (c && (c->kind != op->kind || c->dtype != op->dtype || memcmp(c->shape, shape, sizeof shape) != 0))
 		c = c->next;
@@ -125,8 +126,9 @@ static struct choice *find(const struct mt_cuda_attention *attention, const stru
 static enum mt_status add(struct mt_cuda_attention *attention, const struct mt_op *op, struct choice **added)
 {
 	const struct mt_attention *a = &op->attention;
-	const int64_t shape[DIMS] = {a->batch,    a->seq,       a->heads,    a->kv_heads, a->head_dim,
-				     a->q_stride, a->kv_stride, a->o_stride, a->window,   a->starts != NULL};
+	const int64_t shape[DIMS] = {
+		a->batch,     a->seq,      a->heads,  a->kv_heads,       a->head_dim,           a->q_stride,
+		a->kv_stride, a->o_stride, a->window, a->starts != NULL, mt_attention_v_dim(a), mt_attention_v_stride(a)};
 	struct choice *c = calloc(1, sizeof *c);
 	if (!c)
 		return mt_fail(MT_NOMEM, "attention: no memory for a choice");

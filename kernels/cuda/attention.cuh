@@ -1,6 +1,7 @@
 /* attention: what the attention kernels of 16-bit types share: arguments, masks, tiles in shared memory, products of tiles.
  *
- * A tile is `rows` rows of D elements in shared memory, D the head size rounded up to 64, 96, 128, 192 or 256 with zeros. A row is
+ * A tile is `rows` rows of D elements in shared memory, D the head size (the larger one, when values have another) rounded up to 64,
+ * 96, 128, 192 or 256 with zeros. A row is
  * D/8 chunks of 16 bytes, and chunk c of row r lies at c ^ (r & 7), or c ^ (r/2 & 3) when D is not a multiple of 64: then the eight
  * rows of a matrix that ldmatrix reads lie in different banks, whichever chunk it reads. (A row of 192 bytes ends in the middle
  * of the banks: neighbours take turns with the halves, and two bits are enough.)
@@ -28,8 +29,8 @@ struct attention_args {
 	void *o, *dq, *dk, *dv;
 	float *lse, *delta;
 	const int *starts;
-	int64_t q_stride, kv_stride, o_stride;
-	int seq, heads, kv_heads, dim, window;
+	int64_t q_stride, kv_stride, v_stride, o_stride;
+	int seq, heads, kv_heads, dim, v_dim, window;
 	int keys, offset;        /* last(t) = min(t + offset, keys - 1) */
 	int64_t q_rows, kv_rows; /* of a sequence in memory */
 	bool merge, add_dq, add_dkv;
@@ -51,6 +52,7 @@ static inline struct attention_args attention_args_of(const struct mt_op *op)
 	args.o = a->o, args.dq = a->dq, args.dk = a->dk, args.dv = a->dv;
 	args.lse = (float *)a->lse, args.delta = (float *)a->delta, args.starts = (const int *)a->starts;
 	args.q_stride = a->q_stride, args.kv_stride = a->kv_stride, args.o_stride = a->o_stride;
+	args.v_stride = mt_attention_v_stride(a), args.v_dim = (int)mt_attention_v_dim(a);
 	args.seq = (int)a->seq, args.heads = (int)a->heads, args.kv_heads = (int)a->kv_heads, args.dim = (int)a->head_dim;
 	args.keys = (int)mt_attention_keys(a);
 	args.offset = a->offset < args.keys ? (int)a->offset : args.keys;
@@ -58,18 +60,18 @@ static inline struct attention_args attention_args_of(const struct mt_op *op)
 	args.q_rows = mt_attention_q_rows(a), args.kv_rows = mt_attention_kv_rows(a);
 	args.merge = a->merge, args.add_dq = a->add_dq, args.add_dkv = a->add_dkv;
 	args.scale = (float)a->scale;
-	args.aligned = a->head_dim % 8 == 0 && rows_are_aligned(a->q, a->q_stride) && rows_are_aligned(a->k, a->kv_stride) &&
-		       rows_are_aligned(a->v, a->kv_stride) && rows_are_aligned(a->o, a->o_stride);
+	args.aligned = a->head_dim % 8 == 0 && args.v_dim % 8 == 0 && rows_are_aligned(a->q, a->q_stride) && rows_are_aligned(a->k, a->kv_stride) &&
+		       rows_are_aligned(a->v, args.v_stride) && rows_are_aligned(a->o, a->o_stride);
 	if (backward)
 		args.aligned = args.aligned && rows_are_aligned(a->do_, a->o_stride) && rows_are_aligned(a->dq, a->q_stride) &&
-			       rows_are_aligned(a->dk, a->kv_stride) && rows_are_aligned(a->dv, a->kv_stride);
+			       rows_are_aligned(a->dk, a->kv_stride) && rows_are_aligned(a->dv, args.v_stride);
 	return args;
 }
 
 /* What our kernels cannot do, NULL when they can. */
 static inline const char *attention_obstacle(const struct mt_attention *a)
 {
-	if (a->head_dim > 256)
+	if (a->head_dim > 256 || mt_attention_v_dim(a) > 256)
 		return "the head size is over 256";
 	if (a->seq > 1 << 20 || mt_attention_keys(a) > 1 << 20 || a->batch * a->heads > INT32_MAX) /* a grid's limits */
 		return "a sequence has over 2^20 rows, or there are over 2^31 heads in all";

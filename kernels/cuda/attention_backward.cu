@@ -28,11 +28,11 @@ static __global__ void __launch_bounds__(128) attention_sums(const __grid_consta
 		return;
 	const int head = (int)(row % args.heads), lane = threadIdx.x % 32;
 	const int64_t bt = row / args.heads, batch = bt / args.seq, t = bt % args.seq;
-	const int64_t at = (batch * args.q_rows + t) * args.o_stride + (int64_t)head * args.dim;
+	const int64_t at = (batch * args.q_rows + t) * args.o_stride + (int64_t)head * args.v_dim;
 	const E *o = (const E *)args.o + at, *d_o = (const E *)args.d_o + at;
 	float sum = 0;
 	if (args.aligned)
-		for (int c = lane; c < args.dim / 8; c += 32) {
+		for (int c = lane; c < args.v_dim / 8; c += 32) {
 			const uint4 x4 = *(const uint4 *)(o + 8 * c), y4 = *(const uint4 *)(d_o + 8 * c);
 			E x[8], y[8];
 			memcpy(x, &x4, sizeof x);
@@ -42,7 +42,7 @@ static __global__ void __launch_bounds__(128) attention_sums(const __grid_consta
 				sum += widened(x[e]) * widened(y[e]);
 		}
 	else
-		for (int d = lane; d < args.dim; d += 32)
+		for (int d = lane; d < args.v_dim; d += 32)
 			sum += widened(o[d]) * widened(d_o[d]);
 #pragma unroll
 	for (int step = 16; step; step /= 2)
@@ -119,7 +119,7 @@ static __device__ __forceinline__ void transposed_gradients(float (&p)[NT][4], c
 /* Rows of a warp to global memory, through rows of a tile that only it reads. */
 template <typename E, int D, int MT, int NT>
 static __device__ __forceinline__ void leave_rows(const attention_args &args, E *tile, const float (&sums)[MT][NT][4], float factor,
-						  E *to, int64_t stride, int first, int real, bool add)
+						  E *to, int64_t stride, int dim, int first, int real, bool add)
 {
 	const int row = threadIdx.x / 32 * 16 * MT;
 	__syncwarp();
@@ -129,7 +129,7 @@ static __device__ __forceinline__ void leave_rows(const attention_args &args, E 
 	__syncwarp();
 #pragma unroll
 	for (int m = 0; m < MT; m++)
-		store_rows<E, D, NT * 8>(tile, row + 16 * m, to, stride, first, real, args.dim, args.aligned, add, 1.0f, 1.0f);
+		store_rows<E, D, NT * 8>(tile, row + 16 * m, to, stride, first, real, dim, args.aligned, add, 1.0f, 1.0f);
 }
 
 /* BR keys, the columns [blockIdx.z COLS, + COLS) of their gradients; grid (B G, key tiles, D / COLS). */
@@ -143,7 +143,8 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 	const int kv_head = (int)(blockIdx.x % (unsigned)args.kv_heads), group = args.heads / args.kv_heads;
 	const int j0 = (int)blockIdx.y * BR, end = min(j0 + BR, args.keys), first = (int)blockIdx.z * COLS;
 	const int64_t batch = blockIdx.x / (unsigned)args.kv_heads, row0 = batch * args.q_rows;
-	const int64_t kv_at = (batch * args.kv_rows + j0) * args.kv_stride + (int64_t)kv_head * args.dim;
+	const int64_t k_at = (batch * args.kv_rows + j0) * args.kv_stride + (int64_t)kv_head * args.dim;
+	const int64_t v_at = (batch * args.kv_rows + j0) * args.v_stride + (int64_t)kv_head * args.v_dim;
 	const int *starts = starts_of(args, (int)batch);
 	const int from = first_seeing(args, j0), i0 = from / BC * BC, last_row = last_seeing(args, starts, j0, end - 1);
 	const int count = last_row < from ? 0 : (last_row - i0) / BC + 1; /* query tiles a head */
@@ -154,16 +155,16 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 	/* Fetches turn n: tile n % count of head n / count of the group. */
 	auto fetch = [&](int n) {
 		const int head = kv_head * group + n / count, i = i0 + n % count * BC, place = n % 2 * BC;
-		const int64_t column = (int64_t)head * args.dim, real = args.seq - i;
+		const int64_t column = (int64_t)head * args.dim, o_column = (int64_t)head * args.v_dim, real = args.seq - i;
 		load_tile<E, D, BC, THREADS>(tiles.pass + place * D, (const E *)args.q + (row0 + i) * args.q_stride + column,
 					     args.q_stride, (int)real, args.dim, args.aligned);
-		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, (const E *)args.d_o + (row0 + i) * args.o_stride + column,
-					     args.o_stride, (int)real, args.dim, args.aligned);
+		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, (const E *)args.d_o + (row0 + i) * args.o_stride + o_column,
+					     args.o_stride, (int)real, args.v_dim, args.aligned);
 		load_stats<BC>(stats + place, args, starts, (batch * args.heads + head) * args.q_rows, i);
 		copy_commit();
 	};
-	load_tile<E, D, BR, THREADS>(tiles.keep, (const E *)args.k + kv_at, args.kv_stride, args.keys - j0, args.dim, args.aligned);
-	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.v + kv_at, args.kv_stride, args.keys - j0, args.dim,
+	load_tile<E, D, BR, THREADS>(tiles.keep, (const E *)args.k + k_at, args.kv_stride, args.keys - j0, args.dim, args.aligned);
+	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.v + v_at, args.v_stride, args.keys - j0, args.v_dim,
 				     args.aligned);
 	if (count > 0) {
 		fetch(0);
@@ -195,9 +196,9 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_keys(const __gri
 		round_weights<E>(weights, p);
 		product_ab<E, D, MT, BC / 16, COLS / 8>(dk, weights, tiles.pass + place * D, first);
 	}
-	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep, dk, args.scale, (E *)args.dk + kv_at, args.kv_stride, first,
+	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep, dk, args.scale, (E *)args.dk + k_at, args.kv_stride, args.dim, first,
 				       args.keys - j0, args.add_dkv);
-	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep2, dv, 1.0f, (E *)args.dv + kv_at, args.kv_stride, first, args.keys - j0,
+	leave_rows<E, D, MT, COLS / 8>(args, tiles.keep2, dv, 1.0f, (E *)args.dv + v_at, args.v_stride, args.v_dim, first, args.keys - j0,
 				       args.add_dkv);
 }
 
@@ -228,13 +229,13 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 	const int head = (int)(blockIdx.x % (unsigned)args.heads), i0 = (int)(gridDim.y - 1 - blockIdx.y) * BR;
 	const int64_t batch = blockIdx.x / (unsigned)args.heads, row0 = batch * args.q_rows, key0 = batch * args.kv_rows,
 		      sums0 = (batch * args.heads + head) * args.q_rows;
-	const int64_t column = (int64_t)head * args.dim, kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
+	const int64_t column = (int64_t)head * args.dim, kv_head = head / (args.heads / args.kv_heads);
 	const int *starts = starts_of(args, (int)batch);
 	const int row = threadIdx.x / 32 * 16 * MT, query = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq),
 		  key_end = last_seen(args, end - 1) + 1;
 	const int after = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
-	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_column,
-		*v = (const E *)args.v + key0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_head * args.dim,
+		*v = (const E *)args.v + key0 * args.v_stride + kv_head * args.v_dim;
 	float dq[MT][D / 8][4], lse[MT][2], delta[MT][2];
 	int low[MT][2], high[MT][2];
 	clear(dq);
@@ -253,14 +254,14 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 		const int place = from / BC % 2 * BC;
 		load_tile<E, D, BC, THREADS>(tiles.pass + place * D, k + from * args.kv_stride, args.kv_stride, args.keys - from,
 					     args.dim, args.aligned);
-		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, v + from * args.kv_stride, args.kv_stride, args.keys - from,
-					     args.dim, args.aligned);
+		load_tile<E, D, BC, THREADS>(tiles.pass2 + place * D, v + from * args.v_stride, args.v_stride, args.keys - from,
+					     args.v_dim, args.aligned);
 		copy_commit();
 	};
 	load_tile<E, D, BR, THREADS>(tiles.keep, (const E *)args.q + (row0 + i0) * args.q_stride + column, args.q_stride,
 				     args.seq - i0, args.dim, args.aligned);
-	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.d_o + (row0 + i0) * args.o_stride + column, args.o_stride,
-				     args.seq - i0, args.dim, args.aligned);
+	load_tile<E, D, BR, THREADS>(tiles.keep2, (const E *)args.d_o + (row0 + i0) * args.o_stride + (int64_t)head * args.v_dim,
+				     args.o_stride, args.seq - i0, args.v_dim, args.aligned);
 	if (j < key_end) {
 		fetch(j);
 	} else { /* nothing is seen: the copies must not come after what is left in their place */
@@ -286,7 +287,7 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_queries(const __
 		product_ab<E, D, MT, BC / 16, D / 8>(dq, weights, tiles.pass + place * D, 0);
 	}
 	leave_rows<E, D, MT, D / 8>(args, tiles.keep, dq, args.scale, (E *)args.dq + (row0 + i0) * args.q_stride + column,
-				    args.q_stride, 0, args.seq - i0, args.add_dq);
+				    args.q_stride, args.dim, 0, args.seq - i0, args.add_dq);
 }
 
 template <int D, int BR, int BC, int MT, int COLS> static void launch_keys(struct mt_cuda_launch *on, const struct mt_op *op)
@@ -313,7 +314,7 @@ template <int D, int BR, int BC, int MT> static void launch_queries(struct mt_cu
 enum mt_status MT_ATTENTION_BACKWARD(struct mt_cuda_launch *on, const struct mt_op *op)
 {
 	const struct mt_attention *a = &op->attention;
-	const int64_t dim = a->head_dim, rows = a->batch * a->seq * a->heads;
+	const int64_t v_dim = mt_attention_v_dim(a), dim = v_dim > a->head_dim ? v_dim : a->head_dim, rows = a->batch * a->seq * a->heads;
 	MT_LAUNCH(attention_sums<MT_ATTENTION_ELEMENT>, (unsigned)((rows + 3) / 4), 128, 0, on->stream, attention_args_of(op),
 		  rows);
 	if (dim <= 64) {

@@ -74,7 +74,7 @@ static __device__ __forceinline__ void finish(const attention_args &args, E *til
 					      softmax_rows (&rows)[MT], int i0, int64_t batch, int head)
 {
 	const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * 16 * MT;
-	E *o = (E *)args.o + (batch * args.q_rows + i0) * args.o_stride + (int64_t)head * args.dim;
+	E *o = (E *)args.o + (batch * args.q_rows + i0) * args.o_stride + (int64_t)head * args.v_dim;
 	float *lse = args.lse + (batch * args.heads + head) * args.q_rows;
 	float kept[MT][2];
 	__syncwarp();
@@ -106,7 +106,7 @@ static __device__ __forceinline__ void finish(const attention_args &args, E *til
 	__syncwarp();
 #pragma unroll
 	for (int m = 0; m < MT; m++)
-		store_rows<E, D, D>(tile, first + 16 * m, o, args.o_stride, 0, args.seq - i0, args.dim, args.aligned, args.merge,
+		store_rows<E, D, D>(tile, first + 16 * m, o, args.o_stride, 0, args.seq - i0, args.v_dim, args.aligned, args.merge,
 				    kept[m][0], kept[m][1]);
 }
 
@@ -121,10 +121,10 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_forward(const __
 	const int *starts = starts_of(args, (int)batch);
 	const int row = threadIdx.x / 32 * 16 * MT, i = i0 + row + threadIdx.x % 32 / 4, end = min(i0 + BR, args.seq),
 		  key_end = last_seen(args, end - 1) + 1;
-	const int64_t kv_column = (int64_t)(head / (args.heads / args.kv_heads)) * args.dim;
+	const int64_t kv_head = head / (args.heads / args.kv_heads);
 	const E *q = (const E *)args.q + (row0 + i0) * args.q_stride + (int64_t)head * args.dim;
-	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_column,
-		*v = (const E *)args.v + key0 * args.kv_stride + kv_column;
+	const E *k = (const E *)args.k + key0 * args.kv_stride + kv_head * args.dim,
+		*v = (const E *)args.v + key0 * args.v_stride + kv_head * args.v_dim;
 	const int whole = first_seen(args, starts, end - 1); /* from here on every row sees what is before it */
 	float sums[MT][D / 8][4];
 	softmax_rows rows[MT];
@@ -152,7 +152,7 @@ static __global__ void __launch_bounds__(BR / MT * 2) attention_forward(const __
 		uint32_t weights[MT][BC / 16][4];
 		copy_wait<0>();
 		__syncthreads(); /* keys are there, the values before are used */
-		load_tile<E, D, BC, THREADS>(v_tile, v + j * args.kv_stride, args.kv_stride, args.keys - j, args.dim, args.aligned);
+		load_tile<E, D, BC, THREADS>(v_tile, v + j * args.v_stride, args.v_stride, args.keys - j, args.v_dim, args.aligned);
 		copy_commit();
 		product_abt<E, D, MT, BC / 8>(scores, q_tile, row, k_tile);
 		if (j + BC - 1 > last_seen(args, i0) || j < whole)
@@ -187,7 +187,8 @@ template <int D, int BR, int BC, int MT> static enum mt_status launch(struct mt_
 
 enum mt_status MT_ATTENTION_FORWARD(struct mt_cuda_launch *on, const struct mt_op *op)
 {
-	const int64_t dim = op->attention.head_dim;
+	const int64_t v_dim = mt_attention_v_dim(&op->attention);
+	const int64_t dim = v_dim > op->attention.head_dim ? v_dim : op->attention.head_dim;
 	if (dim <= 64)
 		return launch<64, 128, 64, 2>(on, op);
 	if (dim <= 96)

@@ -48,16 +48,16 @@ template <int D> static size_t shared_bytes_of(void)
 	return sizeof(float) * ((2 * S::ROWS + 2 * TILE) * S::PITCH + 2 * S::ROWS * (TILE + 1));
 }
 
-/* Rows from..from+rows of a head's slice into a tile; zeros where there is nothing: `first` is the slice's first row, `count` how
+/* Rows from..from+rows of a head's slice of `dim` into a tile; zeros where there is nothing: `first` is the slice's first row, `count` how
  * many there are. By the block. */
 template <int D>
 static __device__ void simt_load(const attention_args &args, float *tile, const void *slice, int64_t first, int count,
-				 int64_t stride, int head, int from, int rows)
+				 int64_t stride, int dim, int head, int from, int rows)
 {
-	const float *x = (const float *)slice + (first + from) * stride + (int64_t)head * args.dim;
+	const float *x = (const float *)slice + (first + from) * stride + (int64_t)head * dim;
 	for (int i = threadIdx.x; i < rows * D; i += THREADS) {
 		const int row = i / D, d = i % D;
-		tile[row * (D + 4) + d] = from + row < count && d < args.dim ? x[row * stride + d] : 0.0f;
+		tile[row * (D + 4) + d] = from + row < count && d < dim ? x[row * stride + d] : 0.0f;
 	}
 }
 
@@ -88,14 +88,14 @@ static __device__ __forceinline__ void accumulate(float (&sums)[simt_shape<D>::C
 
 template <int D>
 static __device__ __forceinline__ void store_sums(const attention_args &args, void *to, int64_t first, int count, int64_t stride,
-						  int head, int t, int lane, const float (&sums)[simt_shape<D>::COLS], float factor,
+						  int dim, int head, int t, int lane, const float (&sums)[simt_shape<D>::COLS], float factor,
 						  float kept)
 {
 	typedef simt_shape<D> S;
-	float *row = (float *)to + (first + t) * stride + (int64_t)head * args.dim;
+	float *row = (float *)to + (first + t) * stride + (int64_t)head * dim;
 #pragma unroll
 	for (int i = 0; i < S::COLS; i++)
-		if (t < count && lane + S::LANES * i < args.dim)
+		if (t < count && lane + S::LANES * i < dim)
 			row[lane + S::LANES * i] = sums[i] * factor + (kept != 0 ? kept * row[lane + S::LANES * i] : 0.0f);
 }
 
@@ -110,12 +110,12 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_forward(
 	const int low = first_seen(args, b.starts, min(t, args.seq - 1));
 	float *weights = b.weights + b.row * (TILE + 1);
 	float sums[S::COLS] = {}, most = -INFINITY, total = 0;
-	simt_load<D>(args, b.keep, args.q, b.first, args.seq, args.q_stride, head, i0, S::ROWS);
+	simt_load<D>(args, b.keep, args.q, b.first, args.seq, args.q_stride, args.dim, head, i0, S::ROWS);
 	for (int j = first_seen(args, b.starts, i0) / TILE * TILE; j < key_end; j += TILE) {
 		float scores[TILE / S::LANES], top = most, sum = 0;
 		__syncthreads();
-		simt_load<D>(args, b.pass, args.k, b.first_key, args.keys, args.kv_stride, kv_head, j, TILE);
-		simt_load<D>(args, b.pass2, args.v, b.first_key, args.keys, args.kv_stride, kv_head, j, TILE);
+		simt_load<D>(args, b.pass, args.k, b.first_key, args.keys, args.kv_stride, args.dim, kv_head, j, TILE);
+		simt_load<D>(args, b.pass2, args.v, b.first_key, args.keys, args.v_stride, args.v_dim, kv_head, j, TILE);
 		__syncthreads();
 #pragma unroll
 		for (int c = 0; c < TILE / S::LANES; c++) {
@@ -153,7 +153,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_forward(
 	__syncwarp(); /* all lanes of the row have read it */
 	if (b.lane == 0 && t < args.seq)
 		*lse = all;
-	store_sums<D>(args, args.o, b.first, args.seq, args.o_stride, head, t, b.lane, sums, share,
+	store_sums<D>(args, args.o, b.first, args.seq, args.o_stride, args.v_dim, head, t, b.lane, sums, share,
 		      before > -INFINITY ? expf(before - all) : 0.0f);
 }
 
@@ -164,9 +164,9 @@ static __global__ void __launch_bounds__(128) simt_delta(const __grid_constant__
 		return;
 	const int head = (int)(row % args.heads);
 	const int64_t bt = row / args.heads, batch = bt / args.seq, t = bt % args.seq;
-	const int64_t at = (batch * args.q_rows + t) * args.o_stride + (int64_t)head * args.dim;
+	const int64_t at = (batch * args.q_rows + t) * args.o_stride + (int64_t)head * args.v_dim;
 	float sum = 0;
-	for (int d = threadIdx.x % 32; d < args.dim; d += 32)
+	for (int d = threadIdx.x % 32; d < args.v_dim; d += 32)
 		sum += ((const float *)args.o)[at + d] * ((const float *)args.d_o)[at + d];
 #pragma unroll
 	for (int step = 16; step; step /= 2)
@@ -196,12 +196,12 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_queries(
 	const int key_end = last_seen(args, end - 1) + 1;
 	const int64_t sums0 = (b.batch * args.heads + head) * args.q_rows;
 	float *weights = b.weights + b.row * (TILE + 1), sums[S::COLS] = {};
-	simt_load<D>(args, b.keep, args.q, b.first, args.seq, args.q_stride, head, i0, S::ROWS);
-	simt_load<D>(args, b.keep2, args.d_o, b.first, args.seq, args.o_stride, head, i0, S::ROWS);
+	simt_load<D>(args, b.keep, args.q, b.first, args.seq, args.q_stride, args.dim, head, i0, S::ROWS);
+	simt_load<D>(args, b.keep2, args.d_o, b.first, args.seq, args.o_stride, args.v_dim, head, i0, S::ROWS);
 	for (int j = first_seen(args, b.starts, i0) / TILE * TILE; j < key_end; j += TILE) {
 		__syncthreads();
-		simt_load<D>(args, b.pass, args.k, b.first_key, args.keys, args.kv_stride, kv_head, j, TILE);
-		simt_load<D>(args, b.pass2, args.v, b.first_key, args.keys, args.kv_stride, kv_head, j, TILE);
+		simt_load<D>(args, b.pass, args.k, b.first_key, args.keys, args.kv_stride, args.dim, kv_head, j, TILE);
+		simt_load<D>(args, b.pass2, args.v, b.first_key, args.keys, args.v_stride, args.v_dim, kv_head, j, TILE);
 		__syncthreads();
 #pragma unroll
 		for (int c = b.lane; c < TILE; c += S::LANES) {
@@ -213,7 +213,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_queries(
 		__syncwarp();
 		accumulate<D>(sums, weights, b.pass, b.lane);
 	}
-	store_sums<D>(args, args.dq, b.first, args.seq, args.q_stride, head, i0 + b.row, b.lane, sums, args.scale,
+	store_sums<D>(args, args.dq, b.first, args.seq, args.q_stride, args.dim, head, i0 + b.row, b.lane, sums, args.scale,
 		      args.add_dq ? 1.0f : 0.0f);
 }
 
@@ -227,13 +227,13 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_keys(con
 	const float kept = args.add_dkv ? 1.0f : 0.0f;
 	float *p = b.weights + b.row * (TILE + 1), *ds = b.weights2 + b.row * (TILE + 1);
 	float dk[S::COLS] = {}, dv[S::COLS] = {};
-	simt_load<D>(args, b.keep, args.k, b.first_key, args.keys, args.kv_stride, kv_head, j0, S::ROWS);
-	simt_load<D>(args, b.keep2, args.v, b.first_key, args.keys, args.kv_stride, kv_head, j0, S::ROWS);
+	simt_load<D>(args, b.keep, args.k, b.first_key, args.keys, args.kv_stride, args.dim, kv_head, j0, S::ROWS);
+	simt_load<D>(args, b.keep2, args.v, b.first_key, args.keys, args.v_stride, args.v_dim, kv_head, j0, S::ROWS);
 	for (int head = kv_head * group; head < (kv_head + 1) * group; head++)
 		for (int i = first_seeing(args, j0); i <= last; i += TILE) {
 			__syncthreads();
-			simt_load<D>(args, b.pass, args.q, b.first, args.seq, args.q_stride, head, i, TILE);
-			simt_load<D>(args, b.pass2, args.d_o, b.first, args.seq, args.o_stride, head, i, TILE);
+			simt_load<D>(args, b.pass, args.q, b.first, args.seq, args.q_stride, args.dim, head, i, TILE);
+			simt_load<D>(args, b.pass2, args.d_o, b.first, args.seq, args.o_stride, args.v_dim, head, i, TILE);
 			__syncthreads();
 #pragma unroll
 			for (int c = b.lane; c < TILE; c += S::LANES)
@@ -244,8 +244,8 @@ template <int D> static __global__ void __launch_bounds__(THREADS) simt_keys(con
 			accumulate<D>(dv, p, b.pass2, b.lane);
 			accumulate<D>(dk, ds, b.pass, b.lane);
 		}
-	store_sums<D>(args, args.dk, b.first_key, args.keys, args.kv_stride, kv_head, j0 + b.row, b.lane, dk, args.scale, kept);
-	store_sums<D>(args, args.dv, b.first_key, args.keys, args.kv_stride, kv_head, j0 + b.row, b.lane, dv, 1.0f, kept);
+	store_sums<D>(args, args.dk, b.first_key, args.keys, args.kv_stride, args.dim, kv_head, j0 + b.row, b.lane, dk, args.scale, kept);
+	store_sums<D>(args, args.dv, b.first_key, args.keys, args.v_stride, args.v_dim, kv_head, j0 + b.row, b.lane, dv, 1.0f, kept);
 }
 
 /* One pass; each has its own grid, all the same block. */
@@ -265,9 +265,11 @@ template <int D> static void run(struct mt_cuda_launch *on, const struct mt_op *
 
 static void run_size(struct mt_cuda_launch *on, const struct mt_op *op, enum simt_pass pass)
 {
-	if (op->attention.head_dim <= 64)
+	const int64_t v_dim = mt_attention_v_dim(&op->attention);
+	const int64_t dim = v_dim > op->attention.head_dim ? v_dim : op->attention.head_dim;
+	if (dim <= 64)
 		run<64>(on, op, pass);
-	else if (op->attention.head_dim <= 128)
+	else if (dim <= 128)
 		run<128>(on, op, pass);
 	else
 		run<256>(on, op, pass);

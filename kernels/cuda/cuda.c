@@ -29,6 +29,7 @@ typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op 
 #pragma weak mt_cuda_sgd
 #pragma weak mt_cuda_combine
 #pragma weak mt_cuda_scratch_bytes
+#pragma weak mt_cuda_spread
 
 /* Products go to cuBLASLt, attention to attention.c, all else to kernels of our own. */
 static kernel *const kernels[MT_OP_KIND_COUNT] = {
@@ -63,6 +64,8 @@ static kernel *const kernels[MT_OP_KIND_COUNT] = {
 	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
 	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
 	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
+	[MT_OP_SPREAD] = mt_cuda_spread,
+	[MT_OP_SPREAD_BWD] = mt_cuda_spread,
 };
 
 enum mt_status cuda_fail(cudaError_t error, const char *what)

@@ -39,6 +39,8 @@ enum mt_status mt_cuda_activation(struct mt_cuda_launch *launch, const struct mt
 enum mt_status mt_cuda_activation_bwd(struct mt_cuda_launch *launch, const struct mt_op *op);
 /* rope.cu */
 enum mt_status mt_cuda_rope(struct mt_cuda_launch *launch, const struct mt_op *op);
+/* spread.cu */
+enum mt_status mt_cuda_spread(struct mt_cuda_launch *launch, const struct mt_op *op); /* both directions */
 /* embedding.cu */
 enum mt_status mt_cuda_embedding(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_embedding_bwd(struct mt_cuda_launch *launch, const struct mt_op *op);

@@ -18,7 +18,7 @@ template <typename T, int P> __global__ void __launch_bounds__(1024) norm_forwar
 {
 	constexpr int N = vector_width<T>;
 	__shared__ float partial[32];
-	const int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, at = row * a.cols;
+	const int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, at = x_row(a, row), y_at = y_row(a, row);
 	const int end = row < a.rows ? (int)a.cols : 0; /* a row past the last has no columns */
 	pack<T, N> s[P], r[P];
 	float total = 0.0f, square = 0.0f;
@@ -81,7 +81,7 @@ template <typename T, int P> __global__ void __launch_bounds__(1024) norm_forwar
 			for (int n = 0; n < N; n++)
 				y[n] += get(bias, n);
 		}
-		store(a.y + at + c, packed<T, N>(y));
+		store(a.y + y_at + c, packed<T, N>(y));
 	}
 	if (end && threadIdx.x == 0) {
 		a.rstd[row] = rstd;
@@ -133,7 +133,7 @@ template <typename T, int P, bool LAYER> __global__ void __launch_bounds__(512) 
 		if (column_of<N>(p) < cols)
 			gain[p] = load<T, N>(a.gain + column_of<N>(p));
 	for (int64_t first = (int64_t)blockIdx.x * blockDim.y; first < a.rows; first += (int64_t)gridDim.x * blockDim.y) {
-		const int64_t row = first + threadIdx.y, at = row * a.cols;
+		const int64_t row = first + threadIdx.y, at = x_row(a, row), y_at = y_row(a, row), dx_at = dx_row(a, row);
 		const int end = row < a.rows ? cols : 0; /* a row past the last has no columns */
 		const float rstd = end ? a.rstd[row] : 0.0f, mean = LAYER && end ? a.mean[row] : 0.0f;
 		pack<T, N> s[P], dy[P], dres[HELD];
@@ -144,7 +144,7 @@ template <typename T, int P, bool LAYER> __global__ void __launch_bounds__(512) 
 			if (c >= end)
 				continue;
 			s[p] = load<T, N>(a.sum + at + c);
-			dy[p] = load<T, N>(a.dy + at + c);
+			dy[p] = load<T, N>(a.dy + y_at + c);
 			if (KEEP && a.dresidual)
 				dres[p % HELD] = load<T, N>(a.dresidual + at + c);
 		}
@@ -180,7 +180,7 @@ template <typename T, int P, bool LAYER> __global__ void __launch_bounds__(512) 
 				const float e = get(dy[p], n) * get(g, n), hat = (get(s[p], n) - mean) * rstd;
 				dx[n] = rstd * (e - mean_e - hat * mean_en) + (a.dresidual ? get(dres[p % HELD], n) : 0.0f);
 			}
-			store(a.dx + at + c, packed<T, N>(dx));
+			store(a.dx + dx_at + c, packed<T, N>(dx));
 		}
 	}
 	float *out = a.partials + (int64_t)blockIdx.x * a.cols;
@@ -198,12 +198,19 @@ static unsigned row_threads(int64_t packs, int packs_each)
 	return threads;
 }
 
+/* Lines of heads are cut at whole vectors. */
+template <typename T> static bool strides_aligned(const struct mt_norm *n)
+{
+	return n->heads == 0 || (n->x_stride % vector_width<T> == 0 && n->y_stride % vector_width<T> == 0 &&
+				  n->dx_stride % vector_width<T> == 0);
+}
+
 template <typename T> static void forward(const struct mt_cuda_launch *launch, const struct mt_norm *n)
 {
 	enum { PACKS = 4 };
 	const struct norm_operands<T> a = norm_operands_of<T>(launch, n);
 	const int64_t packs = n->cols / vector_width<T>;
-	if (packs > PACKS * 1024 || n->cols % vector_width<T> ||
+	if (packs > PACKS * 1024 || n->cols % vector_width<T> || !strides_aligned<T>(n) ||
 	    !aligned(n->x, n->x_bias, n->residual, n->sum, n->y, n->gain, n->bias)) {
 		launch_plain_norm(launch, a);
 		return;
@@ -228,7 +235,7 @@ template <typename T> static void backward(const struct mt_cuda_launch *launch, 
 {
 	const struct norm_operands<T> a = norm_operands_of<T>(launch, n);
 	const int64_t packs = n->cols / vector_width<T>;
-	if (packs > 4 * 512 || n->cols % vector_width<T> || !aligned(n->sum, n->dy, n->dresidual, n->dx, n->gain))
+	if (packs > 4 * 512 || n->cols % vector_width<T> || !strides_aligned<T>(n) || !aligned(n->sum, n->dy, n->dresidual, n->dx, n->gain))
 		launch_plain_norm_backward(launch, a);
 	else if (packs <= 2 * 512)
 		launch_backward<T, 2>(launch, a);

@@ -13,7 +13,24 @@ template <typename T> struct norm_operands {
 	T *sum, *y, *dx;
 	float *mean, *rstd, *dgain, *dbias;
 	float *partials; /* (2, blocks, C) */
+	int64_t heads, x_stride, y_stride, dx_stride;
 };
+
+/* Where a row begins: kernels/op.h. */
+template <typename T> __device__ __forceinline__ int64_t x_row(const struct norm_operands<T> &a, int64_t row)
+{
+	return a.heads ? row / a.heads * a.x_stride + row % a.heads * a.cols : row * a.cols;
+}
+
+template <typename T> __device__ __forceinline__ int64_t dx_row(const struct norm_operands<T> &a, int64_t row)
+{
+	return a.heads ? row / a.heads * a.dx_stride + row % a.heads * a.cols : row * a.cols;
+}
+
+template <typename T> __device__ __forceinline__ int64_t y_row(const struct norm_operands<T> &a, int64_t row)
+{
+	return a.heads ? row / a.heads * a.y_stride + row % a.heads * a.cols : row * a.cols;
+}
 
 template <typename T>
 static struct norm_operands<T> norm_operands_of(const struct mt_cuda_launch *launch, const struct mt_norm *n) {
@@ -30,6 +47,8 @@ static struct norm_operands<T> norm_operands_of(const struct mt_cuda_launch *lau
 	a.mean = layer ? static_cast<float *>(n->mean) : NULL, a.rstd = static_cast<float *>(n->rstd);
 	a.dgain = static_cast<float *>(n->dgain), a.dbias = layer ? static_cast<float *>(n->dbias) : NULL;
 	a.partials = static_cast<float *>(launch->scratch);
+	a.heads = n->heads, a.x_stride = n->x_stride, a.y_stride = n->y_stride;
+	a.dx_stride = n->dx_stride ? n->dx_stride : n->x_stride;
 	return a;
 }
 
@@ -50,7 +69,7 @@ template <int N> __device__ __forceinline__ int column_of(int p)
 
 template <typename T> __device__ __forceinline__ float summed(const struct norm_operands<T> &a, int64_t row, int64_t c)
 {
-	float s = to_f32(a.x[row * a.cols + c]);
+	float s = to_f32(a.x[x_row(a, row) + c]);
 	if (a.x_bias)
 		s += to_f32(a.x_bias[c]);
 	if (a.residual)
@@ -61,7 +80,7 @@ template <typename T> __device__ __forceinline__ float summed(const struct norm_
 /* After the first sweep `sum`, which may alias what it was made of, has the row. */
 template <typename T> __device__ __forceinline__ float sum_at(const struct norm_operands<T> &a, int64_t row, int64_t c)
 {
-	return a.sum ? to_f32(a.sum[row * a.cols + c]) : summed(a, row, c);
+	return a.sum ? to_f32(a.sum[x_row(a, row) + c]) : summed(a, row, c);
 }
 
 template <typename T> __global__ void __launch_bounds__(512) plain_norm_forward(const struct norm_operands<T> a)
@@ -72,7 +91,7 @@ template <typename T> __global__ void __launch_bounds__(512) plain_norm_forward(
 	for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
 		const float s = summed(a, row, c);
 		if (a.sum)
-			a.sum[row * a.cols + c] = from_f32<T>(s);
+			a.sum[x_row(a, row) + c] = from_f32<T>(s);
 		total += s;
 	}
 	const float mean = a.mean ? group_sum(total, partial) * a.inverse_cols : 0.0f;
@@ -83,7 +102,7 @@ template <typename T> __global__ void __launch_bounds__(512) plain_norm_forward(
 	const float rstd = rsqrtf(group_sum(square, partial) * a.inverse_cols + a.eps);
 	for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
 		const float y = (sum_at(a, row, c) - mean) * rstd * to_f32(a.gain[c]);
-		a.y[row * a.cols + c] = from_f32<T>(y + (a.bias ? to_f32(a.bias[c]) : 0.0f));
+		a.y[y_row(a, row) + c] = from_f32<T>(y + (a.bias ? to_f32(a.bias[c]) : 0.0f));
 	}
 	if (threadIdx.x == 0) {
 		a.rstd[row] = rstd;
@@ -99,17 +118,17 @@ template <typename T> __global__ void __launch_bounds__(512) plain_norm_backward
 	const float rstd = a.rstd[row], mean = a.mean ? a.mean[row] : 0.0f;
 	float sum_e = 0.0f, sum_en = 0.0f;
 	for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
-		const float e = to_f32(a.dy[row * a.cols + c]) * to_f32(a.gain[c]);
+		const float e = to_f32(a.dy[y_row(a, row) + c]) * to_f32(a.gain[c]);
 		sum_e += e;
-		sum_en += e * (to_f32(a.sum[row * a.cols + c]) - mean) * rstd;
+		sum_en += e * (to_f32(a.sum[x_row(a, row) + c]) - mean) * rstd;
 	}
 	const float mean_e = a.mean ? group_sum(sum_e, partial[0]) * a.inverse_cols : 0.0f;
 	const float mean_en = group_sum(sum_en, partial[1]) * a.inverse_cols;
 	for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
-		const int64_t i = row * a.cols + c;
-		const float e = to_f32(a.dy[i]) * to_f32(a.gain[c]), hat = (to_f32(a.sum[i]) - mean) * rstd;
-		const float dres = a.dresidual ? to_f32(a.dresidual[i]) : 0.0f;
-		a.dx[i] = from_f32<T>(rstd * (e - mean_e - hat * mean_en) + dres);
+		const int64_t i = x_row(a, row) + c;
+		const float e = to_f32(a.dy[y_row(a, row) + c]) * to_f32(a.gain[c]), hat = (to_f32(a.sum[i]) - mean) * rstd;
+		const float dres = a.dresidual ? to_f32(a.dresidual[row * a.cols + c]) : 0.0f;
+		a.dx[dx_row(a, row) + c] = from_f32<T>(rstd * (e - mean_e - hat * mean_en) + dres);
 	}
 }
 
@@ -121,7 +140,7 @@ template <typename T> __global__ void __launch_bounds__(256) plain_norm_columns(
 		return;
 	float dgain = 0.0f, dbias = 0.0f;
 	for (int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
-		const float d = to_f32(a.dy[row * a.cols + c]), s = to_f32(a.sum[row * a.cols + c]);
+		const float d = to_f32(a.dy[y_row(a, row) + c]), s = to_f32(a.sum[x_row(a, row) + c]);
 		dgain += d * (s - (a.mean ? a.mean[row] : 0.0f)) * a.rstd[row];
 		dbias += d;
 	}

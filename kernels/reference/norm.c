@@ -19,19 +19,18 @@ static double rounded(enum mt_dtype dtype, double value)
 static double summed(const struct mt_op *op, int64_t r, int64_t c)
 {
 	const struct mt_norm *n = &op->norm;
-	int64_t i = r * n->cols + c;
-	double s = load(op->dtype, n->x, i);
+	double s = load(op->dtype, n->x, mt_norm_x_at(n, r) + c);
 	if (n->x_bias)
 		s += load(op->dtype, n->x_bias, c);
 	if (n->residual)
-		s += load(op->dtype, n->residual, i);
+		s += load(op->dtype, n->residual, r * n->cols + c);
 	return rounded(op->dtype, s);
 }
 
 /* s[r,c] after the first pass: `sum` may alias what it was made of, so then it is read from there. */
 static double sum_at(const struct mt_op *op, int64_t r, int64_t c)
 {
-	return op->norm.sum ? load(op->dtype, op->norm.sum, r * op->norm.cols + c) : summed(op, r, c);
+	return op->norm.sum ? load(op->dtype, op->norm.sum, mt_norm_x_at(&op->norm, r) + c) : summed(op, r, c);
 }
 
 static void norm_row(const struct mt_op *op, int64_t r)
@@ -42,7 +41,7 @@ static void norm_row(const struct mt_op *op, int64_t r)
 	double mean = 0, square = 0;
 	if (n->sum)
 		for (int64_t c = 0; c < n->cols; c++)
-			store(t, n->sum, r * n->cols + c, summed(op, r, c));
+			store(t, n->sum, mt_norm_x_at(n, r) + c, summed(op, r, c));
 	for (int64_t c = 0; layer && c < n->cols; c++)
 		mean += sum_at(op, r, c) / (double)n->cols;
 	for (int64_t c = 0; c < n->cols; c++) {
@@ -52,7 +51,7 @@ static void norm_row(const struct mt_op *op, int64_t r)
 	double rstd = 1 / sqrt(square + n->eps);
 	for (int64_t c = 0; c < n->cols; c++) {
 		double y = (sum_at(op, r, c) - mean) * rstd * load(t, n->gain, c);
-		store(t, n->y, r * n->cols + c, y + (n->bias ? load(t, n->bias, c) : 0));
+		store(t, n->y, mt_norm_y_at(n, r) + c, y + (n->bias ? load(t, n->bias, c) : 0));
 	}
 	if (layer)
 		store(wide(op), n->mean, r, mean);
@@ -71,7 +70,7 @@ static double normalized(const struct mt_op *op, int64_t r, int64_t c)
 {
 	const struct mt_norm *n = &op->norm;
 	double mean = n->kind == MT_NORM_LAYER ? load(wide(op), n->mean, r) : 0;
-	return (load(op->dtype, n->sum, r * n->cols + c) - mean) * load(wide(op), n->rstd, r);
+	return (load(op->dtype, n->sum, mt_norm_x_at(n, r) + c) - mean) * load(wide(op), n->rstd, r);
 }
 
 static void norm_row_bwd(const struct mt_op *op, int64_t r)
@@ -80,7 +79,7 @@ static void norm_row_bwd(const struct mt_op *op, int64_t r)
 	enum mt_dtype t = op->dtype;
 	double mean_e = 0, mean_en = 0;
 	for (int64_t c = 0; c < n->cols; c++) {
-		double e = load(t, n->dy, r * n->cols + c) * load(t, n->gain, c);
+		double e = load(t, n->dy, mt_norm_y_at(n, r) + c) * load(t, n->gain, c);
 		mean_e += e / (double)n->cols;
 		mean_en += e * normalized(op, r, c) / (double)n->cols;
 	}
@@ -88,10 +87,9 @@ static void norm_row_bwd(const struct mt_op *op, int64_t r)
 		mean_e = 0;
 	double rstd = load(wide(op), n->rstd, r);
 	for (int64_t c = 0; c < n->cols; c++) {
-		int64_t i = r * n->cols + c;
-		double e = load(t, n->dy, i) * load(t, n->gain, c);
+		double e = load(t, n->dy, mt_norm_y_at(n, r) + c) * load(t, n->gain, c);
 		double dx = rstd * (e - mean_e - normalized(op, r, c) * mean_en);
-		store(t, n->dx, i, dx + (n->dresidual ? load(t, n->dresidual, i) : 0));
+		store(t, n->dx, mt_norm_dx_at(n, r) + c, dx + (n->dresidual ? load(t, n->dresidual, r * n->cols + c) : 0));
 	}
 }
 
@@ -101,7 +99,7 @@ enum mt_status mt_reference_norm_bwd(const struct mt_op *op)
 	for (int64_t c = 0; c < n->cols; c++) {
 		double dgain = 0, dbias = 0;
 		for (int64_t r = 0; r < n->rows; r++) {
-			double dy = load(op->dtype, n->dy, r * n->cols + c);
+			double dy = load(op->dtype, n->dy, mt_norm_y_at(n, r) + c);
 			dgain += dy * normalized(op, r, c);
 			dbias += dy;
 		}

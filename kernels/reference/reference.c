@@ -46,6 +46,8 @@ static enum mt_status (*const kernels[MT_OP_KIND_COUNT])(const struct mt_op *op)
 	[MT_OP_SUM_ROWS] = mt_reference_sum_rows,
 	[MT_OP_EXPERT_ACT] = mt_reference_expert_act,
 	[MT_OP_EXPERT_ACT_BWD] = mt_reference_expert_act,
+	[MT_OP_SPREAD] = mt_reference_spread,
+	[MT_OP_SPREAD_BWD] = mt_reference_spread_bwd,
 };
 
 static enum mt_status open_reference(struct mt_device *device, const struct mt_device_config *config)

@@ -105,7 +105,7 @@ enum mt_status mt_reference_amax(const struct mt_op *op);
 enum mt_status mt_reference_fp8_scale(const struct mt_op *op);
 enum mt_status mt_reference_quantize(const struct mt_op *op);
 enum mt_status mt_reference_linear_fp8(const struct mt_op *op); /* each of the three */
-enum mt_status mt_reference_grouped(const struct mt_op *op); /* all three kinds */
+enum mt_status mt_reference_grouped(const struct mt_op *op);    /* all three kinds */
 enum mt_status mt_reference_route(const struct mt_op *op);
 enum mt_status mt_reference_route_sums(const struct mt_op *op);
 enum mt_status mt_reference_route_loss(const struct mt_op *op);
@@ -115,5 +115,7 @@ enum mt_status mt_reference_dispatch(const struct mt_op *op);
 enum mt_status mt_reference_gather_rows(const struct mt_op *op);
 enum mt_status mt_reference_sum_rows(const struct mt_op *op);
 enum mt_status mt_reference_expert_act(const struct mt_op *op); /* and its backward */
+enum mt_status mt_reference_spread(const struct mt_op *op);
+enum mt_status mt_reference_spread_bwd(const struct mt_op *op);
 
 #endif

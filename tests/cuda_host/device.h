@@ -43,6 +43,8 @@ static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda
 	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
 	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
 	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
+	[MT_OP_SPREAD] = mt_cuda_spread,
+	[MT_OP_SPREAD_BWD] = mt_cuda_spread,
 };
 
 static inline enum mt_status emulated_open(struct mt_device *device, const struct mt_device_config *config)

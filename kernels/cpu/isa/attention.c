@@ -2,11 +2,11 @@
  * and backward, never storing T x T. Dao et al. 2022, arXiv:2205.14135.
  *
  * Inputs of one head are first packed into f32 scratch, padded with zeros: rows to a multiple of 64 (Tp), the head size to
- * a multiple of 16 (Dp); keys (and values for the backward pass) also transposed, tile by tile (Dp,64). All products are
- * then products of tiles by one micro-kernel that holds MR rows by two vectors of C in registers:
- *   S = Q K^T   O += P V   dP = dO V^T   dV += P^T dO   dK += dS^T Q   dQ += dS K
- * On a diagonal tile half of S is masked; the products skip what is zero, in steps of MR. Tiles wholly before the window or the
- * document of their queries are left out; in those partly before it, or partly after what a row sees, that becomes 0 in P and dS.
+ * a multiple of 16 (Dp, and Ep for values, whose heads may have another size); keys (and values for the backward pass) also
+ * transposed, tile by tile (Dp,64). All products are then products of tiles by one micro-kernel that holds MR rows by two vectors
+ * of C in registers: S = Q K^T   O += P V   dP = dO V^T   dV += P^T dO   dK += dS^T Q   dQ += dS K On a diagonal tile half of S is
+ * masked; the products skip what is zero, in steps of MR. Tiles wholly before the window or the document of their queries are left
+ * out; in those partly before it, or partly after what a row sees, that becomes 0 in P and dS.
  */
 #include "kernels/cpu/isa/vector.h"
 
@@ -172,7 +172,7 @@ static void unpack(const float *src, int64_t dim_pad, void *dst, int64_t offset,
 }
 
 /* One tile of scores s(rows,64) to probabilities relative to the running row maximum; `most`, `total` and the rows of
- * o(rows,Dp) are brought to the new maximum. What a row does not see becomes 0. */
+ * o(rows,Ep) are brought to the new maximum. What a row does not see becomes 0. */
 static void softmax_tile(float *s, int64_t rows, const struct columns *seen, float *most, float *total, float *o, int64_t dim_pad)
 {
 	for (int64_t row = 0; row < rows; row++, s += TILE, o += dim_pad) {
@@ -222,20 +222,21 @@ void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t 
 {
 	const int64_t seq = op->seq, dim = op->head_dim, dim_pad = round_up(dim, 16), row0 = batch * mt_attention_q_rows(op);
 	const int64_t key_count = mt_attention_keys(op), keys_pad = round_up(key_count, TILE);
-	const int64_t kv_head = head / (op->heads / op->kv_heads);
-	const int64_t kv_offset = batch * mt_attention_kv_rows(op) * op->kv_stride + kv_head * dim;
-	float *keys = scratch, *values = keys + keys_pad * dim_pad, *q = values + keys_pad * dim_pad, *o = q + TILE * dim_pad;
-	float *s = o + TILE * dim_pad, *most = s + TILE * TILE, *total = most + TILE;
+	const int64_t v_dim = mt_attention_v_dim(op), v_pad = round_up(v_dim, 16), v_stride = mt_attention_v_stride(op);
+	const int64_t kv_head = head / (op->heads / op->kv_heads), key0 = batch * mt_attention_kv_rows(op);
+	float *keys = scratch, *values = keys + keys_pad * dim_pad;
+	float *q = values + keys_pad * (v_pad > dim_pad ? v_pad : dim_pad), *o = q + TILE * dim_pad;
+	float *s = o + TILE * v_pad, *most = s + TILE * TILE, *total = most + TILE;
 	float *lse = (float *)op->lse + (batch * op->heads + head) * mt_attention_q_rows(op);
 
-	pack(op->k, kv_offset, op->kv_stride, key_count, dim, keys_pad, dim_pad, 1.0f, values, dtype);
+	pack(op->k, key0 * op->kv_stride + kv_head * dim, op->kv_stride, key_count, dim, keys_pad, dim_pad, 1.0f, values, dtype);
 	transpose_tiles(values, keys_pad, dim_pad, keys);
-	pack(op->v, kv_offset, op->kv_stride, key_count, dim, keys_pad, dim_pad, 1.0f, values, dtype);
+	pack(op->v, key0 * v_stride + kv_head * v_dim, v_stride, key_count, v_dim, keys_pad, v_pad, 1.0f, values, dtype);
 	for (int64_t i = 0; i < seq; i += TILE) {
 		const int64_t rows = seq - i < TILE ? seq - i : TILE, rows_pad = round_up(rows, 8);
 		pack(op->q, (row0 + i) * op->q_stride + head * dim, op->q_stride, rows, dim, rows_pad, dim_pad, (float)op->scale, q,
 		     dtype);
-		memset(o, 0, (size_t)(rows_pad * dim_pad) * sizeof *o);
+		memset(o, 0, (size_t)(rows_pad * v_pad) * sizeof *o);
 		for (int64_t r = 0; r < rows_pad; r++) {
 			most[r] = -INFINITY;
 			total[r] = 0.0f;
@@ -246,23 +247,25 @@ void ISA(attention)(const struct mt_attention *op, enum mt_dtype dtype, int64_t 
 			tile_columns(op, batch, i, j, rows_pad, &seen);
 			product(rows_pad, TILE, dim_pad, q, dim_pad, 1, keys + j * dim_pad, TILE, s, TILE, false,
 				diagonal ? C_UPPER : NONE);
-			softmax_tile(s, rows_pad, &seen, most, total, o, dim_pad);
-			product(rows_pad, dim_pad, diagonal ? rows_pad : TILE, s, TILE, 1, values + j * dim_pad, dim_pad, o,
-				dim_pad, true, diagonal ? A_UPPER : NONE);
+			softmax_tile(s, rows_pad, &seen, most, total, o, v_pad);
+			product(rows_pad, v_pad, diagonal ? rows_pad : TILE, s, TILE, 1, values + j * v_pad, v_pad, o, v_pad, true,
+				diagonal ? A_UPPER : NONE);
 		}
 		finish_rows(op, rows, most, total, lse + i);
-		unpack(o, dim_pad, op->o, (row0 + i) * op->o_stride + head * dim, op->o_stride, rows, dim,
+		unpack(o, v_pad, op->o, (row0 + i) * op->o_stride + head * v_dim, op->o_stride, rows, v_dim,
 		       (struct shares){.factors = total, .keeps = most}, dtype);
 	}
 }
 
 /* f32 scratch of the backward pass of one key/value head: of its keys and values, and of the query head at work. */
 struct backward {
-	int64_t seq_pad, keys_pad, dim_pad;
-	float *k, *k_tiles, *v_tiles, *dk, *dv; /* (Up,Dp), U keys */
-	float *q, *d_o, *dq;                    /* (Tp,Dp) */
-	float *lse, *delta;                     /* (Tp) */
-	float *p, *ds;                          /* (64,64) */
+	int64_t seq_pad, keys_pad, dim_pad, v_pad;
+	float *k, *k_tiles, *dk; /* (Up,Dp), U keys; k has room for (Up,Ep) */
+	float *v_tiles, *dv;     /* (Up,Ep) */
+	float *q, *dq;           /* (Tp,Dp); q has room for (Tp,Ep) */
+	float *d_o;              /* (Tp,Ep) */
+	float *lse, *delta;      /* (Tp) */
+	float *p, *ds;           /* (64,64) */
 };
 
 /* p = exp(s - lse), ds = p * (dp - delta) on one tile, in place; zero where it is not seen. */
@@ -287,18 +290,19 @@ static void probabilities(float *p, float *ds, int64_t rows, const struct column
 static void load_head(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t head, const struct backward *w)
 {
 	const int64_t seq = op->seq, dim = op->head_dim, row0 = batch * mt_attention_q_rows(op), dim_pad = w->dim_pad;
-	const int64_t q_offset = row0 * op->q_stride + head * dim, o_offset = row0 * op->o_stride + head * dim;
+	const int64_t v_dim = mt_attention_v_dim(op), v_pad = w->v_pad;
+	const int64_t q_offset = row0 * op->q_stride + head * dim, o_offset = row0 * op->o_stride + head * v_dim;
 	const float *lse = (const float *)op->lse + (batch * op->heads + head) * mt_attention_q_rows(op);
 	float *delta = (float *)op->delta + (batch * op->heads + head) * mt_attention_q_rows(op);
-	pack(op->o, o_offset, op->o_stride, seq, dim, w->seq_pad, dim_pad, 1.0f, w->q, dtype);
-	pack(op->do_, o_offset, op->o_stride, seq, dim, w->seq_pad, dim_pad, 1.0f, w->d_o, dtype);
+	pack(op->o, o_offset, op->o_stride, seq, v_dim, w->seq_pad, v_pad, 1.0f, w->q, dtype);
+	pack(op->do_, o_offset, op->o_stride, seq, v_dim, w->seq_pad, v_pad, 1.0f, w->d_o, dtype);
 	memset(w->lse, 0, (size_t)w->seq_pad * sizeof *w->lse);
 	memset(w->delta, 0, (size_t)w->seq_pad * sizeof *w->delta);
 	for (int64_t t = 0; t < seq; t++) {
-		const float *o = w->q + t * dim_pad, *d_o = w->d_o + t * dim_pad;
+		const float *o = w->q + t * v_pad, *d_o = w->d_o + t * v_pad;
 		float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-		for (int64_t d = 0; d < dim_pad; d++)
+		for (int64_t d = 0; d < v_pad; d++)
 			sum += o[d] * d_o[d];
 		w->lse[t] = lse[t];
 		w->delta[t] = delta[t] = sum;
@@ -312,13 +316,13 @@ static void backward_tile(const struct mt_attention *op, int64_t batch, const st
 {
 	struct columns seen;
 	const bool diagonal = i + op->offset == j;
-	const int64_t dp = w->dim_pad, keys = diagonal ? rows : TILE;
-	const float *q = w->q + i * dp, *d_o = w->d_o + i * dp;
+	const int64_t dp = w->dim_pad, ep = w->v_pad, keys = diagonal ? rows : TILE;
+	const float *q = w->q + i * dp, *d_o = w->d_o + i * ep;
 	tile_columns(op, batch, i, j, rows, &seen);
 	product(rows, TILE, dp, q, dp, 1, w->k_tiles + j * dp, TILE, w->p, TILE, false, diagonal ? C_UPPER : NONE);
-	product(rows, TILE, dp, d_o, dp, 1, w->v_tiles + j * dp, TILE, w->ds, TILE, false, diagonal ? C_UPPER : NONE);
+	product(rows, TILE, ep, d_o, ep, 1, w->v_tiles + j * ep, TILE, w->ds, TILE, false, diagonal ? C_UPPER : NONE);
 	probabilities(w->p, w->ds, rows, &seen, w->lse + i, w->delta + i);
-	product(keys, dp, rows, w->p, 1, TILE, d_o, dp, w->dv + j * dp, dp, true, diagonal ? A_LOWER : NONE);
+	product(keys, ep, rows, w->p, 1, TILE, d_o, ep, w->dv + j * ep, ep, true, diagonal ? A_LOWER : NONE);
 	product(keys, dp, rows, w->ds, 1, TILE, q, dp, w->dk + j * dp, dp, true, diagonal ? A_LOWER : NONE);
 	product(rows, dp, keys, w->ds, TILE, 1, w->k + j * dp, dp, w->dq + i * dp, dp, true, diagonal ? A_UPPER : NONE);
 }
@@ -326,27 +330,34 @@ static void backward_tile(const struct mt_attention *op, int64_t batch, const st
 void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int64_t batch, int64_t kv_head, float *scratch)
 {
 	const int64_t seq = op->seq, dim = op->head_dim, seq_pad = round_up(seq, TILE), dim_pad = round_up(dim, 16);
-	const int64_t keys = mt_attention_keys(op), keys_pad = round_up(keys, TILE), size = keys_pad * dim_pad;
+	const int64_t v_dim = mt_attention_v_dim(op), v_pad = round_up(v_dim, 16), v_stride = mt_attention_v_stride(op);
+	const int64_t keys = mt_attention_keys(op), keys_pad = round_up(keys, TILE), wide = v_pad > dim_pad ? v_pad : dim_pad;
 	const int64_t group = op->heads / op->kv_heads, row0 = batch * mt_attention_q_rows(op);
-	const int64_t kv_offset = batch * mt_attention_kv_rows(op) * op->kv_stride + kv_head * dim;
+	const int64_t key0 = batch * mt_attention_kv_rows(op);
+	const int64_t k_offset = key0 * op->kv_stride + kv_head * dim, v_offset = key0 * v_stride + kv_head * v_dim;
 	const struct shares added = {.factor = 1.0f, .kept = op->add_dkv ? 1.0f : 0.0f};
-	struct backward w = {.seq_pad = seq_pad, .keys_pad = keys_pad, .dim_pad = dim_pad};
-	float **of_keys[] = {&w.k, &w.k_tiles, &w.v_tiles, &w.dk, &w.dv}, **of_queries[] = {&w.q, &w.d_o, &w.dq};
-	for (size_t i = 0; i < sizeof of_keys / sizeof *of_keys; i++, scratch += size)
-		*of_keys[i] = scratch;
-	for (size_t i = 0; i < sizeof of_queries / sizeof *of_queries; i++, scratch += seq_pad * dim_pad)
-		*of_queries[i] = scratch;
+	struct backward w = {.seq_pad = seq_pad, .keys_pad = keys_pad, .dim_pad = dim_pad, .v_pad = v_pad};
+	const struct {
+		float **array;
+		int64_t size;
+	} arrays[] = {{&w.k, keys_pad * wide},        {&w.k_tiles, keys_pad * dim_pad}, {&w.dk, keys_pad * dim_pad},
+		      {&w.v_tiles, keys_pad * v_pad}, {&w.dv, keys_pad * v_pad},        {&w.q, seq_pad * wide},
+		      {&w.dq, seq_pad * dim_pad},     {&w.d_o, seq_pad * v_pad}};
+	for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+		*arrays[i].array = scratch;
+		scratch += arrays[i].size;
+	}
 	w.lse = scratch;
 	w.delta = w.lse + seq_pad;
 	w.p = w.delta + seq_pad;
 	w.ds = w.p + TILE * TILE;
 
-	pack(op->v, kv_offset, op->kv_stride, keys, dim, keys_pad, dim_pad, 1.0f, w.k, dtype);
-	transpose_tiles(w.k, keys_pad, dim_pad, w.v_tiles);
-	pack(op->k, kv_offset, op->kv_stride, keys, dim, keys_pad, dim_pad, 1.0f, w.k, dtype);
+	pack(op->v, v_offset, v_stride, keys, v_dim, keys_pad, v_pad, 1.0f, w.k, dtype);
+	transpose_tiles(w.k, keys_pad, v_pad, w.v_tiles);
+	pack(op->k, k_offset, op->kv_stride, keys, dim, keys_pad, dim_pad, 1.0f, w.k, dtype);
 	transpose_tiles(w.k, keys_pad, dim_pad, w.k_tiles);
-	memset(w.dk, 0, (size_t)size * sizeof *w.dk);
-	memset(w.dv, 0, (size_t)size * sizeof *w.dv);
+	memset(w.dk, 0, (size_t)(keys_pad * dim_pad) * sizeof *w.dk);
+	memset(w.dv, 0, (size_t)(keys_pad * v_pad) * sizeof *w.dv);
 	for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
 		load_head(op, dtype, batch, head, &w);
 		for (int64_t j = 0; j < keys; j += TILE) {
@@ -357,14 +368,16 @@ void ISA(attention_bwd)(const struct mt_attention *op, enum mt_dtype dtype, int6
 		unpack(w.dq, dim_pad, op->dq, row0 * op->q_stride + head * dim, op->q_stride, seq, dim,
 		       (struct shares){.factor = (float)op->scale, .kept = op->add_dq ? 1.0f : 0.0f}, dtype);
 	}
-	unpack(w.dk, dim_pad, op->dk, kv_offset, op->kv_stride, keys, dim, added, dtype);
-	unpack(w.dv, dim_pad, op->dv, kv_offset, op->kv_stride, keys, dim, added, dtype);
+	unpack(w.dk, dim_pad, op->dk, k_offset, op->kv_stride, keys, dim, added, dtype);
+	unpack(w.dv, v_pad, op->dv, v_offset, v_stride, keys, v_dim, added, dtype);
 }
 
 size_t ISA(attention_scratch)(const struct mt_attention *op, int backward)
 {
 	const size_t seq_pad = (size_t)round_up(op->seq, TILE), dim_pad = (size_t)round_up(op->head_dim, 16);
 	const size_t keys_pad = (size_t)round_up(mt_attention_keys(op), TILE);
-	return backward ? (5 * keys_pad + 3 * seq_pad) * dim_pad + 2 * seq_pad + 2 * TILE * TILE
-			: 2 * keys_pad * dim_pad + 2 * TILE * dim_pad + TILE * TILE + 2 * TILE;
+	const size_t v_pad = (size_t)round_up(mt_attention_v_dim(op), 16), wide = v_pad > dim_pad ? v_pad : dim_pad;
+	return backward ? keys_pad * (wide + 2 * dim_pad + 2 * v_pad) + seq_pad * (wide + dim_pad + v_pad) + 2 * seq_pad +
+				  2 * TILE * TILE
+			: keys_pad * (dim_pad + wide) + TILE * (dim_pad + v_pad) + TILE * TILE + 2 * TILE;
 }

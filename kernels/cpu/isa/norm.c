@@ -6,9 +6,9 @@
 INLINE void gather_row(const struct mt_norm *op, int64_t row, float *s, enum mt_dtype dtype)
 {
 	const int64_t cols = op->cols;
-	const void *x = at(op->x, row * cols, dtype), *bias = op->x_bias;
+	const void *x = at(op->x, mt_norm_x_at(op, row), dtype), *bias = op->x_bias;
 	const void *residual = op->residual ? at(op->residual, row * cols, dtype) : NULL;
-	void *sum = op->sum ? at(op->sum, row * cols, dtype) : NULL;
+	void *sum = op->sum ? at(op->sum, mt_norm_x_at(op, row), dtype) : NULL;
 	if (bias && residual) {
 #pragma omp simd
 		for (int64_t c = 0; c < cols; c++)
@@ -53,7 +53,7 @@ INLINE void forward_rows(const struct mt_norm *op, int64_t first, int64_t last, 
 			square += (s[c] - mean) * (s[c] - mean);
 		float rstd = 1.0f / sqrtf(square / (float)cols + (float)op->eps);
 		((float *)op->rstd)[row] = rstd;
-		void *y = at(op->y, row * cols, dtype);
+		void *y = at(op->y, mt_norm_y_at(op, row), dtype);
 		if (op->kind == MT_NORM_LAYER && bias) {
 #pragma omp simd
 			for (int64_t c = 0; c < cols; c++)
@@ -78,9 +78,9 @@ INLINE void backward_row(const struct mt_norm *op, int64_t row, float *sums, flo
 {
 	const int64_t cols = op->cols;
 	const bool layer = op->kind == MT_NORM_LAYER;
-	const void *dy = at(op->dy, row * cols, dtype), *s = at(op->sum, row * cols, dtype), *gain = op->gain;
+	const void *dy = at(op->dy, mt_norm_y_at(op, row), dtype), *s = at(op->sum, mt_norm_x_at(op, row), dtype), *gain = op->gain;
 	const void *residual = op->dresidual ? at(op->dresidual, row * cols, dtype) : NULL;
-	void *dx = at(op->dx, row * cols, dtype);
+	void *dx = at(op->dx, mt_norm_dx_at(op, row), dtype);
 	float *xhat = scratch, *g = scratch + cols, *dgain = sums, *dbias = sums + cols;
 	const float mean = layer ? ((const float *)op->mean)[row] : 0.0f, rstd = ((const float *)op->rstd)[row];
 	float g_mean = 0.0f, gx_mean = 0.0f;

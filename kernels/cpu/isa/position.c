@@ -3,13 +3,22 @@
 
 INLINE void rotate_rows(const struct mt_rope *op, const float *table, int64_t first, int64_t last, enum mt_dtype dtype)
 {
-	const int64_t half = op->head_dim / 2;
+	const int64_t half = mt_rope_rotated(op) / 2;
 	const float sign = op->sign < 0 ? -1.0f : 1.0f;
 	for (int64_t row = first; row < last; row++) {
 		const int64_t position = op->positions ? ((const int32_t *)op->positions)[row] : op->first_position + row % op->seq;
 		const float *cosine = table + position * 2 * half, *sine = cosine + half;
 		for (int64_t head = 0; head < op->heads; head++) {
 			void *lo = at(op->x, row * op->stride + head * op->head_dim, dtype), *hi = at(lo, half, dtype);
+			if (op->interleaved) {
+#pragma omp simd
+				for (int64_t d = 0; d < half; d++) {
+					float a = load(lo, 2 * d, dtype), b = load(lo, 2 * d + 1, dtype), s = sign * sine[d];
+					store(lo, 2 * d, a * cosine[d] - b * s, dtype);
+					store(lo, 2 * d + 1, b * cosine[d] + a * s, dtype);
+				}
+				continue;
+			}
 #pragma omp simd
 			for (int64_t d = 0; d < half; d++) {
 				float a = load(lo, d, dtype), b = load(hi, d, dtype), s = sign * sine[d];

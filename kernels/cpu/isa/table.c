@@ -36,4 +36,6 @@ const struct cpu_kernels ISA(kernels) = {
 	.attention = ISA(attention),
 	.attention_bwd = ISA(attention_bwd),
 	.attention_scratch = ISA(attention_scratch),
+	.spread = ISA(spread),
+	.spread_bwd = ISA(spread_bwd),
 };

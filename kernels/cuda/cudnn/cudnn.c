@@ -97,6 +97,8 @@ static const char *obstacle(const struct mt_op *op)
 		return "no packed documents";
 	if (!mt_attention_is_whole(a))
 		return "no parts of attention";
+	if (mt_attention_v_dim(a) != a->head_dim || mt_attention_v_stride(a) != a->kv_stride)
+		return "values lie as keys do";
 	if (a->head_dim % 8 || a->head_dim > 256 || a->batch < 1 || a->seq < 2)
 		return "head sizes are multiples of 8 up to 256, and there is more than one row";
 	bool aligned = is_aligned(a->q, a->q_stride) && is_aligned(a->k, a->kv_stride) && is_aligned(a->v, a->kv_stride) &&

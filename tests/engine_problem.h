@@ -16,11 +16,73 @@ struct tiny_model {
 	int norm, position, mlp;
 	bool bias, tied;
 	int64_t kv_heads, ffn;
+	void (*more)(struct mt_model *model); /* what else it has, or NULL */
 };
 
-static const struct tiny_model TINY_GPT = {"tiny gpt", MT_MODEL_LAYERNORM, MT_MODEL_LEARNED, MT_MODEL_GELU, true, true, 4, 64};
+static const struct tiny_model TINY_GPT = {"tiny gpt", MT_MODEL_LAYERNORM, MT_MODEL_LEARNED, MT_MODEL_GELU, true, true, 4, 64,
+					   NULL};
 static const struct tiny_model TINY_LLAMA = {
-	"tiny llama, grouped queries", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 2, 48};
+	"tiny llama, grouped queries", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 2, 48, NULL};
+
+/* Normalised heads, a window in the second layer, part of a head rotated by stretched frequencies. */
+static inline void make_qwen(struct mt_model *m)
+{
+	m->qk_norm = true;
+	m->head_dim = 6;
+	m->rotary_dim = 4;
+	m->window = 3;
+	m->window_first = 1;
+	m->rope_scaling = MT_ROPE_LLAMA3;
+	m->rope_factor = 8;
+	m->rope_original = 32;
+}
+
+/* Biases of queries, keys and values; a window in the first layer. */
+static inline void make_biased(struct mt_model *m)
+{
+	m->qkv_bias = true;
+	m->window = 4;
+	m->window_every = 2;
+	m->rope_scaling = MT_ROPE_LINEAR;
+	m->rope_factor = 4;
+}
+
+/* Latent attention, two modules of multi-token prediction. */
+static inline void make_deepseek(struct mt_model *m)
+{
+	m->q_rank = 12;
+	m->kv_rank = 8;
+	m->nope_dim = 6;
+	m->rope_dim = 4;
+	m->v_dim = 8;
+	m->rope_interleaved = true;
+	m->rope_scaling = MT_ROPE_YARN;
+	m->rope_factor = 40;
+	m->rope_original = 16;
+	m->rope_mscale = 1;
+	m->rope_mscale_all = 0.7;
+	m->mtp = 2;
+	m->mtp_weight = 0.3;
+	m->init_std = 0.25; /* the magnitude bends more than the difference can follow */
+}
+
+/* Queries of full rank; one module, whose embedding is tied to the head. */
+static inline void make_deepseek_lite(struct mt_model *m)
+{
+	make_deepseek(m);
+	m->q_rank = 0;
+	m->mtp = 1;
+	m->tied = true;
+}
+
+static const struct tiny_model TINY_QWEN = {"tiny qwen", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, true, 2,
+					    48,          make_qwen};
+static const struct tiny_model TINY_BIASED = {
+	"tiny qwen, biases", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 2, 48, make_biased};
+static const struct tiny_model TINY_DEEPSEEK = {
+	"tiny deepseek", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48, make_deepseek};
+static const struct tiny_model TINY_DEEPSEEK_LITE = {
+	"tiny deepseek, full queries", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48, make_deepseek_lite};
 
 /* 2 layers, hidden 16, 4 heads, vocab 61, seq 8; one rank, gbs 4. Initial weights are large enough that every part of the model
  * bends the loss. Free with mt_run_free. */
@@ -43,6 +105,8 @@ static inline void set_tiny_run(struct mt_run *run, const struct tiny_model *mod
 	m->bias = model->bias;
 	m->tied = model->tied;
 	m->init_std = 0.4;
+	if (model->more)
+		model->more(m);
 	if (mt_model_complete(m, "tiny model") != MT_OK) {
 		fprintf(stderr, "%s\n", mt_error_message());
 		abort();
@@ -59,6 +123,7 @@ struct engine_bench {
 	struct mt_dataset *dataset;
 	struct mt_fabric *own;
 	struct mt_engine *engine;
+	double mtp_weight; /* of the model */
 };
 
 static inline void close_engine(struct engine_bench *b)
@@ -79,6 +144,7 @@ static inline enum mt_status open_engine(struct engine_bench *b, const struct mt
 	enum mt_status st;
 
 	memset(b, 0, sizeof *b);
+	b->mtp_weight = run->model.mtp_weight;
 	MT_GOTO(fail, mt_device_create(&b->device, &device_config));
 	if (!fabric)
 		MT_GOTO(fail, mt_fabric_create(&b->own, &fabric_config));

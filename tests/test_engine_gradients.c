@@ -20,7 +20,7 @@
 
 static char scratch[] = "/tmp/mt-gradients-XXXXXX";
 
-enum { ELEMENTS = 12 }; /* sampled of each parameter */
+enum { ELEMENTS = 12, FEW = 3 }; /* sampled of each parameter */
 
 #define STEP     5e-4
 #define RELATIVE 1e-7
@@ -74,6 +74,7 @@ static void open_bench(struct engine_bench *b, const struct mt_run *run, const c
 		fail_msg("%s", mt_error_message());
 }
 
+/* What is minimised. */
 static double loss_of(struct engine_bench *b)
 {
 	struct mt_step_stats stats;
@@ -81,7 +82,7 @@ static double loss_of(struct engine_bench *b)
 	if (mt_engine_step(b->engine, &stats) != MT_OK)
 		fail_msg("%s", mt_error_message());
 	assert_int_equal(stats.skipped, 0);
-	return stats.loss;
+	return stats.loss + b->mtp_weight * stats.mtp_loss;
 }
 
 /* Parameter `index` of the engine, on the host. free() it. */
@@ -119,7 +120,7 @@ static double difference(struct engine_bench *b, int index, double *values, int6
 }
 
 /* Returns how many of the sampled elements have a gradient at all. */
-static int check_parameter(struct engine_bench *b, int index)
+static int check_parameter(struct engine_bench *b, int index, int elements)
 {
 	struct mt_param_info info;
 	double *gradient, *values;
@@ -130,7 +131,7 @@ static int check_parameter(struct engine_bench *b, int index)
 	gradient = values_of(b, index, true, &info);
 	values = values_of(b, index, false, &info);
 	count = info.rows * info.cols;
-	for (int k = 0; k < ELEMENTS; k++) {
+	for (int k = 0; k < elements; k++) {
 		int64_t element = (int64_t)mt_random_integer(11, (uint64_t)index, (uint64_t)k, (uint64_t)count);
 		double want = difference(b, index, values, element), got = gradient[element];
 
@@ -144,7 +145,7 @@ static int check_parameter(struct engine_bench *b, int index)
 	return bent;
 }
 
-static void check_model(const struct tiny_model *model)
+static void check_model(const struct tiny_model *model, int elements)
 {
 	struct engine_bench b;
 	struct mt_run run;
@@ -154,22 +155,34 @@ static void check_model(const struct tiny_model *model)
 	open_bench(&b, &run, "reference");
 	count = mt_engine_param_count(b.engine);
 	for (int i = 0; i < count; i++)
-		bent += check_parameter(&b, i);
+		bent += check_parameter(&b, i, elements);
 	/* Words that do not occur, padding, and the bias of the keys (which softmax cancels) have none. */
-	if (bent < count * ELEMENTS / 2)
-		fail_msg("only %d of %d elements had a gradient worth the name", bent, count * ELEMENTS);
+	if (bent < count * elements / 2)
+		fail_msg("only %d of %d elements had a gradient worth the name", bent, count * elements);
 	close_engine(&b);
 	mt_run_free(&run);
 }
 
+static void gradients_of_newer_attention_are_the_derivatives_of_the_loss(void **state)
+{
+	check_model(&TINY_QWEN, FEW);
+	check_model(&TINY_BIASED, FEW);
+}
+
+static void gradients_of_latent_attention_and_modules_are_the_derivatives_of_the_loss(void **state)
+{
+	check_model(&TINY_DEEPSEEK, FEW);
+	check_model(&TINY_DEEPSEEK_LITE, FEW);
+}
+
 static void gradient_of_gpt_is_the_derivative_of_its_loss(void **state)
 {
-	check_model(&TINY_GPT);
+	check_model(&TINY_GPT, ELEMENTS);
 }
 
 static void gradient_of_llama_is_the_derivative_of_its_loss(void **state)
 {
-	check_model(&TINY_LLAMA);
+	check_model(&TINY_LLAMA, ELEMENTS);
 }
 
 /* One step of the run as it stands: the loss returned, and the gradients of all parameters one after the other. free() them. */
@@ -223,9 +236,9 @@ static void check_recompute(const struct tiny_model *model, enum mt_recompute ki
 
 static void recompute_gives_the_same_bits(void **state)
 {
-	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA};
+	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA, &TINY_QWEN, &TINY_DEEPSEEK, &TINY_DEEPSEEK_LITE};
 
-	for (int i = 0; i < 2; i++) {
+	for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
 		for (enum mt_recompute kind = MT_RECOMPUTE_SELECTIVE; kind <= MT_RECOMPUTE_FULL; kind++) {
 			check_recompute(models[i], kind, MT_F64, "reference");
 			check_recompute(models[i], kind, MT_F32, "cpu");
@@ -314,6 +327,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(gradient_of_gpt_is_the_derivative_of_its_loss),
 		cmocka_unit_test(gradient_of_llama_is_the_derivative_of_its_loss),
+		cmocka_unit_test(gradients_of_newer_attention_are_the_derivatives_of_the_loss),
+		cmocka_unit_test(gradients_of_latent_attention_and_modules_are_the_derivatives_of_the_loss),
 		cmocka_unit_test(recompute_gives_the_same_bits),
 		cmocka_unit_test(accumulation_over_microbatches_is_one_sum),
 		cmocka_unit_test(written_parameters_outlive_a_step_of_rate_zero),

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -390,6 +391,58 @@ static void calibration_finds_what_made_the_runs(void **state)
 	mt_runs_table_free(&table);
 }
 
+static const char layer_runs[] =
+	"id,group,source_repo,hardware,arch,gpus,layers,hidden,heads,ffn,vocab,seq,tp,pp,dp,mbs,gbs,recompute,step_time_s\n"
+	"a,g,vTrain,a100-80g,gpt2,8,12,2048,16,8192,51200,1024,2,1,4,4,64,full,1\n"
+	"b,g,vTrain,a100-80g,gpt2,8,16,2048,16,8192,51200,1024,2,1,4,4,128,full,1\n"
+	"c,g,vTrain,a100-80g,gpt2,8,16,2048,16,8192,51200,1024,2,2,2,4,64,full,1\n"
+	"d,g,vTrain,a100-80g,gpt2,4,20,2048,16,8192,51200,1024,2,1,2,4,64,full,1\n"
+	"e,h,vTrain,a100-80g,gpt2,8,12,3072,24,12288,51200,1024,1,1,8,4,64,full,1\n"
+	"f,h,vTrain,a100-80g,gpt2,8,16,3072,24,12288,51200,1024,1,1,8,4,128,full,1\n"
+	"g,h,vTrain,a100-80g,gpt2,8,24,3072,24,12288,51200,1024,1,2,4,4,64,full,1\n"
+	"deep,g,vTrain,a100-80g,gpt2,8,24,2048,16,8192,51200,1024,2,4,1,4,256,full,1\n"
+	"other,i,vTrain,a100-80g,gpt2,8,24,4096,32,16384,51200,1024,1,1,8,2,64,full,1\n";
+
+/* Four runs whose layers take 1.3 times what the model says: a deeper run of that layer is foretold within 4%, one of another
+ * layer is not moved by more than 6%. */
+static void measured_layers_speak_for_other_depths_only(void **state)
+{
+	char path[64] = "/tmp/mt-layers-XXXXXX";
+	int handle = mkstemp(path);
+	struct mt_runs_table table;
+	unsigned char use[9] = {1, 1, 1, 1, 1, 1, 1, 0, 0};
+	double truth[9];
+	struct mt_fit_model model;
+
+	assert_true(handle >= 0);
+	assert_int_equal(write(handle, layer_runs, sizeof layer_runs - 1), sizeof layer_runs - 1);
+	close(handle);
+	table = table_of(path);
+	for (int i = 0; i < 9; i++) {
+		const struct mt_measured_run *run = &table.runs[i];
+		struct mt_factors f = mt_factors_none;
+		struct mt_forecast out;
+
+		assert_string_equal(run->skip, "");
+		f.of[MT_FACTOR_LAYER] = run->layout.hidden == 2048 ? 1.3 : 1;
+		mt_forecast_step(&out, &run->layout, &table.targets[run->target], &table.stacks[run->stack], &f);
+		truth[i] = table.runs[i].measured_s = out.step_s;
+	}
+	assert_int_equal(mt_fit_runs(&model, &table, use), MT_OK);
+	for (int i = 7; i < 9; i++) {
+		const struct mt_measured_run *run = &table.runs[i];
+		struct mt_factors f;
+		struct mt_forecast out;
+
+		mt_fit_factors(&model, &table, run, &f);
+		mt_forecast_step(&out, &run->layout, &table.targets[run->target], &table.stacks[run->stack], &f);
+		within(run->id, out.step_s, truth[i], i == 7 ? -0.04 : -0.06, i == 7 ? 0.04 : 0.06);
+	}
+	remove(path);
+	mt_fit_free(&model);
+	mt_runs_table_free(&table);
+}
+
 static void interconnects_are_read(void **state)
 {
 	assert_float_equal(mt_interconnect_gbps("NVLink4/NVSwitch; 8x400 Gb/s IB NDR per node (DGX H100)", 8), 50, 1e-9);
@@ -425,6 +478,7 @@ int main(void)
 		cmocka_unit_test(parts_of_a_step_add_up),
 		cmocka_unit_test(sample_of_published_runs_within_15_percent),
 		cmocka_unit_test(calibration_finds_what_made_the_runs),
+		cmocka_unit_test(measured_layers_speak_for_other_depths_only),
 		cmocka_unit_test(interconnects_are_read),
 		cmocka_unit_test(ranks_correlate_as_spearman_says),
 	};

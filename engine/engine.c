@@ -226,6 +226,7 @@ enum mt_status mt_engine_create(struct mt_engine **engine, const struct mt_engin
 	MT_GOTO(fail, mt_shards_open(e));
 	MT_GOTO(fail, mt_segments_create(e));
 	MT_GOTO(fail, make_buffers(e));
+	MT_GOTO(fail, mt_narrow_open(e));
 	MT_GOTO(fail, mt_fp8_open(e));
 	MT_GOTO(fail, mt_flights_create(e));
 	MT_GOTO(fail, mt_context_create(e));
@@ -294,6 +295,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 	}
 	mt_flights_destroy(e);
 	mt_fp8_close(e);
+	mt_narrow_close(e);
 	mt_event_destroy(e->event);
 	mt_stream_destroy(e->compute);
 	mt_context_destroy(e);

@@ -105,6 +105,14 @@ struct mt_muon {
 	void *x, *product, *gram, *square, *norm2;
 };
 
+/* A bucket that is reduced in bf16. */
+enum { MT_NARROW_SLOTS = 2 };
+struct mt_narrow {
+	void *buffer; /* of the largest bucket; NULL: nothing is reduced in bf16 */
+	struct mt_event *reduced;
+	int bucket; /* whose sum is on its way or not taken yet; -1: none */
+};
+
 struct mt_engine {
 	struct mt_engine_config config;
 	const struct mt_model *model;
@@ -142,6 +150,8 @@ struct mt_engine {
 
 	struct mt_share shares[MT_SHARES];
 	struct mt_shard *shards; /* owned: one a bucket */
+	struct mt_narrow narrow[MT_NARROW_SLOTS];
+	int narrow_next;
 
 	struct mt_param_table table;
 	void *param_flat; /* dtype (param_elements): what is kept of each bucket */
@@ -274,6 +284,12 @@ enum mt_status mt_pipeline_forward(struct mt_engine *e);
 /* reduce.c: gradient buckets over the ranks that share them, under the backward pass */
 enum mt_status mt_reduce_unit(struct mt_engine *e, int unit);
 enum mt_status mt_reduce_finish(struct mt_engine *e);
+
+/* reduce_narrow.c: the same in bf16 */
+enum mt_status mt_narrow_open(struct mt_engine *e);
+void mt_narrow_close(struct mt_engine *e);
+enum mt_status mt_narrow_reduce(struct mt_engine *e, int bucket); /* of one that several ranks hold */
+enum mt_status mt_narrow_finish(struct mt_engine *e);
 
 /* values.c: initial values */
 enum mt_status mt_initialize(struct mt_engine *e);

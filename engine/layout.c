@@ -75,6 +75,9 @@ static const struct mt_option options[] = {
 	CHOICE(schedule, "1f1b", schedules,
 	       "order of the micro-batches' passes on a stage; zb-h1, zb-v: zero bubble, weight gradients are passes of their own"),
 	CHOICE(dtype, "f32", dtypes, "element type of parameters and activations; f64 on the reference device only"),
+	CHOICE(reduce_dtype, "f32", moments,
+	       "element type in which gradients are summed over the ranks that hold the same parameters; micro-batches are summed "
+	       "in f32"),
 	CHOICE(moment1_dtype, "f32", moments, "element type of the optimizer's first moment"),
 	CHOICE(moment2_dtype, "f32", moments,
 	       "element type of the optimizer's second moment; in bf16 beta2 above 0.99 stands still"),
@@ -250,6 +253,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)
 		append(buf, dtypes[layout->dtype], -1);
+	if (layout->reduce_dtype != MT_F32)
+		append(buf, "g-bf16", -1);
 	if (layout->moment1_dtype != MT_F32)
 		append(buf, "m-bf16", -1);
 	if (layout->moment2_dtype != MT_F32)

@@ -47,6 +47,7 @@ struct mt_layout {
 	int64_t offload_layers;           /* the first layers of each model chunk whose activations wait in host memory */
 	int schedule;                     /* enum mt_schedule */
 	int dtype;                        /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
+	int reduce_dtype;                 /* enum mt_dtype that gradients are summed over ranks in: f32 or bf16 */
 	int moment1_dtype, moment2_dtype; /* enum mt_dtype of AdamW's moments: f32 or bf16 */
 	/* products of the layers in 8 bits, see engine/fp8.c */
 	int fp8, fp8_format, fp8_amax;         /* enum mt_fp8_recipe, enum mt_fp8_format, enum mt_fp8_amax */

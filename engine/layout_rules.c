@@ -304,6 +304,12 @@ RULE(moments_are_f32_or_bf16)
 	return (unsigned)l->moment1_dtype > MT_BF16 || (unsigned)l->moment2_dtype > MT_BF16 || (narrow && l->dtype == MT_F64);
 }
 
+/* ZeRO-2 and 3 reduce in every micro-batch, into f32. */
+RULE(reduce_dtype_fits)
+{
+	return (unsigned)l->reduce_dtype > MT_BF16 || (l->reduce_dtype == MT_BF16 && (l->dtype == MT_F64 || l->zero > 1));
+}
+
 RULE(fp8_needs_half)
 {
 	return l->fp8 != MT_FP8_NONE && !mt_dtype_is_half((enum mt_dtype)l->dtype);
@@ -411,6 +417,8 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(zb_v_has_two_chunks, "schedule vp", "schedule zb-v has two model chunks a stage: vp must be 2"),
 	ROW(dtype_is_real, "dtype", "dtype must be f32, bf16, f16 or f64"),
 	ROW(moments_are_f32_or_bf16, "moment1_dtype moment2_dtype dtype", "moments must be f32 or bf16, and f32 beside dtype f64"),
+	ROW(reduce_dtype_fits, "reduce_dtype dtype zero",
+	    "reduce_dtype must be f32 or bf16, and f32 beside dtype f64 and with zero 2 and 3"),
 	ROW(fp8_needs_half, "fp8 dtype", "fp8 needs dtype bf16 or f16 for what is not a product of a layer"),
 	ROW(fp8_format_is_known, "fp8 fp8_format", "fp8 must be none, delayed or current, and fp8_format hybrid or e4m3"),
 	ROW(fp8_widths_are_multiples_of_16, "fp8 hidden heads kv_heads ffn tp",

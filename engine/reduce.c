@@ -23,6 +23,8 @@ static enum mt_status reduce_bucket(struct mt_engine *e, int index)
 	}
 	if (!share->inner && !share->outer)
 		return MT_OK;
+	if (e->layout->reduce_dtype == MT_BF16)
+		return mt_narrow_reduce(e, index);
 	MT_TRY(mt_event_record(e->event, e->compute));
 	MT_TRY(mt_stream_wait(e->dp_stream, e->event));
 	if (share->inner)
@@ -59,6 +61,7 @@ enum mt_status mt_reduce_finish(struct mt_engine *e)
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
 	MT_TRY(mt_stream_wait(e->compute, e->event));
 	MT_TRY(mt_lap_end(e, &start, &e->dp_s));
+	MT_TRY(mt_narrow_finish(e));
 	for (int i = 0; i < e->table.bucket_count && e->ends; i++) {
 		const struct mt_shard *shard = &e->shards[i];
 		void *mine = mt_shard_grad(e, i, shard->offset);

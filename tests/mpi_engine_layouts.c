@@ -32,7 +32,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.mbs = 1;
 	run->layout.dtype = dtype;
 	run->layout.fp8 = fp8;
-	run->layout.moment1_dtype = run->layout.moment2_dtype = moments;
+	run->layout.moment1_dtype = run->layout.moment2_dtype = run->layout.reduce_dtype = moments;
 	run->layout.threads = 1;
 	run->layout.bucket_bytes = 64 << 10; /* several buckets */
 	run->train.steps = STEPS;
@@ -153,9 +153,9 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 static const struct {
 	const char *model;
 	enum mt_dtype dtype;
-	int every; /* of its layouts of tp, pp and dp one in so many */
-	int fp8;   /* enum mt_fp8_recipe */
-	enum mt_dtype moments;
+	int every;             /* of its layouts of tp, pp and dp one in so many */
+	int fp8;               /* enum mt_fp8_recipe */
+	enum mt_dtype moments; /* of the optimizer; gradients are reduced in it too */
 } cases[] = {{"gpt-tiny", MT_F32, 1, MT_FP8_NONE, MT_F32},        {"llama-tiny", MT_F32, 1, MT_FP8_NONE, MT_F32},
 	     {"gpt-tiny", MT_BF16, 1, MT_FP8_NONE, MT_F32},       {"gpt-tiny", MT_F16, 3, MT_FP8_NONE, MT_F32},
 	     {"llama-tiny", MT_F16, 4, MT_FP8_NONE, MT_BF16},     {"gpt-tiny", MT_BF16, 5, MT_FP8_CURRENT, MT_F32},

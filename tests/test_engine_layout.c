@@ -268,6 +268,7 @@ EDIT(offload_less, l->offload_layers = -1)
 EDIT(schedule_5, l->schedule = 5)
 EDIT(dtype_i32, l->dtype = MT_I32)
 EDIT(moments_i32, l->moment1_dtype = MT_I32)
+EDIT(reduce_f16, l->reduce_dtype = MT_F16)
 EDIT(fp8_in_f32, l->fp8 = MT_FP8_DELAYED)
 EDIT(fp8_unknown, l->fp8 = MT_FP8_DELAYED, l->dtype = MT_BF16, l->fp8_format = 5)
 EDIT(fp8_ffn_250, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_F16, m->ffn = 250)
@@ -328,6 +329,7 @@ static const struct breaker breakers[] = {
 	{"zb_v_has_two_chunks", v_one},
 	{"dtype_is_real", dtype_i32},
 	{"moments_are_f32_or_bf16", moments_i32},
+	{"reduce_dtype_fits", reduce_f16},
 	{"fp8_needs_half", fp8_in_f32},
 	{"fp8_format_is_known", fp8_unknown},
 	{"fp8_widths_are_multiples_of_16", fp8_ffn_250},

@@ -84,7 +84,7 @@ static void run_switches(struct counts *counts, struct mt_run *run, struct mt_fa
 			l->recompute = *turn % 3;
 			l->recompute_attention = *turn % 4 == 1;
 			l->dtype = *turn % 3 == 1 ? MT_BF16 : *turn % 6 == 5 ? MT_F16 : MT_F32;
-			l->reduce_dtype = *turn % 5 >= 3 ? MT_BF16 : MT_F32;
+			l->reduce_dtype = *turn % 5 >= 3 && l->zero < 2 ? MT_BF16 : MT_F32;
 			l->moment1_dtype = *turn % 4 == 3 ? MT_BF16 : MT_F32;
 			l->moment2_dtype = *turn % 4 >= 2 ? MT_BF16 : MT_F32;
 			l->mbs = *turn / 2 % 2 + 1;

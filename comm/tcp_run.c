@@ -109,6 +109,69 @@ out:
 	return st;
 }
 
+/* Bytes of the chunks to or from one rank. */
+static size_t chunk_bytes(const struct tcp_work *w, const int64_t *counts, int rank)
+{
+	int each = w->call.chunks.each;
+	int64_t units = 0;
+	for (int k = rank * each; k < (rank + 1) * each; k++)
+		units += counts[k];
+	return (size_t)units * row_bytes(w);
+}
+
+/* The chunks of one rank, one behind the other in `packed`: out of the buffer that is sent, or into the one received. */
+static void pack_chunks(const struct tcp_work *w, int rank, bool receiving, char *packed)
+{
+	const struct mt_comm_chunks *c = &w->call.chunks;
+	for (int k = rank * c->each; k < (rank + 1) * c->each; k++) {
+		size_t bytes = (size_t)(receiving ? c->recv_counts : c->send_counts)[k] * row_bytes(w);
+		if (receiving)
+			memcpy((char *)w->call.recv + (size_t)c->recv_first[k] * row_bytes(w), packed, bytes);
+		else
+			memcpy(packed, (const char *)w->call.send + (size_t)c->send_first[k] * row_bytes(w), bytes);
+		packed += bytes;
+	}
+}
+
+/* all_to_all_v: all chunks to one rank are one message; none where there is nothing. */
+static enum mt_status run_chunks(struct tcp_work *w, struct mt_board *board)
+{
+	const struct mt_comm_chunks *c = &w->call.chunks;
+	int size = w->group->size, rank = w->group->rank;
+	size_t most = 0;
+	char key[MT_BOARD_KEY], *packed;
+	enum mt_status st = MT_OK;
+	for (int r = 0; r < size; r++) {
+		size_t out = chunk_bytes(w, c->send_counts, r), in = chunk_bytes(w, c->recv_counts, r);
+		most = out > most ? out : most;
+		most = in > most ? in : most;
+	}
+	packed = malloc(most + 1);
+	if (!packed)
+		return mt_fail(MT_NOMEM, "%s on group %s: no memory", mt_comm_op_name(w->call.op), w->group->name);
+	pack_chunks(w, rank, false, packed);
+	pack_chunks(w, rank, true, packed);
+	for (int step = 1; step < size; step++) {
+		int to = (rank + step) % size;
+		if (chunk_bytes(w, c->send_counts, to) == 0)
+			continue;
+		pack_chunks(w, to, false, packed);
+		key_of_message(w, "/", rank, to, key);
+		MT_GOTO(out, mt_board_send(board, key, packed, chunk_bytes(w, c->send_counts, to)));
+	}
+	for (int step = 1; step < size; step++) {
+		int from = (rank + size - step) % size;
+		if (chunk_bytes(w, c->recv_counts, from) == 0)
+			continue;
+		key_of_message(w, "/", from, rank, key);
+		MT_GOTO(out, mt_board_take(board, key, packed, chunk_bytes(w, c->recv_counts, from)));
+		pack_chunks(w, from, true, packed);
+	}
+out:
+	free(packed);
+	return st;
+}
+
 static enum mt_status run_broadcast(struct tcp_work *w, struct mt_board *board)
 {
 	char key[MT_BOARD_KEY];
@@ -181,6 +244,8 @@ static enum mt_status run_on_host(struct tcp_work *w, struct mt_board *board)
 	case MT_COMM_REDUCE_SCATTER:
 	case MT_COMM_ALL_TO_ALL:
 		return run_rows(w, board);
+	case MT_COMM_ALL_TO_ALL_V:
+		return run_chunks(w, board);
 	case MT_COMM_BROADCAST:
 		return run_broadcast(w, board);
 	case MT_COMM_SHIFT:
@@ -198,6 +263,8 @@ static size_t sent_bytes(const struct tcp_work *w)
 	bool whole = c->op == MT_COMM_REDUCE_SCATTER || c->op == MT_COMM_ALL_TO_ALL;
 	if ((c->op == MT_COMM_BROADCAST && c->peer != w->group->rank) || (c->op == MT_COMM_SEND_RECV && c->receiving))
 		return 0;
+	if (c->op == MT_COMM_ALL_TO_ALL_V)
+		return (size_t)mt_comm_chunks_bytes(c, w->group->size, false);
 	return row_bytes(w) * (size_t)(whole ? w->group->size : 1);
 }
 
@@ -207,13 +274,17 @@ static size_t received_bytes(const struct tcp_work *w)
 	bool whole = c->op == MT_COMM_ALL_GATHER || c->op == MT_COMM_ALL_TO_ALL;
 	if ((c->op == MT_COMM_BROADCAST && c->peer == w->group->rank) || (c->op == MT_COMM_SEND_RECV && !c->receiving))
 		return 0;
+	if (c->op == MT_COMM_ALL_TO_ALL_V)
+		return (size_t)mt_comm_chunks_bytes(c, w->group->size, true);
 	return row_bytes(w) * (size_t)(whole ? w->group->size : 1);
 }
 
 /* On the device's thread: buffers on the host, and an event behind what the operands wait for. */
 static enum mt_status stage(struct tcp_work *w)
 {
-	size_t bytes = row_bytes(w) * (size_t)w->group->size;
+	size_t sent = sent_bytes(w), received = received_bytes(w), bytes = row_bytes(w) * (size_t)w->group->size;
+	if (w->call.op == MT_COMM_ALL_TO_ALL_V)
+		bytes = sent > received ? sent : received;
 	w->device_send = w->call.send;
 	w->device_recv = w->call.recv;
 	if (!(w->staging = malloc(2 * bytes + 1)))

@@ -56,6 +56,7 @@ static const struct row rows[] = {
 	{'m', 2, 1, 1, 2, 2, 1, .vp = 2, .mbs = 1, .sp = true, .schedule = MT_SCHEDULE_ZB_V},
 	{'m', 1, 1, 4, 1, 4, 0, PLAIN, .dtype = MT_BF16},
 	{'m', 2, 1, 2, 2, 2, 1, PLAIN, .sp = true, .zero = 1, .dtype = MT_BF16},
+	{'m', 2, 1, 2, 1, 4, 1, PLAIN, .sp = true, .dtype = MT_F16},
 	{'m', 1, 1, 4, 1, 2, 0, PLAIN, .zero = 2},
 	{'m', 1, 1, 8, 1, 2, 0, PLAIN, .zero = 3},
 	{'m', 2, 1, 4, 1, 4, 1, PLAIN, .sp = true, .zero = 3},
@@ -194,7 +195,7 @@ static enum mt_status train_alone(const struct row *row, struct mt_fabric *alone
 
 	memset(x, 0, sizeof *x);
 	set_run(&run, &one);
-	MT_GOTO(out, open_engine(&bench, &run, row->dtype == MT_BF16 ? "cpu" : "reference", alone));
+	MT_GOTO(out, open_engine(&bench, &run, row->dtype == MT_F32 ? "reference" : "cpu", alone));
 	x->count = mt_engine_param_count(bench.engine);
 	x->tensors = calloc((size_t)x->count, sizeof *x->tensors);
 	for (int step = 0; step < STEPS; step++) {
@@ -280,7 +281,7 @@ static enum mt_status check_gradients(struct engine_bench *bench, const struct e
 
 static enum mt_status train(const struct mt_run *run, struct mt_fabric *block, const struct expected *x, char why[200])
 {
-	bool narrow = run->layout.dtype == MT_BF16;
+	bool narrow = run->layout.dtype != MT_F32;
 	struct engine_bench bench = {0};
 	enum mt_status st;
 

@@ -6,7 +6,7 @@
 #define BENCH_FABRIC     "tcp"
 #define BENCH_DEVICE_OPS bench_device_ops()
 static const struct mt_device_ops *bench_device_ops(void);
-#include "tests/comm_bench.h"
+#include "tests/comm_chunks.h"
 #include "tests/late_device.h"
 
 #include <setjmp.h>
@@ -39,7 +39,9 @@ static const struct mt_device_ops *bench_device_ops(void)
 static int collectives(struct bench *b)
 {
 	return random_jobs(b, b->world, b->compute, 51, 40, "compute stream") +
-	       random_jobs(b, b->world, b->comm[0], 52, 40, "comm stream");
+	       random_jobs(b, b->world, b->comm[0], 52, 40, "comm stream") +
+	       random_exchanges(b, b->world, b->compute, 73, 20, "compute stream") +
+	       random_exchanges(b, b->world, b->comm[1], 74, 20, "comm stream");
 }
 
 static int groups(struct bench *b)

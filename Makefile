@@ -139,7 +139,7 @@ endif
 
 # Objects of tests are kept, not removed as intermediate files.
 .SECONDARY:
-.PHONY: all deps tune test check bench bundle gpu-check gpu-bench lint layers install uninstall clean found
+.PHONY: all deps tune test check bench bench-search bundle gpu-check gpu-bench lint layers install uninstall clean found
 all: found $(PROGRAM) $(PLUGINS)
 
 found:
@@ -238,6 +238,10 @@ check: $(PROGRAM) $(PLUGINS) $(UNIT_TESTS) $(MPI_TESTS) $(GPU_TESTS) $(DOUBLES)
 
 bench: $(PROGRAM) $(BUILD)/tests/bench_kernels
 	BUILD=$(BUILD) tests/bench.sh
+
+# Layouts a second of the search on described machines, on one core.
+bench-search: $(BUILD)/tests/bench_search
+	MEGATUNE_DATA=examples $(BUILD)/tests/bench_search
 
 # A folder that runs on another machine: the program, its plugins and the libraries they need.
 bundle: $(PROGRAM) $(PLUGINS) $(GPU_TESTS)

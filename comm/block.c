@@ -1,4 +1,5 @@
-/* block: a part of a fabric that looks like a whole one, so that jobs smaller than the world run side by side in it. */
+/* block: a part of a fabric that looks like a whole one, so that jobs smaller than the world run side by side in it; and a fabric
+ * whose ranks are numbered in another order. */
 #include "comm/fabric.h"
 
 #include <stdlib.h>
@@ -32,5 +33,41 @@ enum mt_status mt_fabric_block(struct mt_fabric **block, struct mt_fabric *fabri
 		}
 	}
 	*block = b;
+	return MT_OK;
+}
+
+enum mt_status mt_fabric_order(struct mt_fabric **ordered, struct mt_fabric *fabric, const int *order)
+{
+	struct mt_fabric *f = calloc(1, sizeof *f);
+	size_t size = (size_t)fabric->size;
+
+	*ordered = NULL;
+	if (!f || !(f->hosts = calloc(size, sizeof *f->hosts)) || !(f->order = malloc(size * sizeof *f->order)) ||
+	    !(f->place = malloc(size * sizeof *f->place))) {
+		mt_fabric_destroy(f);
+		return mt_fail(MT_NOMEM, "no memory for the order of %d ranks", fabric->size);
+	}
+	f->ops = fabric->ops;
+	f->parent = fabric;
+	f->size = f->host_entries = fabric->size;
+	f->local_rank = fabric->local_rank; /* the device stays */
+	f->local_size = fabric->local_size;
+	memcpy(f->library, fabric->library, sizeof f->library);
+	memset(f->place, -1, size * sizeof *f->place);
+	for (int i = 0; i < f->size; i++) {
+		const char *host;
+
+		if (order[i] < 0 || order[i] >= f->size || f->place[order[i]] >= 0) {
+			mt_fabric_destroy(f);
+			return mt_fail(MT_INPUT, "an order of ranks must name each of 0..%d once: %d does not fit at place %d",
+				       fabric->size - 1, order[i], i);
+		}
+		f->order[i] = order[i];
+		f->place[order[i]] = i;
+		host = mt_fabric_host(fabric, order[i]);
+		memcpy(f->hosts[i], host, strlen(host) + 1);
+	}
+	f->rank = f->place[fabric->rank];
+	*ordered = f;
 	return MT_OK;
 }

@@ -81,6 +81,9 @@ const char *const *mt_fabric_kinds(void);
 /* The block of `size` consecutive ranks that holds this rank, as a fabric of its own; size must divide the fabric's. No
  * communication. Destroy it before the fabric. */
 enum mt_status mt_fabric_block(struct mt_fabric **block, struct mt_fabric *fabric, int size);
+/* The same ranks numbered anew: rank i is the fabric's rank order[i]. MT_INPUT unless each is named once. No communication.
+ * Destroy it, after its groups, before the fabric. */
+enum mt_status mt_fabric_order(struct mt_fabric **ordered, struct mt_fabric *fabric, const int *order);
 /* True when this process was started by an MPI launcher (mpirun, srun with PMIx), so "mpi" is the right fabric. */
 bool mt_fabric_launched(void);
 /* The fabric for host-side work: "mpi" when so launched, "tcp" when `megatune launch`, torchrun or srun without MPI started several

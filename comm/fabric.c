@@ -108,6 +108,8 @@ void mt_fabric_destroy(struct mt_fabric *fabric)
 	if (fabric->ops->close && !fabric->parent)
 		fabric->ops->close(fabric);
 	free(fabric->hosts);
+	free(fabric->order);
+	free(fabric->place);
 	free(fabric);
 }
 

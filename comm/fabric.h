@@ -51,6 +51,7 @@ struct mt_fabric {
 	struct mt_watchdog *watchdog; /* owned by the backend; NULL: none */
 	struct mt_fabric *parent;     /* a block of a larger fabric: the groups are made there; else NULL */
 	int first;                    /* world rank, in the parent, of the block's rank 0 */
+	int *order, *place;           /* owned; of an order: the parent's rank of each, and back; else NULL */
 	void *backend;                /* owned by the fabric's open and close */
 };
 
@@ -58,10 +59,11 @@ struct mt_group {
 	struct mt_fabric *fabric;
 	char name[16];
 	int rank, size, stride;
-	int first;     /* what to take from ranks[] when the group was made through a block */
-	int *ranks;    /* owned: world ranks */
-	uint64_t id;   /* the same on all members: of name and ranks; never 0 */
-	void *backend; /* owned by group_open and group_close */
+	int first;        /* what to take from ranks[] when the group was made through a block */
+	const int *place; /* of the order through which it was made; else NULL */
+	int *ranks;       /* owned: world ranks */
+	uint64_t id;      /* the same on all members: of name and ranks; never 0 */
+	void *backend;    /* owned by group_open and group_close */
 };
 
 extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_tcp, mt_fabric_dry;

@@ -56,7 +56,7 @@ static uint64_t identify(const char *name, const int *ranks, int count)
 	return hash ? hash : 1;
 }
 
-/* A group of a block is one of the larger fabric, whose ranks begin elsewhere. */
+/* A group of a block is one of the larger fabric, whose ranks begin elsewhere; of an order, one of the fabric in its own order. */
 static enum mt_status create_in_parent(struct mt_fabric *block, const char *name, const int *ranks, int count,
 				       struct mt_group **group)
 {
@@ -66,10 +66,12 @@ static enum mt_status create_in_parent(struct mt_fabric *block, const char *name
 	if (!shifted)
 		return mt_fail(MT_NOMEM, "group %s: no memory for %d ranks", name, count);
 	for (int i = 0; i < count; i++)
-		shifted[i] = ranks[i] + block->first;
+		shifted[i] = block->order ? block->order[ranks[i]] : ranks[i] + block->first;
 	st = mt_group_create(block->parent, name, shifted, count, group);
-	if (st == MT_OK)
+	if (st == MT_OK) {
 		(*group)->first = block->first;
+		(*group)->place = block->place;
+	}
 	free(shifted);
 	return st;
 }
@@ -136,5 +138,5 @@ int mt_group_size(const struct mt_group *group)
 
 int mt_group_world_rank(const struct mt_group *group, int group_rank)
 {
-	return group->ranks[group_rank] - group->first;
+	return group->place ? group->place[group->ranks[group_rank]] : group->ranks[group_rank] - group->first;
 }

@@ -82,6 +82,8 @@ static const struct mt_option train_options[] = {
 	TRAIN(save_keep, INT, "2", 0, 1e9, NULL, "newest checkpoints that stay; 0: all"),
 	TRAIN(resume, STRING, "auto", 0, 0, NULL,
 	      "auto: the newest checkpoint of save_dir, if any; none; or a checkpoint's directory"),
+	TRAIN(rank_order, STRING, NULL, 0, 0, NULL,
+	      "placement, as in 0,2,1,3: rank i runs where the launcher put the i-th of these; none: as launched"),
 	TRAIN(init_from, STRING, NULL, 0, 0, NULL, "initial weights: a checkpoint or a Hugging Face directory; none: random"),
 	TRAIN(on_nan, CHOICE, "skip", 0, 0, policies,
 	      "when loss or gradient is not finite: skip the step, stop, or rewind to the last checkpoint"),
@@ -191,7 +193,7 @@ enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 	return mt_rampup_check(run, where);
 }
 
-enum mt_status mt_run_load(struct mt_run *run, const char *path)
+enum mt_status mt_run_read(struct mt_run *run, const char *path)
 {
 	static const char *const sections[] = {"model", "layout", "train", "data"};
 	struct mt_yaml *root = NULL;
@@ -210,9 +212,19 @@ enum mt_status mt_run_load(struct mt_run *run, const char *path)
 	MT_GOTO(out, mt_options_read(&mt_data_options_table, &run->data, mt_yaml_get(root, "data")));
 	if (run->layout.seq == 0)
 		run->layout.seq = run->model.seq;
-	st = mt_run_check(run, path);
 out:
 	mt_yaml_free(root);
+	if (st != MT_OK)
+		mt_run_free(run);
+	return st;
+}
+
+enum mt_status mt_run_load(struct mt_run *run, const char *path)
+{
+	enum mt_status st;
+
+	MT_TRY(mt_run_read(run, path));
+	st = mt_run_check(run, path);
 	if (st != MT_OK)
 		mt_run_free(run);
 	return st;

@@ -53,6 +53,7 @@ struct mt_train_options {
 	int64_t save_every;             /* steps between them; 0: at the end only */
 	int64_t save_keep;              /* newest that stay; 0: all */
 	char *resume;                   /* "auto", "none" or a checkpoint's directory */
+	char *rank_order;               /* "0,2,1,3": rank i runs where the launcher put this one; NULL: as launched */
 	char *init_from;                /* directory of initial weights: a checkpoint or a Hugging Face model; NULL: random */
 	int on_nan, on_spike;           /* enum mt_policy */
 	double spike_factor;            /* a loss above so many medians of the last 32 is a spike; 0: none is */
@@ -80,6 +81,8 @@ extern const struct mt_option_table mt_train_options_table, mt_data_options_tabl
 void mt_run_default(struct mt_run *run);
 /* Reads a run file: `model` may be a name, a path or a mapping; unknown sections and keys are MT_INPUT. Checks model and layout. */
 enum mt_status mt_run_load(struct mt_run *run, const char *path);
+/* The same without the checks of mt_run_check: for layouts of other software. */
+enum mt_status mt_run_read(struct mt_run *run, const char *path);
 /* What no single option can say: the layout's rules, and values that exclude each other. `where` starts the message. */
 enum mt_status mt_run_check(const struct mt_run *run, const char *where);
 /* Parts of the check: learning rates and optimizer; the batch's ramp-up, every size of which must be a layout. */

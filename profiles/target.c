@@ -112,6 +112,16 @@ static const struct mt_option stack_options[] = {
 	NUM("context_gib", S(context_gib), "2", 0, 100, "context, libraries and communicators, GiB"),
 	NUM("fragmentation_frac", S(fragmentation_frac), "0.03", 0, 1, "memory lost to fragmentation"),
 	NUM("spread_frac", S(spread_frac), "0.25", 0.001, 2, "half of the 90% interval before calibration"),
+	INT("most_tp", S(most_tp), "1048576", 1, 1 << 20, "widest tensor parallelism; 1: none"),
+	INT("most_pp", S(most_pp), "1048576", 1, 1 << 20, "deepest pipeline; 1: none"),
+	INT("most_cp", S(most_cp), "1048576", 1, 1 << 20, "widest context parallelism; 1: none"),
+	INT("most_ep", S(most_ep), "1048576", 1, 1 << 20, "widest expert parallelism; 1: none"),
+	INT("least_zero", S(least_zero), "0", 0, 3, "least ZeRO stage: 3 for fully sharded software"),
+	INT("most_zero", S(most_zero), "3", 0, 3, "most that is sharded: ZeRO stage"),
+	INT("seen_gpus", S(seen_gpus), "0", 0, 1 << 20, "accelerators of the largest run that the forecast was held against"),
+	FLAG("interleaves", S(interleaves), "true", "several model chunks a stage"),
+	FLAG("zero_bubble", S(zero_bubble), "false", "schedules with weight gradients apart: zb-h1, zb-v"),
+	FLAG("kv_replicated", S(kv_replicated), "true", "tp beyond the key and value heads repeats them"),
 };
 const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};
 

@@ -62,6 +62,10 @@ struct mt_stack {
 	double jitter_frac;          /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
 	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
+	/* what the software can do: the widest of each kind of parallelism, 1 for none; ZeRO stages */
+	int64_t most_tp, most_pp, most_cp, most_ep, least_zero, most_zero;
+	int64_t seen_gpus; /* accelerators of the largest run that the forecast was held against; beyond it extrapolates */
+	bool interleaves, zero_bubble, kv_replicated;
 };
 
 extern const struct mt_option_table mt_target_options, mt_stack_options;

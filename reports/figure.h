@@ -35,6 +35,9 @@ extern const int mt_figure_count;
 /* Writes every figure that the record has data for into directory/figures and draws it, in one run of gnuplot. When they
  * could not be drawn, that is no failure: `why` says it ("" otherwise). */
 enum mt_status mt_figures_write(const struct record *record, const char *directory, char *why, size_t why_bytes);
+/* The same of other figures than mt_figures. */
+enum mt_status mt_figures_write_list(const struct figure *const *figures, int count, const struct record *record,
+				     const char *directory, char *why, size_t why_bytes);
 
 /* The figure's SVG, fit to stand in a page: ids made its own, no outer names, colours by the page's variables; NULL when
  * `svg` is not what gnuplot writes. free() it. */

@@ -205,7 +205,8 @@ out:
 	return st;
 }
 
-enum mt_status mt_figures_write(const struct record *record, const char *directory, char *why, size_t why_bytes)
+enum mt_status mt_figures_write_list(const struct figure *const *figures, int figure_count, const struct record *record,
+				     const char *directory, char *why, size_t why_bytes)
 {
 	const char *scripts[MOST_FIGURES];
 	char names[MOST_FIGURES][48], prefix[32];
@@ -218,23 +219,28 @@ enum mt_status mt_figures_write(const struct record *record, const char *directo
 		return mt_fail(MT_NOMEM, "no memory for a path");
 	snprintf(prefix, sizeof prefix, "new-%ld-", (long)getpid());
 	MT_GOTO(out, mt_file_make_directory(folder));
-	for (int i = 0; i < mt_figure_count; i++) {
-		rows[i] = mt_figures[i]->rows(record);
+	for (int i = 0; i < figure_count; i++) {
+		rows[i] = figures[i]->rows(record);
 		if (!rows[i])
 			continue;
-		MT_GOTO(out, write_file(folder, mt_figures[i], "tsv", record, rows[i]));
-		MT_GOTO(out, write_file(folder, mt_figures[i], "gp", record, rows[i]));
-		snprintf(names[count], sizeof names[count], "%s.gp", mt_figures[i]->name);
+		MT_GOTO(out, write_file(folder, figures[i], "tsv", record, rows[i]));
+		MT_GOTO(out, write_file(folder, figures[i], "gp", record, rows[i]));
+		snprintf(names[count], sizeof names[count], "%s.gp", figures[i]->name);
 		scripts[count] = names[count];
 		count++;
 	}
 	if (count > 0)
 		MT_GOTO(out, draw(folder, prefix, scripts, count, why, why_bytes));
-	for (int i = 0; i < mt_figure_count; i++)
-		placed += put_in_place(folder, prefix, mt_figures[i], rows[i] > 0);
+	for (int i = 0; i < figure_count; i++)
+		placed += put_in_place(folder, prefix, figures[i], rows[i] > 0);
 	if (count > 0 && placed == 0 && !*why)
 		snprintf(why, why_bytes, "gnuplot wrote no files");
 out:
 	free(folder);
 	return st;
+}
+
+enum mt_status mt_figures_write(const struct record *record, const char *directory, char *why, size_t why_bytes)
+{
+	return mt_figures_write_list(mt_figures, mt_figure_count, record, directory, why, why_bytes);
 }

@@ -120,7 +120,7 @@ enum mt_status mt_page_figure(const struct page *page, const struct figure *figu
 	return st;
 }
 
-static void start(const struct page *page)
+void mt_page_start(const struct page *page)
 {
 	fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
 	      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src "
@@ -136,6 +136,13 @@ static void start(const struct page *page)
 	fputs("</style>\n</head>\n<body>\n", page->out);
 }
 
+void mt_page_end(const struct page *page, const char *made_from)
+{
+	fputs("</main>\n<footer>megatune ", page->out);
+	mt_text_html_most(page->out, mt_json_get_string(page->record->json, "megatune", ""), 40);
+	fprintf(page->out, ", made from %s</footer>\n</body>\n</html>\n", made_from);
+}
+
 static enum mt_status put_section(const struct page *page, const struct page_section *section)
 {
 	fprintf(page->out, "<section id=\"%s\">\n<h2>%s</h2>\n", section->id, section->title);
@@ -146,7 +153,7 @@ static enum mt_status put_section(const struct page *page, const struct page_sec
 
 enum mt_status mt_page_write(const struct page *page)
 {
-	start(page);
+	mt_page_start(page);
 	mt_page_head(page);
 	fputs("<nav aria-label=\"Sections\">", page->out);
 	for (size_t i = 0; i < SECTIONS; i++)
@@ -154,8 +161,6 @@ enum mt_status mt_page_write(const struct page *page)
 	fputs("</nav>\n<main>\n", page->out);
 	for (size_t i = 0; i < SECTIONS; i++)
 		MT_TRY(put_section(page, &sections[i]));
-	fputs("</main>\n<footer>megatune ", page->out);
-	mt_text_html_most(page->out, mt_json_get_string(page->record->json, "megatune", ""), 40);
-	fputs(", made from result.json</footer>\n</body>\n</html>\n", page->out);
+	mt_page_end(page, "result.json");
 	return MT_OK;
 }

@@ -33,6 +33,10 @@ void mt_page_number(const struct page *page, const char *text); /* the same, rig
 
 extern const char mt_page_style[];
 
+/* What stands before and after the content. */
+void mt_page_start(const struct page *page);
+void mt_page_end(const struct page *page, const char *made_from);
+
 /* page_head.c */
 void mt_page_head(const struct page *page);
 /* page_layouts.c */

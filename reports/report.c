@@ -2,9 +2,12 @@
 #include "reports/report.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "reports/page.h"
+#include "reports/scale.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static enum mt_status write_page(const struct record *record, const char *directory, const char *why)
 {
@@ -31,6 +34,8 @@ enum mt_status mt_report_write(const json_t *result, const char *directory)
 	char why[256] = "";
 	enum mt_status st;
 
+	if (strcmp(mt_json_get_string(result, "command", ""), "scale") == 0)
+		return mt_scale_report(result, directory);
 	MT_GOTO(out, mt_record_read(&record, result));
 	MT_GOTO(out, mt_file_make_directory(directory));
 	MT_GOTO(out, mt_figures_write(&record, directory, why, sizeof why));

@@ -153,3 +153,24 @@ same_losses() {
 	tail -n 1 log.jsonl >"$GIVEN/line"
 	check '$d->{event} eq "summary" && $d->{interrupted} && $d->{steps} >= 2' "$GIVEN/line"
 }
+
+@test "ranks in another order train the same" {
+	ranks 4
+	cat >"$GIVEN/run.yaml" <<-Y
+		model: llama-tiny
+		layout: {tp: 2, pp: 2, mbs: 2, gbs: 8, threads: 1}
+		train: {steps: 3, peak_tflops: 1}
+	Y
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --log plain.jsonl
+	finished
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --rank-order 2,0,3,1 --log placed.jsonl
+	finished
+	for log in plain placed; do
+		grep -o '"loss": *[0-9.e+-]*' "$log.jsonl" >"$GIVEN/$log"
+	done
+	[ "$(wc -l <"$GIVEN/plain")" -eq 3 ]
+	cmp "$GIVEN/plain" "$GIVEN/placed"
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --rank-order 2,0,3,3
+	[ "$status" -eq 2 ]
+	grep -q 'must name each of 0 to 3 once' "$ERR"
+}

@@ -6,6 +6,7 @@
 #include "base/process.h"
 #include "engine/data.h"
 #include "reports/report.h"
+#include "tuner/command_forecast.h"
 #include "tuner/commands.h"
 #include "tuner/launch.h"
 #include "tuner/session.h"
@@ -159,6 +160,7 @@ static enum mt_status save_run(const struct mt_session *s)
 	run.train.peak_tflops = peak;
 	free(run.data.path);
 	run.data.path = s->options.data ? strdup(s->options.data) : NULL;
+	run.train.rank_order = mt_session_rank_order(s, &c->layout, NULL);
 	st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
 	memset(&run.model, 0, sizeof run.model); /* borrowed */
 	mt_run_free(&run);
@@ -273,27 +275,34 @@ static enum mt_status work(struct mt_session *s, const struct mt_cli *cli, bool 
 
 static enum mt_status plan_or_tune(int argc, char **argv, bool tunes)
 {
+	struct mt_setting_options setting;
 	struct mt_session session;
+	bool forecast = false;
 	struct mt_cli cli = {
 		.usage = tunes ? "megatune tune MODEL [options]" : "megatune plan MODEL [options]",
 		.summary = tunes ? "Probes this machine, profiles the model's kernels on it, searches the layouts, runs the best "
 				   "few, and writes the choice as run.yaml with a report. MODEL is a name in examples/models, "
 				   "a YAML file or a Hugging Face config.json."
-				 : "Searches the best layout of MODEL with what is known of the machine; nothing is run.",
-		.tables = {&mt_tune_options_table},
-		.values = {&session.options},
+				 : "Searches the best layout of MODEL with what is known of the machine; nothing is run. With "
+				   "--machine NAME of profiles/machines, on a machine that is described there.",
+		.tables = {&mt_tune_options_table, tunes ? NULL : &mt_setting_options_table},
+		.values = {&session.options, &setting},
 		.least_words = 1,
 		.most_words = 1};
 	enum mt_status st;
 
 	mt_session_default(&session);
+	mt_options_default(&mt_setting_options_table, &setting);
 	session.command = tunes ? "tune" : "plan";
 	MT_GOTO(out, mt_cli_parse(&cli, argc, argv));
 	if (cli.helped)
 		goto out;
 	MT_GOTO(out, mt_cli_apply(&cli));
-	st = work(&session, &cli, tunes);
+	if (!tunes)
+		MT_GOTO(out, mt_forecast_wanted(&cli, &session.options, &setting, &forecast));
+	st = forecast ? mt_forecast_plan(&cli, &session.options, &setting) : work(&session, &cli, tunes);
 out:
+	mt_options_free(&mt_setting_options_table, &setting);
 	mt_cli_free(&cli);
 	mt_session_free(&session);
 	return st;

@@ -10,6 +10,8 @@ enum mt_status mt_command_probe(int argc, char **argv);
 enum mt_status mt_command_profile(int argc, char **argv);
 enum mt_status mt_command_plan(int argc, char **argv);
 enum mt_status mt_command_tune(int argc, char **argv);
+enum mt_status mt_command_scale(int argc, char **argv);
+enum mt_status mt_command_export(int argc, char **argv);
 enum mt_status mt_command_train(int argc, char **argv);
 enum mt_status mt_command_launch(int argc, char **argv);
 enum mt_status mt_command_data(int argc, char **argv);

@@ -15,6 +15,8 @@ static const struct {
 	{"probe", "measure the machine: cores, memory, links, collectives", mt_command_probe},
 	{"profile", "time the kernels that a model's layouts need", mt_command_profile},
 	{"plan", "search the best layout of a model, without running anything", mt_command_plan},
+	{"scale", "a model on growing numbers of described accelerators", mt_command_scale},
+	{"export", "a run as Megatron-LM's arguments or a Slurm script", mt_command_export},
 	{"tune", "search, run the best few, choose, report", mt_command_tune},
 	{"train", "train a model as a run file says", mt_command_train},
 	{"launch", "start a command on several ranks, without MPI", mt_command_launch},

@@ -380,6 +380,13 @@ json_t *mt_result_json(const struct mt_session *session)
 	set_int(o, "memory_limit_bytes", session->machine.rank_memory_bytes);
 	if (session->choice >= 0)
 		json_object_set_new(o, "timeline", timeline_json(session));
+	if (session->choice >= 0) {
+		json_t *placement;
+
+		free(mt_session_rank_order(session, &session->space.candidates[session->choice].layout, &placement));
+		if (placement)
+			json_object_set_new(o, "placement", placement);
+	}
 	set_string(o, "run", "run.yaml");
 	set_string(o, "command_line", command ? command : "megatune train run.yaml");
 	free(command);

@@ -1,0 +1,116 @@
+# export: runs as arguments of Megatron-LM and as batch scripts.
+
+load cli_support
+
+setup() {
+	start_here
+}
+
+# value NAME: what follows --NAME in the arguments of $OUT
+value() {
+	json "my \$a = \$d->{arguments}; my (\$i) = grep { \$a->[\$_] eq '--$1' } 0..\$#\$a; defined \$i ? \$a->[\$i + 1] : ''" "$OUT"
+}
+
+sourced() { # FILE: the array that it defines, one word a line
+	bash -c 'set -eu; source "$1"; printf "%s\n" "${ARGS[@]}"' - "$1"
+}
+
+@test "the choice of a plan becomes arguments, for every model" {
+	exported=0
+	for model in "$ROOT"/examples/models/*.yaml; do
+		name=$(basename "$model" .yaml)
+		attempt megatune plan "$name" --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 128 --fix zero=1 --out "$name"
+		[ "$status" -eq 0 ] || continue # the largest does not fit 64, the smallest has no such layout
+		attempt megatune export "$name" --to megatron --json
+		finished
+		plan=$name/plan.json
+		for pair in tp:tensor-model-parallel-size pp:pipeline-model-parallel-size cp:context-parallel-size mbs:micro-batch-size; do
+			[ "$(value "${pair#*:}")" = "$(json "\$d->{choice}{layout}{${pair%%:*}}" "$plan")" ]
+		done
+		[ "$(value global-batch-size)" = 128 ]
+		check 'my %n; $n{$_}++ for grep { /^--/ } @{$d->{arguments}}; !grep { $_ > 1 } values %n' "$OUT"
+		check 'grep { $_ eq "--use-distributed-optimizer" } @{$d->{arguments}}' "$OUT"
+		json 'join("\n", @{$d->{arguments}})' "$OUT" >"$GIVEN/words"
+		attempt megatune export "$name" --to megatron --out args.sh
+		finished
+		bash -n args.sh
+		[ "$(sourced args.sh)" = "$(cat "$GIVEN/words")" ]
+		exported=$((exported + 1))
+	done
+	[ "$exported" -ge 10 ]
+}
+
+@test "schedules, splits and recompute find their words, or a note" {
+	cat >"$GIVEN/run.yaml" <<-E
+		model: llama3-8b
+		layout: {tp: 2, pp: 4, dp: 2, vp: 2, schedule: zb-v, mbs: 1, gbs: 32, sp: true, first_layers: 3, dtype: bf16, recompute: full, recompute_layers: 2}
+	E
+	attempt megatune export "$GIVEN/run.yaml" --json
+	finished
+	[ "$(value pipeline-model-parallel-layout)" = "Et*3|t*4|t*4|t*4|t*5|t*4|t*4|t*4L" ]
+	[ "$(value recompute-method)" = block ]
+	[ "$(value recompute-num-layers)" = 2 ]
+	check 'grep { /zero-bubble/ } @{$d->{notes}}' "$OUT"
+	check '$d->{environment}{CUDA_DEVICE_MAX_CONNECTIONS} eq "1"' "$OUT"
+	[ "$(value num-query-groups)" = 8 ]
+	[ "$(value normalization)" = RMSNorm ]
+	[ "$(value rotary-base)" = 500000 ]
+}
+
+@test "what Megatron-LM would not start is refused, with every rule that it breaks" {
+	cat >"$GIVEN/run.yaml" <<-E
+		model: llama3-8b
+		layout: {tp: 3, pp: 1, dp: 2, vp: 2, mbs: 3, gbs: 32, dtype: bf16}
+	E
+	attempt megatune export "$GIVEN/run.yaml"
+	refused "heads must be a multiple of tp"
+	grep -q 'query groups' "$ERR"
+	grep -q 'virtual stages need pp' "$ERR"
+	grep -q 'multiple of micro-batch times dp' "$ERR"
+	attempt megatune export no.yaml
+	refused no.yaml
+	attempt megatune export "$GIVEN/run.yaml" --to torchtitan
+	refused torchtitan
+}
+
+@test "a batch script is good bash, for megatune and for Megatron-LM" {
+	cat >"$GIVEN/it's a run.yaml" <<-E
+		model: gpt2-124m
+		layout: {dp: 16, mbs: 1, gbs: 32, dtype: bf16}
+		train: {device: cuda, save_dir: ckpt, save_every: 10, resume: auto}
+	E
+	attempt megatune export "$GIVEN/it's a run.yaml" --to slurm --time 04:00:00 --partition gpu --out job.sh
+	finished
+	grep -q '^#SBATCH --nodes=2$' job.sh
+	grep -q '^#SBATCH --gpus-per-node=8$' job.sh
+	grep -q '^#SBATCH --signal=USR1@120$' job.sh
+	bash -n job.sh
+	attempt megatune export "$GIVEN/it's a run.yaml" --to slurm --program megatron --gpus-per-node 4 --out megatron.sh
+	finished
+	grep -q '^#SBATCH --nodes=4$' megatron.sh
+	bash -n megatron.sh
+	if command -v shellcheck >/dev/null; then
+		shellcheck job.sh megatron.sh
+	fi
+	attempt megatune export "$GIVEN/it's a run.yaml" --to slurm --gpus-per-node 5
+	[ "$status" -eq 2 ]
+	grep -q 'do not fill nodes' "$ERR"
+	attempt megatune export "$GIVEN/it's a run.yaml" --to slurm --partition 'a b'
+	[ "$status" -eq 2 ]
+}
+
+@test "the script runs megatune on the run file where srun is" {
+	cat >"$GIVEN/run.yaml" <<-E
+		model: gpt-tiny
+		layout: {dp: 2, mbs: 1, gbs: 8}
+		train: {steps: 2}
+	E
+	attempt megatune export "$GIVEN/run.yaml" --to slurm --out job.sh
+	finished
+	mkdir -p stand-in
+	printf '#!/bin/bash\nprintf "%%s\\n" "$@" >srun.words\n' >stand-in/srun # in place of Slurm's
+	chmod +x stand-in/srun
+	PATH=$PWD/stand-in:$PATH bash job.sh
+	grep -qx megatune srun.words
+	grep -qx "$GIVEN/run.yaml" srun.words
+}

@@ -1,0 +1,133 @@
+# plan and scale on machines that are described: documents, options, refusals.
+
+load cli_support
+
+setup() {
+	start_here
+	SMALL=(--machine a100-80g-sxm --stack megatron-core --gpus 16 --gbs 32)
+}
+
+@test "plan on a described machine prints counts that add up, and writes nothing" {
+	attempt megatune plan llama3-8b "${SMALL[@]}" --json
+	finished
+	clean
+	check '$d->{fidelity} eq "forecast" && $d->{machine} eq "a100-80g-sxm" && $d->{stack} eq "megatron-core"' "$OUT"
+	check 'my $s = $d->{search}; $s->{complete} && $s->{counted} ==
+		$s->{rejected} + $s->{pruned}{time_bound} + $s->{pruned}{memory_bound} + $s->{evaluated} + $s->{not_reached}' "$OUT"
+	check 'sum(map { $_->{layouts} } @{$d->{why_not}}) == $d->{search}{rejected}' "$OUT"
+	check 'my $l = $d->{choice}{layout}; $l->{tp} * $l->{cp} * $l->{pp} * $l->{dp} == 16' "$OUT"
+	check 'my $c = $d->{choice}; abs(sum(values %{$c->{split}}) - $c->{step_s}) < 1e-6 * $c->{step_s}' "$OUT"
+	check '$d->{choice}{lo_s} < $d->{choice}{step_s} && $d->{choice}{step_s} < $d->{choice}{hi_s}' "$OUT"
+	check 'my $f = $d->{pareto}; !grep { $f->[$_]{step_s} <= $f->[$_-1]{step_s} || $f->[$_]{peak_bytes} >= $f->[$_-1]{peak_bytes} } 1..$#$f' "$OUT"
+	check '$d->{peak_resident_bytes} < 500e6' "$OUT"
+}
+
+@test "threads and bounds change neither choice nor front" {
+	attempt megatune plan llama3-8b "${SMALL[@]}" --json --jobs 1
+	finished
+	cp "$OUT" "$GIVEN/one.json"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --json --jobs 4 --no-bounded
+	finished
+	check "join(' ', map { \$_->{text} } @{\$d->{best}}, @{\$d->{pareto}}) eq
+		'$(json 'join(" ", map { $_->{text} } @{$d->{best}}, @{$d->{pareto}})' "$GIVEN/one.json")'" "$OUT"
+}
+
+@test "plan writes the choice as a run file" {
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix cp=1,ep=1,zero=1 --out planned
+	finished
+	[ -s planned/plan.json ]
+	grep -q '^layout:' planned/run.yaml
+	grep -q "tp: $(json '$d->{choice}{layout}{tp}' planned/plan.json)\$" planned/run.yaml
+}
+
+@test "fixed axes and what-ifs act" {
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix tp=4,recompute=none --json
+	finished
+	check '!grep { $_->{layout}{tp} != 4 || $_->{layout}{recompute} ne "none" } @{$d->{best}}' "$OUT"
+	cp "$OUT" "$GIVEN/plain.json"
+	for what in "--hbm 40" "--nic 10G" "--nvlink-domain 2" "--set memory_gbps=1000" "--set host_forward_us=5000"; do
+		# shellcheck disable=SC2086 # an option and its value
+		attempt megatune plan llama3-8b "${SMALL[@]}" --fix tp=4,recompute=none --json $what
+		finished
+		check "\$d->{choice}{step_s} > $(json '$d->{choice}{step_s}' "$GIVEN/plain.json") ||
+			\$d->{memory_bytes} < $(json '$d->{memory_bytes}' "$GIVEN/plain.json")" "$OUT"
+	done
+}
+
+@test "a deadline is met by the fewest, a cost by the cheapest, a sequence by the longest" {
+	attempt megatune plan llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 512 --gbs 512 --tokens 1e12 \
+		--objective gpus-for-deadline --deadline-days 60 --json
+	finished
+	check 'my @s = @{$d->{sizes}}; $s[-1]{days} <= 60 && !grep { $_->{fits} && $_->{days} <= 60 } @s[0..$#s-1]' "$OUT"
+	check '$d->{gpus} == $d->{sizes}[-1]{gpus}' "$OUT"
+	attempt megatune plan llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 512 --objective cost --json
+	finished
+	check 'my @c = sort { $a->{cost} <=> $b->{cost} } grep { $_->{fits} } @{$d->{sizes}}; $c[0]{gpus} == $d->{gpus}' "$OUT"
+	attempt megatune plan llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 8 --gbs 8 --objective max-seq --json
+	finished
+	check 'my @f = grep { $_->{fits} } @{$d->{sizes}}; my ($m) = sort { $b <=> $a } map { $_->{seq} } @f; $d->{seq} == $m' "$OUT"
+	check 'my $q = $d->{seq}; grep { !$_->{fits} && $_->{seq} > $q } @{$d->{sizes}}' "$OUT"
+}
+
+@test "what makes no sense is refused" {
+	attempt megatune plan llama3-8b --machine a100-80g-sxm
+	refused "needs --gpus"
+	attempt megatune plan llama3-8b --stack megatron-core --gpus 8
+	refused "--machine"
+	attempt megatune plan gpt-tiny --objective cost
+	refused "described machine"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --dry-runs 3
+	refused "dry-runs"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix tq=3
+	refused "tq"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix tp=3
+	refused "no layout keeps every rule"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --set nonsense=3
+	refused "nonsense"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --nic fast
+	refused "fast"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --precision fp8
+	refused "fp8"
+	attempt megatune plan llama3.1-405b "${SMALL[@]}"
+	refused "no layout fits"
+	attempt megatune plan llama3-8b --machine a100-80g-sxm --stack nosuch --gpus 8
+	refused "nosuch"
+	attempt megatune scale llama3-8b
+	refused "--machine"
+	attempt megatune scale llama3-8b --machine b200 --gpus 8..4
+	refused "8..4"
+	attempt megatune scale llama3-8b --machine b200 --weak --strong
+	refused "exclude"
+}
+
+@test "scale shows every size, keeps a layout, and says what it extrapolates" {
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 8..64 --gbs 256 --out scaled --json
+	finished
+	check 'join(",", map { $_->{gpus} } @{$d->{rows}}) eq "8,16,32,64"' "$OUT"
+	check '!grep { $_->{best} && $_->{fixed} && $_->{best}{step_s} > $_->{fixed}{step_s} } @{$d->{rows}}' "$OUT"
+	check '$d->{rows}[0]{efficiency_frac} == 1 && $d->{rows}[0]{fixed}{text} eq $d->{rows}[0]{best}{text}' "$OUT"
+	check '!grep { $_->{goodput_frac} >= 1 || $_->{goodput_frac} < 0.9 } @{$d->{rows}}' "$OUT"
+	check '$d->{rows}[3]{checkpoint_interval_s} < $d->{rows}[0]{checkpoint_interval_s}' "$OUT"
+	check '!grep { !@{$_->{extrapolates}} } @{$d->{rows}}' "$OUT"
+	[ -s scaled/scale.json ]
+	grep -q 'at scale' scaled/scale.html
+	if command -v gnuplot >/dev/null; then
+		grep -q '<svg' scaled/scale.html
+		[ -s scaled/figures/scale_mfu.svg ] && [ -s scaled/figures/scale_split.svg ]
+	else
+		grep -q 'gnuplot is not installed' scaled/scale.html
+	fi
+	mv scaled/scale.html before.html
+	attempt megatune report scaled/scale.json
+	finished
+	cmp before.html scaled/scale.html
+}
+
+@test "sensitivity names the numbers that the choice stands on" {
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 16,64 --weak --gbs 64 --sensitivity --json
+	finished
+	check '$d->{rows}[1]{gbs} == 256' "$OUT"
+	check 'my %s = map { $_->{parameter} => $_ } @{$d->{sensitivity}};
+		$s{tflops_16}{mfu_change_frac} < -0.02 && $s{nic_gbps}{mfu_change_frac} <= 0 && $s{nic_us}{change_frac} > 0' "$OUT"
+	check '!grep { $_->{choice_mfu_change_frac} < $_->{mfu_change_frac} - 1e-9 } grep { $_->{fits} } @{$d->{sensitivity}}' "$OUT"
+}

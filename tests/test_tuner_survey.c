@@ -1,0 +1,388 @@
+/* The search over the forecast: what it finds against brute force, what it counts, and that threads and bounds change neither. */
+#include "tuner/setting.h"
+#include "tuner/survey.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+struct space {
+	const char *machine, *stack;
+	int gpus, layers, hidden, heads, kv_heads, experts, gbs, seq;
+	double memory_gib;
+};
+
+static const struct space spaces[] = {
+	{"a100-80g-sxm", "megatron-core", 8, 4, 1024, 8, 8, 0, 8, 1024, 80},
+	{"a100-80g-sxm", "megatron-core", 8, 6, 2048, 16, 4, 0, 16, 2048, 20},
+	{"a100-80g-sxm", "megatron-lm-2021", 8, 8, 2048, 16, 16, 0, 8, 1024, 12},
+	{"a100-80g-sxm", "megatron-deepspeed", 16, 6, 1024, 8, 8, 0, 16, 1024, 10},
+	{"a100-40g-sxm", "torchtitan-fsdp2", 8, 4, 4096, 32, 8, 0, 8, 4096, 40},
+	{"h100-80g-sxm", "torchtitan-fsdp2", 16, 3, 4096, 32, 8, 0, 16, 8192, 30},
+	{"h100-80g-sxm", "megatron-core", 16, 4, 4096, 32, 8, 0, 12, 4096, 16},
+	{"h100-80g-sxm", "megatron-core", 24, 6, 4096, 32, 8, 0, 24, 4096, 12},
+	{"h100-80g-sxm", "megatune", 12, 6, 1536, 12, 12, 0, 12, 1024, 8},
+	{"h100-80g-sxm", "nanotron", 8, 8, 2048, 16, 8, 0, 8, 2048, 14},
+	{"h100-80g-sxm", "nemo", 8, 4, 2048, 16, 8, 8, 8, 2048, 40},
+	{"h100-80g-sxm", "megatron-bridge", 16, 4, 2048, 16, 4, 4, 16, 2048, 20},
+	{"b200", "megatron-bridge", 8, 6, 4096, 32, 8, 0, 8, 8192, 20},
+	{"gb200-nvl72-cluster", "megatron-bridge", 16, 4, 4096, 32, 8, 0, 8, 4096, 18},
+	{"v100-32g-sxm3", "megatron-lm-2021", 16, 4, 1024, 16, 16, 0, 8, 512, 6},
+	{"aws-p4d", "pytorch-fsdp", 32, 4, 2048, 16, 16, 0, 64, 1024, 10},
+	{"aws-p5", "llm-foundry-fsdp", 64, 6, 2048, 16, 16, 0, 64, 2048, 12},
+	{"dgx-h100-eos", "megatron-core", 32, 2, 8192, 64, 8, 0, 16, 2048, 40},
+	{"mi300x-192g", "megatron-core", 8, 5, 4096, 32, 8, 0, 6, 4096, 30},
+	{"l40s", "megatron-core", 4, 4, 1024, 8, 2, 0, 4, 1024, 6},
+};
+enum { SPACES = sizeof spaces / sizeof spaces[0] };
+
+static struct mt_target target;
+static struct mt_stack software;
+
+static struct mt_survey_query query_of(const struct space *s)
+{
+	struct mt_survey_query q;
+
+	mt_survey_default(&q);
+	if (mt_target_load(&target, s->machine) != MT_OK || mt_stack_load(&software, s->stack) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	q.model = (struct mt_case){.layers = s->layers,
+				   .hidden = s->hidden,
+				   .heads = s->heads,
+				   .kv_heads = s->kv_heads,
+				   .head_dim = (double)s->hidden / s->heads,
+				   .ffn = 4 * s->hidden,
+				   .vocab = 32000,
+				   .seq = s->seq,
+				   .gbs = s->gbs,
+				   .experts = s->experts,
+				   .topk = s->experts ? 2 : 0,
+				   .gated = s->kv_heads < s->heads,
+				   .balanced_stages = software.balanced_stages,
+				   .fused_attention = software.fused_attention};
+	q.target = &target;
+	q.stack = &software;
+	q.gpus = s->gpus;
+	q.memory_bytes = s->memory_gib * 1073741824;
+	return q;
+}
+
+static void close_query(void)
+{
+	mt_target_free(&target);
+	mt_stack_free(&software);
+}
+
+static struct mt_survey survey(const struct mt_survey_query *q)
+{
+	struct mt_survey s;
+
+	if (mt_survey_run(&s, q) != MT_OK)
+		fail_msg("%s", mt_error_message());
+	return s;
+}
+
+static bool legal(const struct mt_survey_query *q, const struct mt_survey_layout *l)
+{
+	for (int i = 0; i < mt_survey_rule_count; i++) {
+		if (mt_survey_rules[i].broken(q, l))
+			return false;
+	}
+	return true;
+}
+
+/* What brute force keeps of all layouts: how many are legal, the best, all points that fit. */
+struct force {
+	int64_t legal;
+	struct mt_survey_point best, *fit;
+	int fit_count, capacity;
+};
+
+static void take(struct force *f, const struct mt_survey_query *q, const struct mt_survey_layout *l)
+{
+	struct mt_survey_point p = {.layout = *l};
+	struct mt_forecast out;
+
+	if (!legal(q, l))
+		return;
+	f->legal++;
+	mt_survey_forecast(&out, q, l);
+	p.step_s = out.step_s;
+	p.peak_bytes = out.peak_bytes;
+	if (p.peak_bytes > q->memory_bytes)
+		return;
+	if (f->fit_count == 0 || p.step_s < f->best.step_s)
+		f->best = p;
+	if (f->fit_count == f->capacity) {
+		f->capacity = f->capacity ? 2 * f->capacity : 1024;
+		f->fit = realloc(f->fit, (size_t)f->capacity * sizeof *f->fit);
+		assert_non_null(f->fit);
+	}
+	f->fit[f->fit_count++] = p;
+}
+
+/* vp, zero and recompute of a layout that has all else. */
+static void force_inner(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
+{
+	int layers = mt_survey_stage_layers(q, l.pp);
+
+	for (l.schedule = 0; l.schedule < MT_SURVEY_SCHEDULES; l.schedule++) {
+		for (l.vp = 1; l.vp <= (l.pp > 1 ? layers : 1); l.vp++) {
+			if (layers % l.vp)
+				continue;
+			for (l.zero = 0; l.zero <= 3; l.zero++) {
+				l.recompute = MT_CASE_NONE;
+				l.recompute_layers = 0;
+				take(f, q, &l);
+				l.recompute = MT_CASE_SELECTIVE;
+				l.recompute_layers = layers;
+				take(f, q, &l);
+				l.recompute = MT_CASE_FULL;
+				for (l.recompute_layers = 1; l.recompute_layers <= layers; l.recompute_layers++)
+					take(f, q, &l);
+			}
+		}
+	}
+}
+
+static struct force force(const struct mt_survey_query *q)
+{
+	struct force f = {0};
+	struct mt_survey_layout l = {0};
+	int n = (int)q->gpus, experts = q->model.experts > 0 ? (int)q->model.experts : 1;
+
+	for (l.tp = 1; l.tp <= n; l.tp++)
+		for (l.cp = 1; l.cp <= n / l.tp; l.cp++)
+			for (l.pp = 1; l.pp <= n / l.tp / l.cp; l.pp++)
+				for (l.ep = 1; l.ep <= experts; l.ep++)
+					for (l.mbs = 1; l.mbs <= (int)q->model.gbs; l.mbs++)
+						for (l.sp = 0; l.sp <= 1; l.sp++) {
+							l.dp = n / (l.tp * l.cp * l.pp);
+							if (n % (l.tp * l.cp * l.pp) == 0 && experts % l.ep == 0 &&
+							    l.pp <= q->model.layers)
+								force_inner(&f, q, l);
+						}
+	return f;
+}
+
+static void same_points(const char *what, const struct mt_survey_front *a, const struct mt_survey_front *b)
+{
+	assert_int_equal(a->count, b->count);
+	for (int i = 0; i < a->count; i++) {
+		if (memcmp(&a->points[i], &b->points[i], sizeof a->points[i]) != 0)
+			fail_msg("%s, point %d: %.9g s against %.9g s", what, i, a->points[i].step_s, b->points[i].step_s);
+	}
+}
+
+static void optimum_and_front_equal_brute_force_on_20_spaces(void **state)
+{
+	int64_t fronts = 0;
+
+	assert_int_equal(SPACES, 20);
+	for (int i = 0; i < SPACES; i++) {
+		struct mt_survey_query q = query_of(&spaces[i]);
+		struct mt_survey s = survey(&q);
+		struct force f = force(&q);
+
+		assert_true(f.fit_count > 0);
+		assert_true(s.best.count > 0);
+		assert_true(s.best.points[0].step_s == f.best.step_s);
+		/* no layout that fits beats a point of the front, and every point is one of them */
+		for (int k = 0; k < s.front.count; k++) {
+			bool found = false;
+
+			for (int j = 0; j < f.fit_count; j++) {
+				const struct mt_survey_point *p = &f.fit[j], *on = &s.front.points[k];
+
+				found |= p->step_s == on->step_s && p->peak_bytes == on->peak_bytes;
+				assert_false(p->step_s <= on->step_s && p->peak_bytes <= on->peak_bytes &&
+					     (p->step_s < on->step_s || p->peak_bytes < on->peak_bytes));
+			}
+			assert_true(found);
+		}
+		/* and every layout that fits is beaten or met by one */
+		for (int j = 0; j < f.fit_count; j++) {
+			bool covered = false;
+
+			for (int k = 0; k < s.front.count; k++)
+				covered |= s.front.points[k].step_s <= f.fit[j].step_s &&
+					   s.front.points[k].peak_bytes <= f.fit[j].peak_bytes;
+			assert_true(covered);
+		}
+		assert_int_equal(s.evaluated + s.pruned_time + s.pruned_memory, f.legal);
+		fronts += s.front.count;
+		free(f.fit);
+		mt_survey_free(&s);
+		close_query();
+	}
+	assert_true(fronts > SPACES); /* somewhere time is bought with memory */
+}
+
+static void counts_add_up(void **state)
+{
+	int64_t pruned_time = 0, pruned_memory = 0, rejected = 0;
+
+	for (int i = 0; i < SPACES; i++) {
+		struct mt_survey_query q = query_of(&spaces[i]);
+		struct mt_survey s = survey(&q);
+
+		for (int k = 0; k < mt_survey_rule_count; k++)
+			rejected += s.rejected[k];
+		assert_int_equal(s.not_reached, 0);
+		assert_true(isinf(s.least_left_s));
+		pruned_time += s.pruned_time;
+		pruned_memory += s.pruned_memory;
+		mt_survey_free(&s);
+		close_query();
+	}
+	assert_true(pruned_time > 0 && pruned_memory > 0 && rejected > 0);
+}
+
+static void bounds_and_threads_change_nothing(void **state)
+{
+	int64_t saved = 0;
+
+	for (int i = 0; i < SPACES; i++) {
+		struct mt_survey_query q = query_of(&spaces[i]);
+		struct mt_survey one = survey(&q), all, three;
+
+		q.jobs = 3;
+		three = survey(&q);
+		q.jobs = 1;
+		q.bounded = false;
+		all = survey(&q);
+		same_points("best of three threads", &three.best, &one.best);
+		same_points("front of three threads", &three.front, &one.front);
+		same_points("best without bounds", &all.best, &one.best);
+		same_points("front without bounds", &all.front, &one.front);
+		assert_int_equal(all.pruned_time + all.pruned_memory, 0);
+		saved += all.evaluated - one.evaluated;
+		mt_survey_free(&one);
+		mt_survey_free(&all);
+		mt_survey_free(&three);
+		close_query();
+	}
+	assert_true(saved > 0);
+}
+
+/* Cards made once for many layouts, and their means, against the forecast of the whole step. */
+static void cards_give_the_forecast_itself(void **state)
+{
+	int compared = 0;
+
+	for (int i = 0; i < SPACES; i++) {
+		struct mt_survey_query q = query_of(&spaces[i]);
+
+		q.top = 400;
+		struct mt_survey s = survey(&q);
+		for (int k = 0; k < s.best.count; k++) {
+			const struct mt_survey_layout *l = &s.best.points[k].layout;
+			struct mt_case c = q.model;
+			struct mt_forecast f;
+
+			mt_survey_forecast(&f, &q, l);
+			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
+			if (l->recompute == MT_CASE_FULL && l->recompute_layers < mt_survey_stage_layers(&q, l->pp))
+				continue;
+			c.tp = l->tp, c.cp = l->cp, c.ep = l->ep, c.pp = l->pp, c.vp = l->vp, c.dp = l->dp, c.mbs = l->mbs;
+			c.sp = l->sp, c.zero = l->zero, c.recompute = l->recompute;
+			mt_forecast_step(&f, &c, q.target, q.stack, &q.factors);
+			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
+			compared++;
+		}
+		mt_survey_free(&s);
+		close_query();
+	}
+	assert_true(compared > 1000);
+}
+
+static void more_layers_recompute_longer_and_keep_less(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[1]);
+	struct mt_survey_layout l = {.tp = 2, .cp = 1, .ep = 1, .pp = 1, .vp = 1, .dp = 4, .mbs = 1, .sp = 1, .zero = 1};
+	struct mt_forecast before, f;
+
+	mt_survey_forecast(&before, &q, &l);
+	l.recompute = MT_CASE_FULL;
+	for (l.recompute_layers = 1; l.recompute_layers <= 6; l.recompute_layers++) {
+		mt_survey_forecast(&f, &q, &l);
+		assert_true(f.step_s > before.step_s);
+		if (l.recompute_layers > 1)
+			assert_true(f.peak_bytes < before.peak_bytes);
+		before = f;
+	}
+	close_query();
+}
+
+static void a_search_out_of_time_says_what_is_left(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[7]);
+	struct mt_survey whole = survey(&q), cut;
+	int64_t told;
+
+	q.seconds = 1e-9;
+	cut = survey(&q);
+	told = cut.evaluated + cut.pruned_time + cut.pruned_memory;
+	for (int i = 0; i < mt_survey_rule_count; i++)
+		told += cut.rejected[i];
+	assert_true(cut.not_reached > 0);
+	assert_int_equal(told + cut.not_reached, whole.counted);
+	assert_true(cut.least_left_s <= whole.best.points[0].step_s);
+	mt_survey_free(&whole);
+	mt_survey_free(&cut);
+	close_query();
+}
+
+static void fixed_axes_have_one_value(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[7]);
+
+	q.fixed.tp = 4;
+	q.fixed.recompute = MT_CASE_SELECTIVE;
+	q.fixed.zero = 1;
+	struct mt_survey s = survey(&q);
+	assert_true(s.best.count > 0);
+	for (int i = 0; i < s.best.count; i++) {
+		assert_int_equal(s.best.points[i].layout.tp, 4);
+		assert_int_equal(s.best.points[i].layout.zero, 1);
+		assert_int_equal(s.best.points[i].layout.recompute, MT_CASE_SELECTIVE);
+	}
+	mt_survey_free(&s);
+	close_query();
+}
+
+static void rules_stand_by_level(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[0]);
+
+	for (int i = 1; i < mt_survey_rule_count; i++)
+		assert_true(mt_survey_rules[i].level >= mt_survey_rules[i - 1].level);
+	/* each is found at its level and at no other: a layout that breaks them all */
+	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, 0};
+	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL; level++) {
+		int rule = mt_survey_first_broken(&q, &l, (enum mt_survey_level)level);
+
+		assert_true(rule < 0 || (int)mt_survey_rules[rule].level == level);
+	}
+	close_query();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(optimum_and_front_equal_brute_force_on_20_spaces),
+		cmocka_unit_test(counts_add_up),
+		cmocka_unit_test(bounds_and_threads_change_nothing),
+		cmocka_unit_test(cards_give_the_forecast_itself),
+		cmocka_unit_test(more_layers_recompute_longer_and_keep_less),
+		cmocka_unit_test(a_search_out_of_time_says_what_is_left),
+		cmocka_unit_test(fixed_axes_have_one_value),
+		cmocka_unit_test(rules_stand_by_level),
+	};
+	return cmocka_run_group_tests_name("tuner_survey", tests, NULL, NULL);
+}

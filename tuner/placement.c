@@ -1,0 +1,314 @@
+/* placement: see placement.h.
+ *
+ * What a step sends, by kind of group, n its size and e the bytes of an activation of a micro-batch on a rank:
+ *
+ *   tp    4 all-reduces of e a layer and micro-batch (or gathers and scatters that move as much)   ring, 2 (n-1) e / n each
+ *   cp    keys and values once round in the forward pass, twice in the backward                    ring, 3 (n-1) kv
+ *   dp    gradients once, f32, over all ranks with the same parameters                             ring, 2 (n-1) g / n
+ *   pp    e forward and back a micro-batch and edge
+ *
+ * A ring is as slow as its slowest link, all groups of a kind work at once, and their kinds one after the other:
+ *
+ *     cost = sum over kinds of max over groups of (messages * latency + bytes / bandwidth) on the slowest link
+ *
+ * Start: ranks one by one, each on the free device that is cheapest to those placed. Then swaps of two devices, worse ones too
+ * with a probability that falls (Kirkpatrick et al. 1983); the best seen is kept, and the launcher's order where nothing beats it.
+ */
+#define _GNU_SOURCE
+#include "tuner/placement.h"
+
+#include "base/random.h"
+#include "base/units.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SEED 20240917
+enum { KINDS = 4, SWAPS_A_RANK = 400 };
+
+/* Traffic along each link of the rings (pp: edges) of a kind of group. */
+struct traffic {
+	char axis;
+	int size;
+	double messages, bytes;
+};
+
+struct ground {
+	const struct mt_machine *machine;
+	const struct mt_layout *layout;
+	struct traffic traffic[KINDS];
+	int world;
+};
+
+bool mt_placement_matters(const struct mt_machine *m)
+{
+	int first = -1;
+
+	for (int i = 0; m->pair_class && i < m->world * m->world; i++) {
+		if (m->pair_class[i] < 0)
+			continue;
+		if (first >= 0 && m->pair_class[i] != first)
+			return true;
+		first = m->pair_class[i];
+	}
+	return false;
+}
+
+static void ring(struct traffic *t, double bytes)
+{
+	double n = t->size;
+
+	t->messages += 2 * (n - 1);
+	t->bytes += 2 * (n - 1) / n * bytes;
+}
+
+static void survey(struct ground *g, const struct mt_machine *machine, const struct mt_model *model, const struct mt_layout *l)
+{
+	double m = (double)mt_layout_microbatches(l), element = l->dtype == MT_F64 ? 8 : l->dtype == MT_F32 ? 4 : 2;
+	double rows = (double)(l->mbs * l->seq) / (double)l->cp, layers = (double)model->layers / (double)l->pp;
+	double activation = rows * (double)model->hidden * element;
+	double keys = 2 * rows * (double)(model->kv_heads * model->head_dim) / (double)l->tp * element;
+	double gradient = 4.0 * (double)mt_model_parameters(model) / (double)(l->tp * l->pp);
+	struct traffic *tp = &g->traffic[0], *cp = &g->traffic[1], *dp = &g->traffic[2], *pp = &g->traffic[3];
+
+	g->machine = machine;
+	g->layout = l;
+	g->world = (int)mt_layout_world(l);
+	*tp = (struct traffic){.axis = 't', .size = (int)l->tp};
+	*cp = (struct traffic){.axis = 'c', .size = (int)l->cp};
+	*dp = (struct traffic){.axis = 'r', .size = (int)mt_layout_replicas(l)};
+	*pp = (struct traffic){.axis = 'p', .size = (int)l->pp};
+	ring(tp, activation);
+	tp->messages *= 4 * m * layers;
+	tp->bytes *= 4 * m * layers;
+	cp->messages = 3 * m * layers * (cp->size - 1);
+	cp->bytes = cp->messages * keys;
+	ring(dp, gradient);
+	pp->messages = 2 * m * (double)l->vp;
+	pp->bytes = pp->messages * (l->sp ? activation / (double)l->tp : activation);
+}
+
+static double link_s(const struct ground *g, const struct traffic *t, int a, int b)
+{
+	const struct mt_machine_pair_class *c = &g->machine->classes[g->machine->pair_class[a * g->machine->world + b]];
+
+	return t->messages * c->latency_us * 1e-6 + t->bytes / (c->bandwidth_gbps * 1e9);
+}
+
+/* The slowest link of a group; only a pipeline does not close its ring. */
+static double group_s(const struct ground *g, const struct traffic *t, const int *ranks, const int *device)
+{
+	int links = t->size == 2 || t->axis == 'p' ? t->size - 1 : t->size;
+	double most = 0;
+
+	for (int i = 0; i < links; i++)
+		most = fmax(most, link_s(g, t, device[ranks[i]], device[ranks[(i + 1) % t->size]]));
+	return most;
+}
+
+static double cost_of(const struct ground *g, const int *device, int *ranks)
+{
+	double sum = 0;
+
+	for (int k = 0; k < KINDS; k++) {
+		double most = 0;
+
+		for (int r = 0; g->traffic[k].size > 1 && r < g->world; r++) {
+			mt_layout_group(g->layout, r, g->traffic[k].axis, ranks, NULL);
+			if (ranks[0] == r) /* each group once */
+				most = fmax(most, group_s(g, &g->traffic[k], ranks, device));
+		}
+		sum += most;
+	}
+	return sum;
+}
+
+/* What rank r has to do with rank q: links of rings between them. */
+static double affinity_s(const struct ground *g, int r, int q, int a, int b, int *ranks)
+{
+	double sum = 0;
+
+	for (int k = 0; k < KINDS; k++) {
+		const struct traffic *t = &g->traffic[k];
+
+		if (t->size < 2)
+			continue;
+		mt_layout_group(g->layout, r, t->axis, ranks, NULL);
+		for (int i = 0; i < t->size; i++) {
+			int next = ranks[(i + 1) % t->size];
+
+			if ((t->axis == 'p' && i == t->size - 1) || !((ranks[i] == r && next == q) || (ranks[i] == q && next == r)))
+				continue;
+			sum += link_s(g, t, a, b);
+		}
+	}
+	return sum;
+}
+
+static void place_greedy(const struct ground *g, int *device, int *ranks, char *taken)
+{
+	memset(taken, 0, (size_t)g->world);
+	for (int r = 0; r < g->world; r++) {
+		double least = INFINITY;
+		int best = -1;
+
+		for (int d = 0; d < g->world; d++) {
+			double sum = 0;
+
+			for (int q = 0; q < r && !taken[d]; q++)
+				sum += affinity_s(g, r, q, d, device[q], ranks);
+			if (!taken[d] && sum < least) {
+				least = sum;
+				best = d;
+			}
+		}
+		device[r] = best;
+		taken[best] = 1;
+	}
+}
+
+static void swap(int *device, int a, int b)
+{
+	int kept = device[a];
+
+	device[a] = device[b];
+	device[b] = kept;
+}
+
+/* Returns the cost of what is in best. */
+static double anneal(const struct ground *g, int *device, int *best, int *ranks)
+{
+	double now_s = cost_of(g, device, ranks), best_s = now_s, heat = 0.1 * now_s;
+	int64_t swaps = (int64_t)SWAPS_A_RANK * g->world;
+	double cooling = pow(1e-4, 1.0 / (double)swaps);
+
+	memcpy(best, device, (size_t)g->world * sizeof *best);
+	for (int64_t i = 0; i < swaps; i++, heat *= cooling) {
+		int a = (int)mt_random_integer(SEED, 1, (uint64_t)i, (uint64_t)g->world);
+		int b = (int)mt_random_integer(SEED, 2, (uint64_t)i, (uint64_t)g->world);
+		double next_s;
+
+		if (a == b)
+			continue;
+		swap(device, a, b);
+		next_s = cost_of(g, device, ranks);
+		if (next_s > now_s && mt_random_uniform(SEED, 3, (uint64_t)i) >= exp((now_s - next_s) / heat)) {
+			swap(device, a, b);
+			continue;
+		}
+		now_s = next_s;
+		if (now_s < best_s) {
+			best_s = now_s;
+			memcpy(best, device, (size_t)g->world * sizeof *best);
+		}
+	}
+	return best_s;
+}
+
+static enum mt_status check(const struct mt_machine *machine, const struct mt_layout *layout)
+{
+	if (!machine->pair_class || machine->class_count == 0)
+		return mt_fail(MT_UNAVAILABLE, "no links between pairs were measured: probe with all ranks");
+	if (mt_layout_world(layout) != machine->world)
+		return mt_fail(MT_UNAVAILABLE, "links were measured between %d devices, the layout has %lld ranks", machine->world,
+			       (long long)mt_layout_world(layout));
+	return MT_OK;
+}
+
+double mt_placement_cost(const struct mt_machine *machine, const struct mt_model *model, const struct mt_layout *layout,
+			 const int *device)
+{
+	struct ground g;
+	int *ranks = malloc((size_t)machine->world * sizeof *ranks);
+	double seconds = NAN;
+
+	if (ranks) {
+		survey(&g, machine, model, layout);
+		seconds = cost_of(&g, device, ranks);
+	}
+	free(ranks);
+	return seconds;
+}
+
+enum mt_status mt_placement_find(struct mt_placement *p, const struct mt_machine *machine, const struct mt_model *model,
+				 const struct mt_layout *layout)
+{
+	struct ground g;
+	size_t world = (size_t)machine->world;
+	int *ranks, *device;
+	char *taken;
+
+	memset(p, 0, sizeof *p);
+	MT_TRY(check(machine, layout));
+	survey(&g, machine, model, layout);
+	ranks = malloc(world * sizeof *ranks);
+	device = malloc(world * sizeof *device);
+	taken = malloc(world);
+	p->device = malloc(world * sizeof *p->device);
+	if (!ranks || !device || !taken || !p->device) {
+		mt_placement_free(p);
+		free(ranks), free(device), free(taken);
+		return mt_fail(MT_NOMEM, "no memory for the placement of %d ranks", machine->world);
+	}
+	p->world = machine->world;
+	for (int r = 0; r < p->world; r++)
+		device[r] = r;
+	p->launcher_s = cost_of(&g, device, ranks);
+	place_greedy(&g, device, ranks, taken);
+	p->placed_s = anneal(&g, device, p->device, ranks);
+	if (!(p->placed_s < p->launcher_s)) {
+		p->placed_s = p->launcher_s;
+		for (int r = 0; r < p->world; r++)
+			p->device[r] = r;
+	}
+	free(ranks);
+	free(device);
+	free(taken);
+	return MT_OK;
+}
+
+void mt_placement_free(struct mt_placement *placement)
+{
+	free(placement->device);
+	memset(placement, 0, sizeof *placement);
+}
+
+char *mt_placement_text(const struct mt_placement *p)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *file = open_memstream(&text, &bytes);
+
+	if (!file)
+		return NULL;
+	for (int r = 0; r < p->world; r++)
+		fprintf(file, "%s%d", r ? "," : "", p->device[r]);
+	fclose(file);
+	return text;
+}
+
+enum mt_status mt_placement_read(const char *text, int world, int *device)
+{
+	char *copy = strdup(text), *list = copy, *seen = calloc((size_t)world, 1), *word;
+	int count = 0;
+	enum mt_status st = copy && seen ? MT_OK : mt_fail(MT_NOMEM, "no memory for a placement");
+
+	while (st == MT_OK && (word = strsep(&list, ","))) {
+		int64_t value;
+
+		if (!mt_units_read_int(word, &value) || value < 0 || value >= world || count == world || seen[value]) {
+			st = mt_fail(MT_INPUT, "rank_order: '%s' must name each of 0 to %d once, commas between; '%s' does not fit",
+				     text, world - 1, word);
+			break;
+		}
+		seen[value] = 1;
+		device[count++] = (int)value;
+	}
+	if (st == MT_OK && count < world)
+		st = mt_fail(MT_INPUT, "rank_order: '%s' names %d of %d ranks", text, count, world);
+	free(seen);
+	free(copy);
+	return st;
+}

@@ -1,0 +1,30 @@
+/* placement: which device each rank of a layout runs on, from the links that were measured between pairs. */
+#ifndef MT_TUNER_PLACEMENT_H
+#define MT_TUNER_PLACEMENT_H
+
+#include "engine/run.h"
+#include "probes/machine.h"
+
+/* What the ranks of a layout send in a step, and where. */
+struct mt_placement {
+	int world;
+	int *device;       /* owned: of each rank; devices are numbered in the launcher's order */
+	double launcher_s; /* communication of a step with rank r on device r */
+	double placed_s;   /* with this placement; never more */
+};
+
+/* True when pairs of devices differ, so that the order matters. */
+bool mt_placement_matters(const struct mt_machine *machine);
+/* Greedy, then annealing with a fixed seed: the same input gives the same placement. The machine must have been probed with as many
+ * ranks as the layout has: MT_UNAVAILABLE otherwise. */
+enum mt_status mt_placement_find(struct mt_placement *placement, const struct mt_machine *machine, const struct mt_model *model,
+				 const struct mt_layout *layout);
+void mt_placement_free(struct mt_placement *placement);
+/* Seconds of communication of a step for a given device of each rank; collectives of one kind at once, the slowest counts. */
+double mt_placement_cost(const struct mt_machine *machine, const struct mt_model *model, const struct mt_layout *layout,
+			 const int *device);
+/* "0,2,1,3" (free() it), and back: MT_INPUT unless it names each of `world` devices once. */
+char *mt_placement_text(const struct mt_placement *placement);
+enum mt_status mt_placement_read(const char *text, int world, int *device);
+
+#endif

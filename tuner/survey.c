@@ -1,0 +1,337 @@
+/* survey: best first. Nodes come in the order of a bound below their times, so the best is found early and most of what follows is
+ * told by its bound alone. What may be skipped is what no answer can hold:
+ *
+ *   memory   the least of the node is more than an accelerator has
+ *   time     the bound is above the last of the best, and the front has a layout with less time and no more memory
+ *
+ * Threads take blocks of nodes and bring together what they found after each; what is kept does not depend on who found it, only
+ * how much was pruned does. */
+#include "tuner/survey_space.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK = 64 };
+
+struct shared {
+	const struct mt_survey_query *query;
+	const struct mt_survey_space *space;
+	struct mt_survey *survey;
+	double start_s;
+	atomic_int next;    /* node that nobody has taken */
+	atomic_int stopped; /* the time is over, or a worker failed */
+	pthread_mutex_t lock;
+};
+
+struct worker {
+	struct shared *shared;
+	struct mt_survey mine; /* what this one counted and found, and of the others as of the last block */
+	struct mt_survey_inner *inner;
+	int inner_pp;
+	enum mt_status status;
+	char message[200];
+};
+
+void mt_survey_default(struct mt_survey_query *query)
+{
+	memset(query, 0, sizeof *query);
+	query->factors = mt_factors_none;
+	query->fixed = (struct mt_survey_layout){-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+	query->top = 20;
+	query->jobs = 1;
+	query->bounded = true;
+}
+
+void mt_survey_free(struct mt_survey *survey)
+{
+	free(survey->best.points);
+	free(survey->front.points);
+	free(survey->rejected);
+	memset(survey, 0, sizeof *survey);
+}
+
+static enum mt_status keep(struct mt_survey *s, const struct mt_survey_query *q, const struct mt_survey_layout *layout,
+			   const struct mt_forecast *f)
+{
+	struct mt_survey_point point = {*layout, f->step_s, f->peak_bytes};
+
+	s->evaluated++;
+	if (f->peak_bytes > q->memory_bytes) {
+		s->too_large++;
+		return MT_OK;
+	}
+	MT_TRY(mt_survey_best_add(&s->best, &point, q->top));
+	return mt_survey_front_add(&s->front, &point);
+}
+
+/* None of the layouts with at least this time and memory can be in the answer. */
+static bool hopeless(const struct mt_survey *s, const struct mt_survey_query *q, double least_s, double least_bytes)
+{
+	return q->bounded && s->best.count == q->top && least_s > s->best.points[q->top - 1].step_s &&
+	       mt_survey_front_beats(&s->front, least_s, least_bytes);
+}
+
+/* Chunks and ZeRO stages that keep the rules; what does not is counted with what lies inside. */
+struct allowed {
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	int chunk_count, zero[4], zero_count;
+};
+
+static void allow(struct allowed *a, struct worker *w, struct mt_survey_layout at)
+{
+	const struct mt_survey_query *q = w->shared->query;
+	int64_t recompute = w->inner->recompute_count;
+	int rule;
+
+	a->chunk_count = a->zero_count = 0;
+	for (int i = 0; i < w->inner->chunk_count; i++) {
+		at.schedule = w->inner->chunks[i].a;
+		at.vp = w->inner->chunks[i].b;
+		rule = mt_survey_first_broken(q, &at, MT_SURVEY_CHUNKS);
+		if (rule < 0)
+			a->chunks[a->chunk_count++] = w->inner->chunks[i];
+		else
+			w->mine.rejected[rule] += 4 * recompute;
+	}
+	for (at.zero = 0; at.zero < 4; at.zero++) {
+		rule = mt_survey_first_broken(q, &at, MT_SURVEY_ZERO);
+		if (rule < 0)
+			a->zero[a->zero_count++] = at.zero;
+		else
+			w->mine.rejected[rule] += a->chunk_count * recompute;
+	}
+}
+
+/* The chunks that go with a recompute; how many layouts that leaves. */
+static int64_t allow_recompute(struct mt_survey_choice *chunks, int *count, struct worker *w, const struct allowed *a,
+			       struct mt_survey_layout at)
+{
+	const struct mt_survey_query *q = w->shared->query;
+	int rule = mt_survey_first_broken(q, &at, MT_SURVEY_RECOMPUTE);
+
+	*count = 0;
+	if (rule >= 0) {
+		w->mine.rejected[rule] += (int64_t)a->chunk_count * a->zero_count;
+		return 0;
+	}
+	for (int i = 0; i < a->chunk_count; i++) {
+		at.schedule = a->chunks[i].a;
+		at.vp = a->chunks[i].b;
+		rule = mt_survey_first_broken(q, &at, MT_SURVEY_ALL);
+		if (rule < 0)
+			chunks[(*count)++] = a->chunks[i];
+		else
+			w->mine.rejected[rule] += a->zero_count;
+	}
+	return (int64_t)*count * a->zero_count;
+}
+
+/* All layouts of a node with one recompute. The first one evaluated gives the time of the passes, below that of the others. */
+static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_node *node, const struct allowed *a,
+				      struct mt_survey_layout at)
+{
+	const struct mt_survey_query *q = w->shared->query;
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	int count;
+	int64_t left = allow_recompute(chunks, &count, w, a, at);
+	double share = at.recompute == MT_CASE_NONE ? 1 : (double)at.recompute_layers / w->inner->recompute[1].b;
+	struct mt_pass_forecast layer;
+	struct mt_forecast f;
+	struct mt_case c;
+
+	if (left == 0)
+		return MT_OK;
+	if (q->bounded && node->least_bytes > q->memory_bytes) {
+		w->mine.pruned_memory += left;
+		return MT_OK;
+	}
+	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
+		w->mine.pruned_time += left;
+		return MT_OK;
+	}
+	layer = mt_survey_layer(node->cards, at.recompute, share);
+	mt_survey_case(&c, q, &at);
+	for (int i = 0; i < count; i++) {
+		at.schedule = chunks[i].a;
+		c.vp = at.vp = chunks[i].b;
+		for (int z = 0; z < a->zero_count; z++, left--) {
+			c.zero = at.zero = a->zero[z];
+			mt_survey_compose(&f, q, &at, &c, node->cards, &layer, share);
+			MT_TRY(keep(&w->mine, q, &at, &f));
+			if (i == 0 && z == 0 && hopeless(&w->mine, q, mt_survey_passes_s(&f), node->least_bytes)) {
+				w->mine.pruned_time += left - 1;
+				return MT_OK;
+			}
+		}
+	}
+	return MT_OK;
+}
+
+static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
+{
+	struct mt_survey_layout at = node->layout;
+	struct allowed allowed;
+
+	if (w->inner_pp != at.pp)
+		mt_survey_inner_axes(w->inner, w->shared->query, at.pp);
+	w->inner_pp = at.pp;
+	w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
+	allow(&allowed, w, at);
+	for (int i = 0; i < w->inner->recompute_count; i++) {
+		at.recompute = w->inner->recompute[i].a;
+		at.recompute_layers = w->inner->recompute[i].b;
+		MT_TRY(visit_recompute(w, node, &allowed, at));
+	}
+	return MT_OK;
+}
+
+/* Both ways: the best of all to this worker, its own to all. */
+static enum mt_status exchange(struct mt_survey *to, const struct mt_survey *from, int top)
+{
+	for (int i = 0; i < from->best.count; i++)
+		MT_TRY(mt_survey_best_add(&to->best, &from->best.points[i], top));
+	for (int i = 0; i < from->front.count; i++)
+		MT_TRY(mt_survey_front_add(&to->front, &from->front.points[i]));
+	return MT_OK;
+}
+
+static enum mt_status take_blocks(struct worker *w)
+{
+	struct shared *s = w->shared;
+	const struct mt_survey_query *q = s->query;
+	enum mt_status st = MT_OK;
+
+	for (;;) {
+		int first, end;
+
+		if (atomic_load(&s->stopped))
+			return MT_OK;
+		if (q->seconds > 0 && mt_clock_s() - s->start_s > q->seconds) {
+			atomic_store(&s->stopped, 1);
+			return MT_OK;
+		}
+		first = atomic_fetch_add(&s->next, BLOCK);
+		end = first + BLOCK < s->space->count ? first + BLOCK : s->space->count;
+		if (first >= s->space->count)
+			return MT_OK;
+		for (int i = first; i < end && st == MT_OK; i++)
+			st = visit(w, &s->space->nodes[i]);
+		MT_TRY(st);
+		if (q->jobs == 1)
+			continue;
+		pthread_mutex_lock(&s->lock);
+		st = exchange(s->survey, &w->mine, q->top);
+		if (st == MT_OK)
+			st = exchange(&w->mine, s->survey, q->top);
+		pthread_mutex_unlock(&s->lock);
+		MT_TRY(st);
+	}
+}
+
+/* A failure's record belongs to its thread: the text is carried over. */
+static void *work(void *argument)
+{
+	struct worker *w = argument;
+
+	w->inner_pp = 0;
+	w->mine.least_bytes = INFINITY;
+	w->inner = malloc(sizeof *w->inner);
+	w->mine.rejected = calloc((size_t)mt_survey_rule_count, sizeof *w->mine.rejected);
+	w->status = w->inner && w->mine.rejected ? take_blocks(w) : mt_fail(MT_NOMEM, "no memory for the search");
+	if (w->status != MT_OK) {
+		snprintf(w->message, sizeof w->message, "%s", mt_error_message());
+		atomic_store(&w->shared->stopped, 1);
+	}
+	free(w->inner);
+	return NULL;
+}
+
+static enum mt_status gather(struct mt_survey *survey, struct worker *w, int top)
+{
+	enum mt_status st = w->status;
+
+	if (st != MT_OK) {
+		mt_error_clear();
+		mt_fail(st, "%s", w->message);
+	}
+	survey->evaluated += w->mine.evaluated;
+	survey->too_large += w->mine.too_large;
+	survey->pruned_time += w->mine.pruned_time;
+	survey->pruned_memory += w->mine.pruned_memory;
+	survey->least_bytes = fmin(survey->least_bytes, w->mine.least_bytes);
+	for (int i = 0; w->mine.rejected && i < mt_survey_rule_count; i++)
+		survey->rejected[i] += w->mine.rejected[i];
+	if (st == MT_OK)
+		st = exchange(survey, &w->mine, top);
+	mt_survey_free(&w->mine);
+	return st;
+}
+
+static enum mt_status run_workers(struct shared *shared)
+{
+	int jobs = shared->query->jobs, started = 0;
+	struct worker *workers = calloc((size_t)jobs, sizeof *workers);
+	pthread_t *threads = calloc((size_t)jobs, sizeof *threads);
+	enum mt_status st = workers && threads ? MT_OK : mt_fail(MT_NOMEM, "no memory for %d threads", jobs);
+
+	for (int i = 0; st == MT_OK && i < jobs; i++) {
+		workers[i].shared = shared;
+		if (i > 0 && pthread_create(&threads[i], NULL, work, &workers[i]) != 0)
+			break; /* fewer do as well */
+		started = i + 1;
+	}
+	if (st == MT_OK)
+		work(&workers[0]);
+	for (int i = 1; i < started; i++)
+		pthread_join(threads[i], NULL);
+	for (int i = 0; i < started; i++) {
+		enum mt_status one = gather(shared->survey, &workers[i], shared->query->top);
+
+		st = st == MT_OK ? one : st;
+	}
+	free(threads);
+	free(workers);
+	return st;
+}
+
+/* What the time did not suffice for: nodes from the first that nobody took. */
+static void count_rest(struct mt_survey *survey, const struct shared *s)
+{
+	int64_t told = survey->evaluated + survey->pruned_time + survey->pruned_memory;
+	int first = atomic_load(&s->next);
+
+	for (int i = 0; i < mt_survey_rule_count; i++)
+		told += survey->rejected[i];
+	survey->not_reached = survey->counted - told;
+	survey->least_left_s = first < s->space->count ? s->space->nodes[first].least_s : INFINITY;
+}
+
+enum mt_status mt_survey_run(struct mt_survey *survey, const struct mt_survey_query *query)
+{
+	struct mt_survey_space space = {0};
+	struct shared shared = {.query = query, .space = &space, .survey = survey, .start_s = mt_clock_s()};
+	enum mt_status st;
+
+	memset(survey, 0, sizeof *survey);
+	survey->least_bytes = INFINITY;
+	survey->jobs = query->jobs;
+	survey->rejected = calloc((size_t)mt_survey_rule_count, sizeof *survey->rejected);
+	if (!survey->rejected)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	pthread_mutex_init(&shared.lock, NULL);
+	MT_GOTO(out, mt_survey_enumerate(&space, survey, query));
+	MT_GOTO(out, run_workers(&shared));
+	count_rest(survey, &shared);
+	survey->seconds = mt_clock_s() - shared.start_s;
+out:
+	pthread_mutex_destroy(&shared.lock);
+	mt_survey_space_free(&space);
+	if (st != MT_OK)
+		mt_survey_free(survey);
+	return st;
+}

@@ -1,0 +1,111 @@
+/* survey: the search over the forecast: every layout of a model on so many accelerators of a machine that is described.
+ *
+ *   survey_rules.c    what a layout must keep, one rule a row: the same table prunes and gives the why-not list
+ *   survey_space.c    the axes; nodes (tp, cp, ep, mbs, sp, pp), each with its cards and a bound below all its layouts
+ *   survey_layout.c   one layout: cards to a forecast
+ *   survey.c          nodes in the order of their bounds, on several threads, until nothing left can be among the best
+ *   survey_front.c    the best few, and the front of time against memory
+ *   survey_json.c     the answer as a document and as text
+ *
+ * Exact: what is not evaluated is counted, under the rule or the bound that excludes it; counted = rejected + pruned + evaluated +
+ * not reached. A bound prunes only what can neither be among the best nor on the front. */
+#ifndef MT_TUNER_SURVEY_H
+#define MT_TUNER_SURVEY_H
+
+#include "tuner/forecast.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+enum mt_survey_schedule { MT_SURVEY_1F1B, MT_SURVEY_SCHEDULES };
+extern const char *const mt_survey_schedule_names[];
+
+struct mt_survey_layout {
+	int tp, cp, ep, pp, vp, dp, mbs;
+	int sp, zero, recompute; /* recompute: enum mt_case_recompute */
+	int recompute_layers;    /* of the stage that has most layers; others in proportion */
+	int schedule;            /* enum mt_survey_schedule */
+};
+
+struct mt_survey_query {
+	struct mt_case model;           /* model, seq, gbs, width, attention; its layout is not read */
+	const struct mt_target *target; /* borrowed, as the stack */
+	const struct mt_stack *stack;
+	struct mt_factors factors;
+	int64_t gpus;
+	double memory_bytes;           /* of an accelerator */
+	struct mt_survey_layout fixed; /* axes that have one value; -1: all */
+	int top;                       /* best layouts kept */
+	int jobs;                      /* threads */
+	double seconds;                /* stop then, with what was found; 0: no limit */
+	bool bounded;                  /* false: evaluate all that keep the rules */
+};
+
+struct mt_survey_point {
+	struct mt_survey_layout layout;
+	double step_s, peak_bytes;
+};
+
+/* Points in order; see survey_front.c. */
+struct mt_survey_front {
+	struct mt_survey_point *points; /* owned */
+	int count, capacity;
+};
+
+struct mt_survey {
+	struct mt_survey_front best;  /* the `top` of least time */
+	struct mt_survey_front front; /* no other has less of both time and memory; by time */
+	double least_bytes;           /* memory of the smallest layout, whether it fits or not; infinity: no layout */
+	int64_t counted, evaluated, too_large, pruned_time, pruned_memory, not_reached;
+	int64_t *rejected;   /* owned: one a rule */
+	double least_left_s; /* below the time of every layout not reached; infinity: all were */
+	double seconds;
+	int jobs;
+};
+
+/* Every axis free, top 20, one thread, bounded. */
+void mt_survey_default(struct mt_survey_query *query);
+/* MT_OK also when no layout is left: best.count is 0 then. */
+enum mt_status mt_survey_run(struct mt_survey *survey, const struct mt_survey_query *query);
+void mt_survey_free(struct mt_survey *survey);
+
+/* One layout, from nothing. Rules are not looked at. */
+void mt_survey_forecast(struct mt_forecast *out, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+/* "tp8 pp16 vp4 cp2 dp8 mbs1 sp zero1 full6" */
+void mt_survey_text(const struct mt_survey_layout *layout, char buf[96]);
+/* Below, at or above 0: an order of layouts; 0: the same. */
+int mt_survey_order(const struct mt_survey_layout *a, const struct mt_survey_layout *b);
+/* Of a layout: the stage with most layers. */
+int mt_survey_stage_layers(const struct mt_survey_query *query, int pp);
+
+/* When a rule can be told: as soon as these axes are chosen. */
+enum mt_survey_level {
+	MT_SURVEY_TP,
+	MT_SURVEY_CP,
+	MT_SURVEY_EP,
+	MT_SURVEY_SP, /* mbs and sp */
+	MT_SURVEY_PP,
+	MT_SURVEY_CHUNKS, /* vp and schedule */
+	MT_SURVEY_ZERO,
+	MT_SURVEY_RECOMPUTE,
+	MT_SURVEY_ALL /* recompute and chunks together */
+};
+struct mt_survey_rule {
+	const char *name, *text;
+	enum mt_survey_level level;
+	bool (*broken)(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+};
+extern const struct mt_survey_rule mt_survey_rules[];
+extern const int mt_survey_rule_count;
+/* Index of the first rule of that level that is broken, or -1. */
+int mt_survey_first_broken(const struct mt_survey_query *query, const struct mt_survey_layout *layout, enum mt_survey_level level);
+
+/* The document (docs/prediction.md) and the text. `half`: half of the 90% interval, relative (of the logarithm). */
+json_t *mt_survey_json(const struct mt_survey *survey, const struct mt_survey_query *query, double half);
+json_t *mt_survey_point_json(const struct mt_survey_query *query, const struct mt_survey_layout *layout, double half);
+void mt_survey_print(const struct mt_survey *survey, const struct mt_survey_query *query, double half, FILE *file);
+double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *forecast);
+/* Why no layout is left: the rules that rejected most, or the memory of the smallest. Records the failure. */
+enum mt_status mt_survey_nothing(const struct mt_survey *survey, const struct mt_survey_query *query);
+
+#endif

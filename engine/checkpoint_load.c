@@ -39,8 +39,20 @@ out:
 	return st;
 }
 
-/* A moment that the checkpoint lacks (another optimizer wrote it) begins at zero, as in a new run. */
-static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, int index, enum mt_state state, void *values)
+/* Moments of another rule mean something else: SGD's and Muon's are sums, AdamW's are means. */
+static bool same_optimizer(const struct mt_engine *e, const struct mt_checkpoint *c)
+{
+	json_t *mine = mt_options_json(&mt_train_options_table, &e->config.run->train);
+	const char *theirs = mt_json_get_string(json_object_get(c->manifest, "train"), "optimizer", "adamw");
+	bool same = strcmp(theirs, mt_json_get_string(mine, "optimizer", "")) == 0;
+
+	json_decref(mine);
+	return same;
+}
+
+/* A moment that the checkpoint lacks, or that another optimizer wrote, begins at zero, as in a new run. */
+static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, int index, enum mt_state state, bool same,
+				  void *values)
 {
 	const struct mt_param *p = &e->table.params[index];
 	enum mt_dtype f = mt_grad_dtype(e->dtype), stored = mt_state_dtype(e, state);
@@ -54,7 +66,7 @@ static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, 
 		return MT_OK;
 	memset(values, 0, (size_t)run.count * mt_dtype_bytes(f));
 	mt_state_piece(e, index, run.first, run.count, &piece);
-	if (mt_checkpoint_has(c, p->name, state))
+	if (same && mt_checkpoint_has(c, p->name, state))
 		MT_TRY(mt_checkpoint_read(c, p->name, state, &piece, f, values));
 	if (stored != f) /* in place: the narrow ones lie before what is still to be read */
 		round_to(stored, f, values, values, run.count);
@@ -62,7 +74,7 @@ static enum mt_status load_moment(struct mt_engine *e, struct mt_checkpoint *c, 
 	return mt_stream_synchronize(e->compute);
 }
 
-static enum mt_status load_param(struct mt_engine *e, struct mt_checkpoint *c, int index)
+static enum mt_status load_param(struct mt_engine *e, struct mt_checkpoint *c, int index, bool same)
 {
 	const struct mt_param *p = &e->table.params[index];
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
@@ -76,8 +88,8 @@ static enum mt_status load_param(struct mt_engine *e, struct mt_checkpoint *c, i
 	mt_state_piece(e, index, 0, count, &piece);
 	MT_GOTO(out, mt_checkpoint_read(c, p->name, MT_STATE_WEIGHT, &piece, f, values));
 	MT_GOTO(out, mt_state_set_weight(e, index, values));
-	MT_GOTO(out, load_moment(e, c, index, MT_STATE_MOMENT1, values));
-	st = load_moment(e, c, index, MT_STATE_MOMENT2, values);
+	MT_GOTO(out, load_moment(e, c, index, MT_STATE_MOMENT1, same, values));
+	st = load_moment(e, c, index, MT_STATE_MOMENT2, same, values);
 out:
 	free(values);
 	return st;
@@ -125,11 +137,13 @@ enum mt_status mt_checkpoint_load(struct mt_engine *engine, const char *director
 {
 	struct mt_checkpoint c;
 	enum mt_status st;
+	bool same;
 
 	MT_TRY(mt_checkpoint_open(&c, directory));
+	same = same_optimizer(engine, &c);
 	MT_GOTO(out, mt_checkpoint_check_model(engine->model, json_object_get(c.manifest, "model"), directory));
 	for (int i = 0; i < engine->table.count; i++)
-		MT_GOTO(out, load_param(engine, &c, i));
+		MT_GOTO(out, load_param(engine, &c, i, same));
 	engine->step = c.step;
 	engine->samples = c.samples;
 	engine->skipped = mt_json_get_int(c.manifest, "skipped_steps", 0);

@@ -4,7 +4,7 @@
  * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
  * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5 of its
  * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding
- * a LLaMA, and experts spread in as many ways. */
+ * a LLaMA, and experts spread in as many ways; with AdamW, Muon and SGD in turn. */
 #include "base/file.h"
 #include "engine/checkpoint.h"
 
@@ -51,6 +51,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.sp = p->sp;
 	run->layout.ep = run->model.experts > 0 ? p->ep : 1;
 	run->layout.etp = run->model.experts > 0 ? p->etp : 0;
+	run->train.optimizer = dtype == MT_BF16 ? MT_SGD : strcmp(model, "llama-tiny") == 0 ? MT_MUON : MT_ADAMW;
 	run->train.steps = STEPS;
 	run->train.lr = 3e-3;
 }

@@ -30,42 +30,47 @@ struct gradients {
 struct row {
 	int zero, group, tp, pp, vp, dp, mbs;
 	bool sp, one_bucket;
-	int recompute, schedule, offload;
+	int recompute, schedule, offload, cp;
 };
 
 enum { NONE = MT_RECOMPUTE_NONE, SOME = MT_RECOMPUTE_SELECTIVE, FULL = MT_RECOMPUTE_FULL };
 
 /* clang-format off */
 static const struct row rows[] = {
-	/* zero, group, tp, pp, vp, dp, mbs, sp, one bucket, recompute, schedule, layers offloaded */
-	{0, 0, 1, 1, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{1, 0, 1, 1, 1, 2, 2, false, true, NONE, MT_SCHEDULE_1F1B, 0},
-	{1, 0, 2, 1, 1, 4, 1, true, false, FULL, MT_SCHEDULE_1F1B, 0},
-	{1, 2, 1, 1, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{1, 4, 1, 1, 1, 8, 1, false, true, NONE, MT_SCHEDULE_1F1B, 0},
-	{1, 2, 2, 1, 1, 4, 2, true, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{1, 2, 1, 2, 1, 4, 1, false, false, SOME, MT_SCHEDULE_1F1B, 0},
-	{2, 0, 1, 1, 1, 2, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{2, 0, 1, 1, 1, 4, 2, false, true, FULL, MT_SCHEDULE_1F1B, 0},
-	{2, 2, 1, 1, 1, 8, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{2, 0, 2, 2, 1, 2, 1, true, false, SOME, MT_SCHEDULE_1F1B, 0},
-	{2, 0, 1, 2, 2, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 1, 1, 1, 2, 2, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 1, 1, 1, 8, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 1, 1, 1, 4, 1, false, true, FULL, MT_SCHEDULE_1F1B, 0},
-	{3, 4, 1, 1, 1, 8, 1, false, false, SOME, MT_SCHEDULE_1F1B, 0},
-	{3, 2, 2, 1, 1, 4, 1, true, false, FULL, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 4, 1, 1, 2, 1, true, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 1, 2, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 1, 4, 1, 2, 1, false, true, FULL, MT_SCHEDULE_1F1B, 0},
-	{3, 2, 1, 2, 2, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0},
-	{3, 0, 2, 2, 2, 2, 1, true, true, NONE, MT_SCHEDULE_1F1B, 0},
-	{0, 0, 1, 1, 1, 2, 1, false, false, NONE, MT_SCHEDULE_1F1B, 3},
-	{3, 0, 2, 1, 1, 2, 1, true, false, SOME, MT_SCHEDULE_1F1B, 100},
-	{1, 0, 1, 2, 2, 2, 2, false, false, FULL, MT_SCHEDULE_1F1B, 1},
-	{0, 0, 2, 2, 1, 1, 1, false, false, NONE, MT_SCHEDULE_ZB_H1, 2},
-	{0, 0, 4, 2, 1, 1, 1, true, false, NONE, MT_SCHEDULE_ZB_H1, 0},
-	{0, 0, 2, 2, 2, 2, 1, false, false, NONE, MT_SCHEDULE_ZB_V, 0},
+	/* zero, group, tp, pp, vp, dp, mbs, sp, one bucket, recompute, schedule, layers offloaded, cp */
+	{0, 0, 1, 1, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 0, 1, 1, 1, 2, 2, false, true, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 0, 2, 1, 1, 4, 1, true, false, FULL, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 2, 1, 1, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 4, 1, 1, 1, 8, 1, false, true, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 2, 2, 1, 1, 4, 2, true, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 2, 1, 2, 1, 4, 1, false, false, SOME, MT_SCHEDULE_1F1B, 0, 1},
+	{2, 0, 1, 1, 1, 2, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{2, 0, 1, 1, 1, 4, 2, false, true, FULL, MT_SCHEDULE_1F1B, 0, 1},
+	{2, 2, 1, 1, 1, 8, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{2, 0, 2, 2, 1, 2, 1, true, false, SOME, MT_SCHEDULE_1F1B, 0, 1},
+	{2, 0, 1, 2, 2, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 1, 1, 1, 2, 2, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 1, 1, 1, 8, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 1, 1, 1, 4, 1, false, true, FULL, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 4, 1, 1, 1, 8, 1, false, false, SOME, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 2, 2, 1, 1, 4, 1, true, false, FULL, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 4, 1, 1, 2, 1, true, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 1, 2, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 1, 4, 1, 2, 1, false, true, FULL, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 2, 1, 2, 2, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{3, 0, 2, 2, 2, 2, 1, true, true, NONE, MT_SCHEDULE_1F1B, 0, 1},
+	{0, 0, 1, 1, 1, 2, 1, false, false, NONE, MT_SCHEDULE_1F1B, 3, 1},
+	{3, 0, 2, 1, 1, 2, 1, true, false, SOME, MT_SCHEDULE_1F1B, 100, 1},
+	{1, 0, 1, 2, 2, 2, 2, false, false, FULL, MT_SCHEDULE_1F1B, 1, 1},
+	{0, 0, 2, 2, 1, 1, 1, false, false, NONE, MT_SCHEDULE_ZB_H1, 2, 1},
+	{1, 2, 1, 1, 1, 2, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 2},
+	{2, 0, 1, 1, 1, 2, 2, false, false, NONE, MT_SCHEDULE_1F1B, 0, 2},
+	{3, 0, 2, 1, 1, 2, 1, true, false, FULL, MT_SCHEDULE_1F1B, 0, 2},
+	{3, 2, 1, 2, 1, 1, 1, false, false, NONE, MT_SCHEDULE_1F1B, 0, 4},
+	{3, 4, 1, 1, 1, 4, 1, false, false, NONE, MT_SCHEDULE_1F1B, 2, 2},
+	{0, 0, 4, 2, 1, 1, 1, true, false, NONE, MT_SCHEDULE_ZB_H1, 0, 1},
+	{0, 0, 2, 2, 2, 2, 1, false, false, NONE, MT_SCHEDULE_ZB_V, 0, 1},
 };
 /* clang-format on */
 
@@ -113,6 +118,7 @@ static void set_layout(struct mt_layout *l, const struct row *r)
 	l->recompute_attention = true;
 	l->schedule = r->schedule;
 	l->offload_layers = r->offload;
+	l->cp = r->cp;
 	l->bucket_bytes = r->one_bucket ? 0 : 64 << 10;
 }
 

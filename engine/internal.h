@@ -30,17 +30,17 @@ struct mt_layer_saved {
 			       /* of latent attention the queries alone */
 	void *qk, *qk_stats;   /* (R, (H+G)*D) heads before their norm, (2,R*(H+G)) f32: qk_norm.c */
 	struct mt_latent_saved latent;
-	int64_t window;   /* of this layer's attention */
 	void *attention;  /* (R, H*E) */
 	void *lse;        /* (B,H,T) f32 */
 	void *x2;         /* (S,C) after the attention's residual */
 	void *up;         /* (R, F or 2F) before the activation */
 	void *activation; /* (R, F) after it */
 	struct mt_experts_saved experts;
+	int64_t window; /* of this layer's attention */
 };
 
-/* A layer's saved tensors are pointers, all of them: what is done to each goes over them as an array. */
-/* Those of experts come last, with what the host knows of them behind. */
+/* What is done to each of a layer's saved tensors goes over them as an array: nothing but pointers may stand before those of
+ * experts, which come last, with what the host knows behind. */
 #define MT_LAYER_TENSORS ((int)(offsetof(struct mt_layer_saved, experts.places) / sizeof(void *)))
 
 /* What of a layer is in host memory, see offload.c. */

@@ -331,7 +331,7 @@ static void place(struct builder *b)
 		}
 		if (class == 2 || class == 4) /* its sum over tp comes first */
 			bucket.unit = t->units - 1;
-		if (class == 1 && t->head == t->word) /* tied, and the head is here: it begins there */
+		if (class == 1 && b->at.pp == mt_layout_head_stage(b->layout)) /* head or multi-token modules use it first */
 			bucket.first_unit = 0;
 		close_bucket(b, &bucket, end);
 	}

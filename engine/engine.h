@@ -48,6 +48,8 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 /* The mean loss over `batches` times gbs samples of a data set, from its first on: forward passes only, the same on every rank.
  * Collective. The data set must live as long as the engine, and be the same in every call. */
 enum mt_status mt_engine_evaluate(struct mt_engine *engine, struct mt_dataset *dataset, int64_t batches, double *loss);
+/* The logits of mbs sequences of tokens, (rows, vocab), by a run of one rank without a data set. */
+enum mt_status mt_engine_logits(struct mt_engine *engine, const int32_t *tokens, double *logits);
 int64_t mt_engine_steps_done(const struct mt_engine *engine); /* those of the run that it was resumed from too */
 
 /* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */

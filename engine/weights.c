@@ -265,3 +265,19 @@ out:
 	mt_weights_close(&w);
 	return st;
 }
+
+enum mt_status mt_weights_model(struct mt_model *model, const char *directory)
+{
+	char *manifest = mt_string("%s/manifest.json", directory);
+	struct mt_checkpoint c = {0};
+	enum mt_status st = MT_OK;
+	bool ours = manifest && mt_file_exists(manifest);
+
+	free(manifest);
+	if (!ours)
+		return mt_model_load(model, directory);
+	MT_TRY(mt_checkpoint_open(&c, directory));
+	st = mt_checkpoint_model(&c, model);
+	mt_checkpoint_close(&c);
+	return st;
+}

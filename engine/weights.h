@@ -26,6 +26,9 @@ void mt_hf_set_experts(const struct mt_model *model, json_t *config);
 /* config.json for such a model; NULL: out of memory. */
 json_t *mt_hf_config(const struct mt_model *model, enum mt_stored type);
 
+/* The model that the weights of a directory are of. */
+enum mt_status mt_weights_model(struct mt_model *model, const char *directory);
+
 struct mt_weights {
 	const struct mt_model *model; /* borrowed */
 	struct mt_checkpoint checkpoint;

@@ -50,12 +50,19 @@ static void shipped_models_have_their_published_parameter_counts(void **state)
 		const char *name;
 		int64_t parameters;
 	} known[] = {
-		{"gpt2-124m", 124439808},        {"gpt2-355m", 354823168},
-		{"gpt2-774m", 774030080},        {"gpt2-1558m", 1557611200},
-		{"llama2-7b", 6738415616},       {"mistral-7b", 7241732096},
-		{"llama3-8b", 8030261248},       {"llama3-70b", 70553706496},
-		{"llama3.1-405b", 405853388800}, {"mixtral-8x7b", 46702792704},
-		{"mixtral-8x22b", 140620634112}, {"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
+		{"gpt2-124m", 124439808},        {"gpt2-355m", 354823168},        {"gpt2-774m", 774030080},
+		{"gpt2-1558m", 1557611200},      {"llama2-7b", 6738415616},       {"mistral-7b", 7241732096},
+		{"llama3-8b", 8030261248},       {"llama3-70b", 70553706496},     {"llama3.1-405b", 405853388800},
+		{"mixtral-8x7b", 46702792704},   {"mixtral-8x22b", 140620634112}, /* as the checkpoints on the Hugging Face hub have
+										     them, a tied head once; gpt3 by the formula
+										     below */
+		{"llama2-13b", 13015864320},     {"llama2-70b", 68976648192},     {"llama3.1-8b", 8030261248},
+		{"llama3.1-70b", 70553706496},   {"llama3.2-1b", 1235814400},     {"llama3.2-3b", 3212749824},
+		{"mistral-7b-v0.1", 7241732096}, {"qwen2-0.5b", 494032768},       {"qwen2-1.5b", 1543714304},
+		{"qwen2-7b", 7615616512},        {"qwen2-72b", 72706203648},      {"qwen3-0.6b", 596049920},
+		{"qwen3-1.7b", 1720574976},      {"qwen3-4b", 4022468096},        {"qwen3-8b", 8190735360},
+		{"qwen3-14b", 14768307200},      {"qwen3-32b", 32762123264},      {"gpt3-2.7b", 2651553280},
+		{"gpt3-6.7b", 6658404352},       {"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
 	};
 
 	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {

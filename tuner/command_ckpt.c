@@ -146,23 +146,6 @@ out:
 	return st;
 }
 
-/* Of a checkpoint the model is in the manifest, of a Hugging Face directory in its config.json. */
-static enum mt_status load_model(struct mt_model *model, const char *directory)
-{
-	char *manifest = mt_string("%s/manifest.json", directory);
-	struct mt_checkpoint c = {0};
-	enum mt_status st = MT_OK;
-	bool ours = manifest && mt_file_exists(manifest);
-
-	free(manifest);
-	if (!ours)
-		return mt_model_load(model, directory);
-	MT_TRY(mt_checkpoint_open(&c, directory));
-	st = mt_checkpoint_model(&c, model);
-	mt_checkpoint_close(&c);
-	return st;
-}
-
 static enum mt_status convert(const struct ckpt_command *command, const char *from, const char *to)
 {
 	struct mt_weights weights = {0};
@@ -173,7 +156,7 @@ static enum mt_status convert(const struct ckpt_command *command, const char *fr
 	if (mt_file_exists(to))
 		return mt_fail(MT_INPUT, "%s exists: give a name that is free", to);
 	MT_TRY(choose(from, &directory));
-	MT_GOTO(out, load_model(&model, directory));
+	MT_GOTO(out, mt_weights_model(&model, directory));
 	MT_GOTO(out, mt_weights_open(&weights, directory, &model));
 	MT_GOTO(out, mt_weights_export(&weights, (enum mt_export)command->format, (enum mt_stored)command->dtype,
 				       command->shard_bytes, to));

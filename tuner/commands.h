@@ -16,6 +16,7 @@ enum mt_status mt_command_train(int argc, char **argv);
 enum mt_status mt_command_launch(int argc, char **argv);
 enum mt_status mt_command_data(int argc, char **argv);
 enum mt_status mt_command_ckpt(int argc, char **argv);
+enum mt_status mt_command_logits(int argc, char **argv);
 enum mt_status mt_command_report(int argc, char **argv);
 enum mt_status mt_command_validate(int argc, char **argv);
 enum mt_status mt_command_calibrate(int argc, char **argv);

@@ -24,6 +24,7 @@ static const struct {
 	{"validate", "predict a table of measured runs, tell how far off", mt_command_validate},
 	{"calibrate", "fit machine and stack to measured runs", mt_command_calibrate},
 	{"ckpt", "list, verify and convert checkpoints", mt_command_ckpt},
+	{"logits", "logits of given tokens, to compare with other programs", mt_command_logits},
 	{"report", "make the report again from a result file", mt_command_report},
 };
 

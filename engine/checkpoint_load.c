@@ -105,6 +105,9 @@ static bool may_differ(const struct mt_model *model, const char *key)
 		if (strcmp(key, of_training[i]) == 0)
 			return true;
 	}
+	/* a model may be used without its multi-token modules */
+	if (strcmp(key, "mtp_weight") == 0 || (strcmp(key, "mtp") == 0 && model->mtp == 0))
+		return true;
 	return strcmp(key, "name") == 0 || strcmp(key, "init_std") == 0 ||
 	       (strcmp(key, "seq") == 0 && model->position != MT_MODEL_LEARNED);
 }

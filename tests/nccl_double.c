@@ -322,7 +322,12 @@ static void launch(struct operation *o, struct threaded_stream *stream)
 static ncclResult_t enqueue(ncclComm_t comm, cudaStream_t stream, struct act act, ncclDataType_t type)
 {
 	struct operation *o = batch;
-	act.dtype = type == ncclFloat32 ? MT_F32 : type == ncclFloat64 ? MT_F64 : type == ncclBfloat16 ? MT_BF16 : MT_I32;
+	act.dtype = type == ncclFloat32    ? MT_F32
+		    : type == ncclFloat64  ? MT_F64
+		    : type == ncclBfloat16 ? MT_BF16
+		    : type == ncclFloat16  ? MT_F16
+		    : type == ncclUint8    ? MT_E4M3
+					   : MT_I32;
 	if (!o && !(o = calloc(1, sizeof *o)))
 		abort();
 	if (o->count == MOST_ACTS || (o->count && o->comm != comm))

@@ -134,8 +134,10 @@ static enum mt_status measure(struct bench *b, struct mt_card *card)
 	int64_t before;
 
 	card->token_bytes = e->rows * 4;
-	card->document_bytes = mt_context_document_bytes(e->layout);
+	card->document_bytes = mt_context_document_bytes(e->layout, e->model->window);
 	card->position_bytes = e->positions ? e->rows * 4 : 0;
+	if (e->window_starts)
+		card->position_bytes += mt_context_start_arrays(e->layout) * e->layout->mbs * mt_context_part_rows(e->layout) * 4;
 	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));

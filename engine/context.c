@@ -64,9 +64,25 @@ static int64_t start_count(const struct mt_engine *e)
 	return mt_context_start_arrays(e->layout) * e->layout->mbs * mt_context_part_rows(e->layout);
 }
 
+/* Of the windows of a ring. */
+static bool windows_apart(const struct mt_engine *e)
+{
+	return e->model->window > 0 && mt_context_windows_apart(e->layout);
+}
+
+/* mt_context_starts' arrays on the device. */
+static enum mt_status make_starts(struct mt_engine *e, int arena, const int32_t *starts, int64_t window, void **arrays)
+{
+	int32_t *host = e->host_rows + e->rows;
+
+	mt_context_starts(e->layout, e->at.cp / mt_context_inner(e->layout), starts, window, host);
+	MT_TRY(mt_engine_alloc(e, arena, start_count(e), MT_I32, arrays));
+	return mt_device_upload(e->device, e->compute, *arrays, host, (size_t)start_count(e) * sizeof *host);
+}
+
 enum mt_status mt_context_create(struct mt_engine *e)
 {
-	if (e->layout->documents == MT_DOCUMENTS_APART) {
+	if (e->layout->documents == MT_DOCUMENTS_APART || windows_apart(e)) {
 		e->host_rows = calloc((size_t)(e->rows + start_count(e) + e->layout->mbs * e->layout->seq), sizeof *e->host_rows);
 		if (!e->host_rows)
 			return mt_fail(MT_NOMEM, "no memory for the documents of a micro-batch");
@@ -74,6 +90,8 @@ enum mt_status mt_context_create(struct mt_engine *e)
 	if (e->layout->cp == 1)
 		return MT_OK;
 	MT_TRY(make_positions(e));
+	if (windows_apart(e) && e->layout->documents == MT_DOCUMENTS_JOINED)
+		MT_TRY(make_starts(e, ARENA_WORKSPACE, NULL, e->model->window, &e->window_starts));
 	return mt_stream_create(e->device, MT_STREAM_COMM, "cp", &e->cp_stream);
 }
 
@@ -90,9 +108,8 @@ void mt_context_destroy(struct mt_engine *e)
 enum mt_status mt_context_load(struct mt_engine *e, struct mt_flight *flight, const struct mt_batch *batch)
 {
 	const struct mt_layout *l = e->layout;
-	int32_t *positions = e->host_rows, *arrays = positions + e->rows;
-	const int32_t *starts = batch->starts ? batch->starts : arrays + start_count(e);
-	int64_t count = start_count(e);
+	int32_t *positions = e->host_rows;
+	const int32_t *starts = batch->starts ? batch->starts : positions + e->rows + start_count(e);
 
 	if (l->documents != MT_DOCUMENTS_APART)
 		return MT_OK;
@@ -101,11 +118,11 @@ enum mt_status mt_context_load(struct mt_engine *e, struct mt_flight *flight, co
 
 		positions[i] = (int32_t)row - starts[i / e->seq * l->seq + row];
 	}
-	mt_context_starts(l, e->at.cp / mt_context_inner(l), starts, arrays);
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->positions));
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, count, MT_I32, &flight->starts));
 	MT_TRY(mt_device_upload(e->device, e->compute, flight->positions, positions, (size_t)e->rows * sizeof *positions));
-	return mt_device_upload(e->device, e->compute, flight->starts, arrays, (size_t)count * sizeof *arrays);
+	if (windows_apart(e))
+		MT_TRY(make_starts(e, ARENA_ACTIVATIONS, starts, e->model->window, &flight->window_starts));
+	return make_starts(e, ARENA_ACTIVATIONS, starts, 0, &flight->starts);
 }
 
 const void *mt_context_positions(const struct mt_engine *e)
@@ -144,6 +161,10 @@ static struct mt_attention part_of(const struct mt_engine *e, const struct mt_at
 	struct widths w;
 
 	own.starts = e->running ? e->running->starts : NULL;
+	if (own.window > 0 && mt_context_windows_apart(e->layout)) {
+		own.window = 0;
+		own.starts = e->window_starts ? e->window_starts : e->running->window_starts;
+	}
 	if (inner == 1)
 		return own;
 	own.seq = mt_context_part_rows(e->layout);

@@ -23,9 +23,12 @@ int64_t mt_context_first_at(const struct mt_layout *layout, int part, int64_t at
 /* With documents apart: for the attention of the rows of `part` (kernels/op.h), how many arrays of first rows there are, each of a
  * part's rows a sequence: one for each part whose keys come by, or one for all when they are gathered. */
 int mt_context_start_arrays(const struct mt_layout *layout);
-/* Bytes of a micro-batch's positions and first rows; 0: documents are joined. */
-int64_t mt_context_document_bytes(const struct mt_layout *layout);
-/* Those arrays, (arrays, mbs, part rows), from starts(mbs, seq): where the document of each row begins in the sequence. */
-void mt_context_starts(const struct mt_layout *layout, int part, const int32_t *starts, int32_t *arrays);
+/* Bytes of a micro-batch's positions and first rows, those of a window too; 0: documents are joined. */
+int64_t mt_context_document_bytes(const struct mt_layout *layout, int64_t window);
+/* Those arrays, (arrays, mbs, part rows), from starts(mbs, seq): where the document of each row begins in the sequence; NULL: it is
+ * one document. `window` rows are seen at most (0: no limit): for rings, whose keys do not lie one after the other. */
+void mt_context_starts(const struct mt_layout *layout, int part, const int32_t *starts, int64_t window, int32_t *arrays);
+/* Whether windows are seen to by such arrays and not by the operation. */
+bool mt_context_windows_apart(const struct mt_layout *layout);
 
 #endif

@@ -65,6 +65,7 @@ struct mt_flight {
 	bool live;
 	void *tokens, *targets;        /* (R) i32, first and last stage */
 	void *positions, *starts;      /* documents apart: (R) i32, and mt_context_starts' arrays */
+	void *window_starts;           /* the same where a window is too, in a ring */
 	struct mt_layer_saved *layers; /* owned: one a layer of the chunk */
 	int64_t layer_count;
 	void *input;                 /* (S,C) what the stage began with */
@@ -144,6 +145,7 @@ struct mt_engine {
 	struct mt_group *heads, *parts;                    /* of cp: those that exchange heads, those that have the other parts */
 	int32_t *rows_taken;                               /* owned: (T) which rows of a sequence are here; NULL: all */
 	struct mt_experts experts;
+	void *window_starts;             /* mt_context_starts' arrays of windows in a ring, documents joined; else NULL */
 	void *positions;                 /* (R) i32: where this rank's rows are in their sequences; NULL: as they lie */
 	const struct mt_flight *running; /* the micro-batch whose pass runs; NULL in a bench */
 	double counted, token_scale;     /* targets of the step on this rank; (gbs * seq) / those of all ranks */

@@ -170,21 +170,27 @@ static void drop_rows(struct mt_engine *e, void *shard, void *whole)
 static enum mt_status project(struct mt_engine *e, const int *at, struct mt_layer_saved *s)
 {
 	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
-	struct mt_attention args;
 	void *whole;
 
-	if (mt_model_is_latent(e->model))
-		return mt_latent_forward(e, at, s);
 	MT_TRY(gather_rows(e, s->norm1, &whole));
 	MT_TRY(alloc(e, e->rows * width, &s->qkv));
 	MT_TRY(mt_linear_forward(e, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width, s->qkv));
 	drop_rows(e, s->norm1, whole);
 	if (e->model->qk_norm)
 		MT_TRY(mt_qk_norm_forward(e, at, s));
-	MT_TRY(rope(e, s->qkv, 1));
+	return rope(e, s->qkv, 1);
+}
+
+/* Queries, keys and values; where heads are exchanged, those of the part's rows. */
+static enum mt_status prepare(struct mt_engine *e, const int *at, struct mt_layer_saved *s)
+{
+	bool latent = mt_model_is_latent(e->model);
+	struct mt_attention args;
+
+	MT_TRY(latent ? mt_latent_forward(e, at, s) : project(e, at, s));
 	args = attention_args(e, s);
 	MT_TRY(mt_context_exchange(e, &args, s));
-	if (s->exchanged)
+	if (s->exchanged && !latent)
 		mt_engine_release(e, &s->qkv);
 	return MT_OK;
 }
@@ -195,7 +201,7 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	int64_t C = e->model->hidden;
 
 	MT_TRY(norm_forward(e, at, MT_ATTN_NORM_GAIN, MT_ATTN_NORM_BIAS, (struct mt_norm){.x = s->x}, &s->norm1, &s->stats1));
-	MT_TRY(project(e, at, s));
+	MT_TRY(prepare(e, at, s));
 	MT_TRY(attend(e, s));
 	MT_TRY(alloc(e, e->rows * C, out));
 	MT_TRY(mt_linear_forward(e, s->attention, at[MT_ATTN_OUT], -1, e->o_cols, C, *out));

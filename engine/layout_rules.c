@@ -167,18 +167,6 @@ RULE(kv_heads_divisible_by_tp)
 	return indivisible(m->kv_heads, l->tp);
 }
 
-/* Rows of a part do not lie one after the other, so a window cannot be told by their distance. */
-RULE(window_needs_whole_sequences)
-{
-	return m->window > 0 && l->cp > 1 && l->cp_kind != MT_CONTEXT_ULYSSES;
-}
-
-/* Keys and values of latent attention are no part of one buffer with the queries. */
-RULE(latent_needs_cp_of_one)
-{
-	return m->kv_rank > 0 && l->cp > 1;
-}
-
 /* A row's next tokens may be another rank's. */
 RULE(mtp_needs_cp_of_one)
 {
@@ -389,8 +377,6 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(hidden_divisible_by_heads, "hidden heads", "hidden must be a multiple of heads unless head_dim is given"),
 	ROW(heads_divisible_by_tp, "heads tp", "attention heads must be a multiple of tp"),
 	ROW(kv_heads_divisible_by_tp, "kv_heads tp", "key and value heads must be a multiple of tp"),
-	ROW(window_needs_whole_sequences, "window cp", "a sliding window needs cp 1, or cp_kind ulysses"),
-	ROW(latent_needs_cp_of_one, "kv_rank cp", "latent attention needs cp 1"),
 	ROW(mtp_needs_cp_of_one, "mtp cp", "multi-token prediction needs cp 1"),
 	ROW(mtp_tokens_within_seq, "mtp seq", "a sequence must have more tokens than the model has multi-token modules"),
 	ROW(ffn_divisible_by_tp, "ffn tp", "the inner width of the MLP must be a multiple of tp"),

@@ -126,6 +126,7 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt
 	e->collecting = NULL;
 	mt_engine_release(e, &flight->positions);
 	mt_engine_release(e, &flight->starts);
+	mt_engine_release(e, &flight->window_starts);
 	flight->live = false;
 	return st;
 }
@@ -146,8 +147,9 @@ enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_fl
 /* After a failure: gives back whatever the micro-batch still holds. */
 void mt_flight_free(struct mt_engine *e, struct mt_flight *flight)
 {
-	void **all[] = {&flight->tokens,      &flight->targets,  &flight->input,     &flight->output, &flight->final,
-			&flight->final_stats, &flight->gradient, &flight->positions, &flight->starts, &flight->more};
+	void **all[] = {&flight->tokens, &flight->targets,       &flight->input,    &flight->output,
+			&flight->final,  &flight->final_stats,   &flight->gradient, &flight->positions,
+			&flight->starts, &flight->window_starts, &flight->more};
 
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
 		if (*all[i])

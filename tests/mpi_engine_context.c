@@ -27,6 +27,8 @@ struct row {
 #define HYBRID    MT_CONTEXT_HYBRID
 #define GPT       0
 #define LLAMA     1
+#define QWEN      2 /* a window, and normalised heads */
+#define DEEPSEEK  3 /* latent attention */
 #define NONE      MT_RECOMPUTE_NONE
 #define SELECTIVE MT_RECOMPUTE_SELECTIVE
 #define FULL      MT_RECOMPUTE_FULL
@@ -70,6 +72,15 @@ static const struct row rows[] = {
 	{HYBRID, 4, 2, 1, 2, 1, 1, false, false, true, 1, NONE, H1, MT_F32, LLAMA},
 	{HYBRID, 4, 2, 1, 1, 1, 2, false, true, false, 2, NONE, F1B1, MT_BF16, GPT},
 	{RING, 2, 1, 1, 1, 1, 1, false, 3, true, 1, NONE, F1B1, MT_F32, LLAMA},
+	{RING, 2, 1, 1, 1, 1, 1, false, 0, false, 1, SELECTIVE, F1B1, MT_F32, QWEN},
+	{RING, 4, 1, 1, 1, 1, 1, false, 0, true, 2, NONE, F1B1, MT_F32, QWEN},
+	{GATHER, 2, 1, 1, 1, 1, 1, false, 1, true, 2, NONE, F1B1, MT_F32, QWEN},
+	{ULYSSES, 2, 1, 1, 2, 1, 1, false, 0, true, 1, NONE, F1B1, MT_F32, QWEN},
+	{HYBRID, 4, 2, 1, 1, 1, 1, false, 1, false, 1, FULL, F1B1, MT_F32, QWEN},
+	{RING, 2, 1, 1, 1, 1, 1, false, 0, true, 1, NONE, F1B1, MT_F32, DEEPSEEK},
+	{GATHER, 2, 1, 2, 1, 1, 1, true, 0, false, 2, NONE, F1B1, MT_F32, DEEPSEEK},
+	{ULYSSES, 2, 1, 1, 1, 1, 1, false, 1, true, 2, SELECTIVE, F1B1, MT_F32, DEEPSEEK},
+	{HYBRID, 4, 2, 1, 1, 1, 1, false, 0, true, 1, FULL, F1B1, MT_F32, DEEPSEEK},
 	{RING, 2, 1, 1, 1, 1, 2, false, 2, false, 2, SELECTIVE, F1B1, MT_F32, LLAMA},
 	{GATHER, 2, 1, 1, 2, 1, 2, false, 3, true, 1, NONE, F1B1, MT_F32, GPT},
 	{ULYSSES, 4, 1, 1, 1, 1, 2, false, 3, false, 1, FULL, F1B1, MT_F32, GPT},
@@ -99,7 +110,10 @@ static void set_run(struct mt_run *run, const struct row *row, char *path)
 {
 	struct mt_layout *l = &run->layout;
 
-	set_tiny_run(run, row->model == GPT ? &TINY_GPT : &TINY_LLAMA);
+	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA, &TINY_QWEN, &TINY_DEEPSEEK};
+
+	set_tiny_run(run, models[row->model]);
+	run->model.mtp = 0; /* modules of next tokens need whole sequences */
 	run->model.layers = row->dtype == MT_BF16 ? 2 : 5;
 	run->model.seq = SEQ;
 	run->model.init_std = 0.15; /* larger weights would make more of the rounding errors of f32 */
@@ -205,7 +219,7 @@ static void compare(const struct row *row, const struct result *got, const struc
 }
 
 /* Of one rank, by model, type and whether documents are apart. */
-static struct result references[2][2][2];
+static struct result references[4][2][2];
 
 static enum mt_status reference_of(const struct row *row, char *path, struct mt_fabric *fabric, struct result **reference)
 {
@@ -348,7 +362,7 @@ int main(void)
 		remove_documents(path);
 		printf("%d passed, %d failed, %d skipped\n", counts.passed, counts.failed, counts.skipped);
 	}
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 16; i++)
 		free_result(&references[i / 4][i / 2 % 2][i % 2]);
 	mt_group_destroy(world);
 	mt_fabric_destroy(fabric);

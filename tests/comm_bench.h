@@ -73,6 +73,9 @@ static inline void put(void *p, int64_t i, enum mt_dtype dtype, double v)
 	case MT_F64:
 		((double *)p)[i] = v;
 		break;
+	case MT_F16:
+		((uint16_t *)p)[i] = mt_f16_from_f32((float)v);
+		break;
 	default:
 		((int32_t *)p)[i] = (int32_t)v;
 	}
@@ -87,6 +90,8 @@ static inline double get(const void *p, int64_t i, enum mt_dtype dtype)
 		return mt_bf16_to_f32(((const uint16_t *)p)[i]);
 	case MT_F64:
 		return ((const double *)p)[i];
+	case MT_F16:
+		return mt_f16_to_f32(((const uint16_t *)p)[i]);
 	default:
 		return ((const int32_t *)p)[i];
 	}
@@ -226,7 +231,7 @@ static inline struct job draw(uint64_t seed, int index, int size)
 	struct job j = {
 		.op = (enum mt_comm_op)mt_random_integer(seed, 1, at, MT_COMM_SEND_RECV),
 		.count = counts[mt_random_integer(seed, 1, at + 1, sizeof counts / sizeof *counts)],
-		.dtype = (enum mt_dtype)mt_random_integer(seed, 1, at + 2, MT_DTYPE_COUNT),
+		.dtype = (enum mt_dtype)mt_random_integer(seed, 1, at + 2, MT_I32 + 1), /* those that have sums */
 		.in_place = mt_random_integer(seed, 1, at + 4, 2),
 		.root = (int)mt_random_integer(seed, 1, at + 5, (uint64_t)size),
 		.salt = index,

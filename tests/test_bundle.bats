@@ -42,7 +42,7 @@ setup() {
 	mkdir -p "$R"/{lib64,bin,usr/bin,tmp,proc,sys,dev,etc}
 	mkdir -p "$R$(dirname "$(ldd "$BIN/megatune" | awk '/libc\.so/ { print $3 }')")"
 	echo 'root:x:0:0:root:/tmp:/bin/bash' >"$R/etc/passwd"
-	for program in bash readlink dirname id; do
+	for program in bash readlink dirname id gzip mv rm; do
 		cp -L "$(command -v $program)" "$R/usr/bin/"
 		for file in $(ldd "$(command -v $program)" | grep -o '/[^ ]*'); do
 			mkdir -p "$R$(dirname "$file")" && cp -Ln "$file" "$R$file"

@@ -135,7 +135,7 @@ COMMANDS="doctor probe profile plan tune train ckpt validate calibrate report"
 	attempt megatune train "$GIVEN/run.yaml" --lr 1e-6
 	refused "min_lr 6e-05 is above lr 1e-06"
 	attempt megatune train "$GIVEN/run.yaml" --zero 1
-	refused "zero shards over data-parallel ranks"
+	refused "zero shards over data- and context-parallel ranks"
 }
 
 @test "data that is not there is refused before anything runs" {

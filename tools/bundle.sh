@@ -6,6 +6,8 @@
 #   gpu-check, gpu-bench          tests/gpu_check.sh and gpu_bench.sh with their programs, where those are built (make bundle does)
 #   bin/ lib/ lib/megatune/ share/megatune/models/
 #
+# A library of more than 16 MiB (oneDNN) comes packed; the first `run` unpacks it where it lies.
+#
 # Open MPI goes in whole (5 MB): the program starts without one on the machine, and several ranks can run, which the tests of a
 # machine with one GPU need. Components for networks whose libraries are large and belong to the driver (UCX, libfabric, PSM,
 # verbs), and those for files, stay out: between hosts the bundle's ranks talk over TCP, their GPUs over NCCL, which the machine brings with CUDA.
@@ -71,12 +73,20 @@ while read -r library; do
 	[ -e "$OUT/lib/$(basename "$library")" ] || bring "$library" "$OUT/lib"
 done < <(for f in "${files[@]}"; do libraries "$f"; done | sort -u)
 
+find "$OUT/lib" -name '*.so*' -size +16M -exec gzip -9n {} +
+
 cat >"$OUT/run" <<'RUN'
 #!/bin/bash
 # run [-n RANKS] PROGRAM ...: a program of this folder with the libraries of this folder; over ranks with its mpirun.
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} MEGATUNE_PLUGINS=$here/lib/megatune
 export PATH=$here/bin:$PATH
+for packed in "$here"/lib/*.gz; do
+	library=${packed%.gz}
+	[ -e "$packed" ] && ! [ -e "$library" ] || continue
+	{ gzip -dc "$packed" >"$library.$$" && mv -f "$library.$$" "$library"; } ||
+		{ rm -f "$library.$$"; echo "run: cannot unpack $packed: it needs gzip and room in a folder that may be written" >&2; exit 2; }
+done
 if [ -d "$here/lib/openmpi" ]; then
 	export OPAL_PREFIX=$here OPAL_LIBDIR=$here/lib OPAL_BINDIR=$here/bin OPAL_DATADIR=$here/share OPAL_SYSCONFDIR=$here/etc
 	export OPAL_PKGLIBDIR=$here/lib/openmpi OPAL_PKGDATADIR=$here/share/openmpi

@@ -54,14 +54,11 @@ template <typename T> static void launch_sgd(const struct mt_cuda_launch *launch
 
 enum mt_status mt_cuda_sgd(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (op->sgd.count == 0)
 		return MT_OK;
-	if (op->dtype == MT_F32)
-		launch_sgd<float>(launch, &op->sgd);
-	else
-		launch_sgd<__nv_bfloat16>(launch, &op->sgd);
+	MT_BY_TYPE(op->dtype, launch_sgd, launch, &op->sgd);
 	return mt_cuda_launched(op);
 }
 
@@ -88,7 +85,7 @@ enum mt_status mt_cuda_combine(struct mt_cuda_launch *launch, const struct mt_op
 	const float *a = static_cast<const float *>(c->a), *b = static_cast<const float *>(c->b);
 	const double *norm2 = static_cast<const double *>(c->norm2);
 	float *out = static_cast<float *>(c->out);
-	if (op->dtype != MT_F32 && op->dtype != MT_BF16)
+	if (!has_type(op->dtype))
 		return mt_cuda_no_kernel(op);
 	if (c->count == 0)
 		return MT_OK;

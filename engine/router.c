@@ -69,8 +69,7 @@ static double balance_scale(const struct mt_engine *e)
 {
 	double tokens = (double)e->layout->seq;
 
-	return e->model->balance_loss * (double)e->model->experts /
-	       ((double)e->model->top_k * tokens * tokens * (double)e->gbs);
+	return e->model->balance_loss * (double)e->model->experts / ((double)e->model->top_k * tokens * tokens * (double)e->gbs);
 }
 
 static double z_scale(const struct mt_engine *e)

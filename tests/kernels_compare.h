@@ -50,7 +50,7 @@ struct problem {
 	int count;
 	double f32_tolerance, bf16_tolerance;
 	bool f32_only; /* there is no form for bf16 */
-	int shift; /* elements that each operand begins past an aligned address */
+	int shift;     /* elements that each operand begins past an aligned address */
 };
 
 static const char *const levels[] = {"baseline", "avx2", "avx512"};

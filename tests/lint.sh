@@ -118,7 +118,7 @@ check_format() {
 
 check_shell() {
 	installed shell shellcheck || return 0
-	shellcheck "${SHELL_FILES[@]}"
+	shellcheck -x "${SHELL_FILES[@]}"
 	verdict shell $? "${#SHELL_FILES[@]} files"
 }
 

@@ -140,7 +140,7 @@ static void set_model(struct mt_model *m, char kind)
 static void set_run(struct mt_run *run, const struct row *row)
 {
 	static const struct tiny_model shape = {
-		"tiny experts", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48};
+		"tiny experts", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48, NULL};
 
 	set_tiny_run(run, &shape);
 	set_model(&run->model, row->model);

@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # export: runs as arguments of Megatron-LM and as batch scripts.
 
 load cli_support

@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # plan and scale on machines that are described: documents, options, refusals.
 
 load cli_support

@@ -1,3 +1,4 @@
+# shellcheck disable=SC2016 # single quotes hold Perl
 # validate and calibrate: predictions against tables of measured runs.
 
 load cli_support

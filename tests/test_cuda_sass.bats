@@ -8,7 +8,7 @@ setup() {
 	case $BUILD in /*) OBJECTS=$BUILD/obj/kernels/cuda ;; *) OBJECTS=$ROOT/$BUILD/obj/kernels/cuda ;; esac
 	export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 	[ -f "$OBJECTS/activation.cu.pic.o" ] || skip "built without nvcc"
-	command -v cuobjdump >/dev/null && command -v nvdisasm >/dev/null || skip "no cuobjdump or no nvdisasm"
+	{ command -v cuobjdump && command -v nvdisasm; } >/dev/null || skip "no cuobjdump or no nvdisasm"
 	command -v c++filt >/dev/null || skip "no c++filt"
 	ARCH=$(cuobjdump --list-elf "$OBJECTS/activation.cu.pic.o" | grep -o 'sm_[0-9]*a\?' | grep -m 1 -E 'sm_(90a|80|100|120)') || skip "built for none of the known architectures"
 }

@@ -246,10 +246,12 @@ static double *gradients_of(const struct mt_run *run, const char *device, double
 	*count = 0;
 	for (int i = 0; i < mt_engine_param_count(b.engine); i++) {
 		struct mt_param_info info;
+		double *longer;
 
 		mt_engine_param_info(b.engine, i, &info);
-		all = realloc(all, (size_t)(*count + info.rows * info.cols) * sizeof *all);
-		assert_non_null(all);
+		longer = realloc(all, (size_t)(*count + info.rows * info.cols) * sizeof *all);
+		assert_non_null(longer);
+		all = longer;
 		assert_int_equal(mt_engine_read_grad_f64(b.engine, i, all + *count), MT_OK);
 		*count += info.rows * info.cols;
 	}

@@ -28,8 +28,8 @@ struct cuda_device {
 	struct mt_cuda_launch launch;
 	struct mt_arena_backing memory, host_memory;
 	struct cuda_pinned *pinned; /* owned: gone when its arenas are */
-	struct cuda_range *ranges; /* owned */
-	bool exportable;           /* memory is made so that other processes and NICs may be given it */
+	struct cuda_range *ranges;  /* owned */
+	bool exportable;            /* memory is made so that other processes and NICs may be given it */
 	struct cuda_staging *staging;
 	cudaStream_t transfer; /* of copies at once, from any thread */
 	cudaStream_t clock;    /* always idle: anchors are recorded here */

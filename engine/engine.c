@@ -272,7 +272,8 @@ void mt_flights_destroy(struct mt_engine *e)
 	mt_schedule_free(&e->schedule);
 	free(e->host_tokens);
 	free(e->host_losses);
-	e->host_tokens = NULL;
+	free(e->mtp_tokens);
+	e->host_tokens = e->mtp_tokens = NULL;
 	e->host_losses = NULL;
 }
 
@@ -315,7 +316,6 @@ void mt_engine_destroy(struct mt_engine *engine)
 	free(e->updates);
 	free(e->laps);
 	free(e->bucket_order);
-	free(e->mtp_tokens);
 	free(e);
 }
 

@@ -83,7 +83,8 @@ enum mt_status mt_survey_front_add(struct mt_survey_front *front, const struct m
 		return MT_OK;
 	while (end < front->count && front->points[end].peak_bytes >= point->peak_bytes)
 		end++;
-	memmove(&front->points[at], &front->points[end], (size_t)(front->count - end) * sizeof *point);
+	if (end > at)
+		memmove(&front->points[at], &front->points[end], (size_t)(front->count - end) * sizeof *point);
 	front->count -= end - at;
 	return insert(front, at, point);
 }

@@ -50,3 +50,8 @@ wide() {
 @test "rotary positions too" {
 	wide rope 'rotate<(__nv_bfloat16, 8|float, 4)>' 1 1 2
 }
+
+@test "AdamW reads and writes master weights, moments and gradients so, whatever the parameters' type" {
+	wide optimizer 'adamw_step<(__nv_bfloat16|__half)>' 4 3 2
+	wide optimizer 'adamw_step<float>' 4 4 1
+}

@@ -2,71 +2,16 @@
 #include "kernels/cuda/cuda.h"
 
 #include "base/plugin.h"
+#include "kernels/cuda/table.h"
 #include "kernels/op_experts.h"
 
 #include <stdlib.h>
 
 typedef enum mt_status kernel(struct mt_cuda_launch *launch, const struct mt_op *op);
 
-/* Families that are not there yet leave an empty place. */
-#pragma weak mt_cuda_norm
-#pragma weak mt_cuda_norm_bwd
-#pragma weak mt_cuda_activation
-#pragma weak mt_cuda_activation_bwd
-#pragma weak mt_cuda_rope
-#pragma weak mt_cuda_embedding
-#pragma weak mt_cuda_embedding_bwd
-#pragma weak mt_cuda_add
-#pragma weak mt_cuda_bias_grad
-#pragma weak mt_cuda_loss
-#pragma weak mt_cuda_loss_stats
-#pragma weak mt_cuda_cast
-#pragma weak mt_cuda_fill
-#pragma weak mt_cuda_copy
-#pragma weak mt_cuda_sumsq
-#pragma weak mt_cuda_adamw
-#pragma weak mt_cuda_adamw_many
-#pragma weak mt_cuda_sgd
-#pragma weak mt_cuda_combine
-#pragma weak mt_cuda_scratch_bytes
-#pragma weak mt_cuda_spread
-
 /* Products go to cuBLASLt, attention to attention.c, all else to kernels of our own. */
-static kernel *const kernels[MT_OP_KIND_COUNT] = {
-	[MT_OP_NORM] = mt_cuda_norm,
-	[MT_OP_NORM_BWD] = mt_cuda_norm_bwd,
-	[MT_OP_ACTIVATION] = mt_cuda_activation,
-	[MT_OP_ACTIVATION_BWD] = mt_cuda_activation_bwd,
-	[MT_OP_ROPE] = mt_cuda_rope,
-	[MT_OP_EMBEDDING] = mt_cuda_embedding,
-	[MT_OP_ADD] = mt_cuda_add,
-	[MT_OP_EMBEDDING_BWD] = mt_cuda_embedding_bwd,
-	[MT_OP_LOSS] = mt_cuda_loss,
-	[MT_OP_LOSS_STATS] = mt_cuda_loss_stats,
-	[MT_OP_CAST] = mt_cuda_cast,
-	[MT_OP_BIAS_GRAD] = mt_cuda_bias_grad,
-	[MT_OP_FILL] = mt_cuda_fill,
-	[MT_OP_COPY] = mt_cuda_copy,
-	[MT_OP_SUMSQ] = mt_cuda_sumsq,
-	[MT_OP_ADAMW] = mt_cuda_adamw,
-	[MT_OP_SGD] = mt_cuda_sgd,
-	[MT_OP_COMBINE] = mt_cuda_combine,
-	[MT_OP_AMAX] = mt_cuda_amax,
-	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
-	[MT_OP_QUANTIZE] = mt_cuda_quantize,
-	[MT_OP_ROUTE] = mt_cuda_route,
-	[MT_OP_ROUTE_SUMS] = mt_cuda_route_sums,
-	[MT_OP_ROUTE_LOSS] = mt_cuda_route_loss,
-	[MT_OP_ROUTE_BWD] = mt_cuda_route_bwd,
-	[MT_OP_DROP] = mt_cuda_drop,
-	[MT_OP_DISPATCH] = mt_cuda_dispatch,
-	[MT_OP_GATHER_ROWS] = mt_cuda_gather_rows,
-	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
-	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
-	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
-	[MT_OP_SPREAD] = mt_cuda_spread,
-	[MT_OP_SPREAD_BWD] = mt_cuda_spread,
-};
+#define ROW(kind, function) [kind] = function,
+static kernel *const kernels[MT_OP_KIND_COUNT] = {MT_CUDA_KERNELS(ROW)};
 
 enum mt_status cuda_fail(cudaError_t error, const char *what)
 {
@@ -172,7 +117,7 @@ static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream
 static enum mt_status enqueue_many(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops, int count)
 {
 	struct mt_cuda_launch launch;
-	if (ops[0].kind == MT_OP_ADAMW && kernels[MT_OP_ADAMW]) {
+	if (ops[0].kind == MT_OP_ADAMW) {
 		MT_TRY(prepare(stream, 0, &launch));
 		return mt_cuda_adamw_many(&launch, ops, count);
 	}

@@ -76,45 +76,61 @@ struct adamw_table {
 	float beta1, one_less_beta1, beta2, one_less_beta2, unbias_m, unbias_v, eps, grad_scale;
 };
 
-/* Moments are f32 or bf16; four of the latter are 8 bytes. */
-template <int N> __device__ __forceinline__ void load_moments(const void *p, bool half, int64_t i, int64_t count, float (&x)[N])
+/* N parameters are moved whole: 16 bytes of f32 at once where N is 4. Moments are f32 or bf16; four of the latter are 8 bytes. */
+template <int N> __device__ __forceinline__ void load_f32(const void *p, int64_t i, float (&x)[N])
 {
+	unpack(load<float, N>(static_cast<const float *>(p) + i), x);
+}
+
+template <int N> __device__ __forceinline__ void store_f32(void *p, int64_t i, const float (&x)[N])
+{
+	float *at = static_cast<float *>(p) + i;
+	if constexpr (N == 4)
+		write_whole(at, make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])));
+	else
+		*at = x[0];
+}
+
+template <int N> __device__ __forceinline__ void load_moments(const void *p, bool half, int64_t i, float (&x)[N])
+{
+	const __nv_bfloat16 *narrow = static_cast<const __nv_bfloat16 *>(p) + i;
 	if (!half) {
-		load_values<float, N>(static_cast<const float *>(p) + i, count, x);
-	} else if (N == 4 && count >= N) {
-		const uint2 words = read<uint2>(static_cast<const __nv_bfloat16 *>(p) + i);
-		x[0] = __uint_as_float(words.x << 16), x[1 % N] = __uint_as_float(words.x & 0xffff0000u);
-		x[2 % N] = __uint_as_float(words.y << 16), x[3 % N] = __uint_as_float(words.y & 0xffff0000u);
+		load_f32<N>(p, i, x);
+	} else if constexpr (N == 4) {
+		const uint2 words = read<uint2>(narrow);
+		x[0] = __uint_as_float(words.x << 16), x[1] = __uint_as_float(words.x & 0xffff0000u);
+		x[2] = __uint_as_float(words.y << 16), x[3] = __uint_as_float(words.y & 0xffff0000u);
 	} else {
-#pragma unroll
-		for (int n = 0; n < N; n++)
-			x[n] = n < count ? to_f32(static_cast<const __nv_bfloat16 *>(p)[i + n]) : 0.0f;
+		x[0] = to_f32(*narrow);
 	}
 }
 
-template <int N> __device__ __forceinline__ void store_moments(void *p, bool half, int64_t i, int64_t count, const float (&x)[N])
+/* Parameters, or moments in bf16: four are one access of 8 bytes. */
+template <typename T, int N> __device__ __forceinline__ void store_narrow(T *p, const float (&x)[N])
 {
-	if (!half) {
-		store_values<float, N>(static_cast<float *>(p) + i, count, x);
-	} else if (N == 4 && count >= N) {
-		write(static_cast<__nv_bfloat16 *>(p) + i,
-		      make_uint2(rounded_pair<__nv_bfloat16>(x[0], x[1 % N]), rounded_pair<__nv_bfloat16>(x[2 % N], x[3 % N])));
-	} else {
-#pragma unroll
-		for (int n = 0; n < N; n++)
-			if (n < count)
-				static_cast<__nv_bfloat16 *>(p)[i + n] = from_f32<__nv_bfloat16>(x[n]);
-	}
+	if constexpr (N == 4)
+		write_whole(p, make_uint2(rounded_pair<T>(x[0], x[1]), rounded_pair<T>(x[2], x[3])));
+	else
+		*p = from_f32<T>(x[0]);
+}
+
+template <int N> __device__ __forceinline__ void store_moments(void *p, bool half, int64_t i, const float (&x)[N])
+{
+	if (half)
+		store_narrow<__nv_bfloat16, N>(static_cast<__nv_bfloat16 *>(p) + i, x);
+	else
+		store_f32<N>(p, i, x);
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void adamw_update(const struct adamw_table &table, const struct adamw_tensor &t, int64_t i)
 {
+	static_assert(N == 1 || N == 4, "one parameter, or 16 bytes of f32");
 	float g[N], master[N], m[N], v[N];
-	load_values<float, N>(t.grad + i, t.count - i, g);
-	load_values<float, N>(t.master + i, t.count - i, master);
-	load_moments<N>(t.m, table.m_half, i, t.count - i, m);
-	load_moments<N>(t.v, table.v_half, i, t.count - i, v);
+	load_f32<N>(t.grad, i, g);
+	load_f32<N>(t.master, i, master);
+	load_moments<N>(t.m, table.m_half, i, m);
+	load_moments<N>(t.v, table.v_half, i, v);
 #pragma unroll
 	for (int n = 0; n < N; n++) {
 		g[n] *= table.grad_scale;
@@ -123,18 +139,13 @@ __device__ __forceinline__ void adamw_update(const struct adamw_table &table, co
 		const float step = m[n] * table.unbias_m / (sqrtf(v[n] * table.unbias_v) + table.eps);
 		master[n] -= t.lr * (step + t.decay * master[n]);
 	}
-	store_moments<N>(t.m, table.m_half, i, t.count - i, m);
-	store_moments<N>(t.v, table.v_half, i, t.count - i, v);
-	store_values<float, N>(t.master + i, t.count - i, master);
-	T *param = static_cast<T *>(t.param) + i;
-	if constexpr (sizeof(T) == 4) {
-		store_values<float, N>(param, t.count - i, master);
-	} else if (N == 1 || t.count - i < N) {
-		for (int n = 0; n < N && i + n < t.count; n++)
-			param[n] = from_f32<T>(master[n]);
-	} else {
-		write(param, make_uint2(rounded_pair<T>(master[0], master[1 % N]), rounded_pair<T>(master[2 % N], master[3 % N])));
-	}
+	store_moments<N>(t.m, table.m_half, i, m);
+	store_moments<N>(t.v, table.v_half, i, v);
+	store_f32<N>(t.master, i, master);
+	if constexpr (sizeof(T) == 4)
+		store_f32<N>(t.param, i, master);
+	else
+		store_narrow<T, N>(static_cast<T *>(t.param) + i, master);
 }
 
 /* The tensor that a block belongs to: the last that starts no later. */
@@ -157,8 +168,11 @@ __global__ void __launch_bounds__(MT_CUDA_THREADS) adamw_step(const __grid_const
 	const struct adamw_tensor &t = table.tensors[tensor_of(table, (int)blockIdx.x)];
 	const int64_t first = (int64_t)((int)blockIdx.x - t.first_block) * CHUNK, end = min(first + CHUNK, t.count);
 	if (t.wide) {
-		for (int64_t i = first + threadIdx.x * 4; i < end; i += MT_CUDA_THREADS * 4)
+		const int64_t whole = first + (end - first) / 4 * 4; /* up to three are left at a tensor's end */
+		for (int64_t i = first + threadIdx.x * 4; i < whole; i += MT_CUDA_THREADS * 4)
 			adamw_update<T, 4>(table, t, i);
+		if (whole + threadIdx.x < end)
+			adamw_update<T, 1>(table, t, whole + threadIdx.x);
 	} else {
 		for (int64_t i = first + threadIdx.x; i < end; i += MT_CUDA_THREADS)
 			adamw_update<T, 1>(table, t, i);

@@ -46,6 +46,17 @@ template <typename V> __device__ __forceinline__ void write(void *p, V value)
 #endif
 }
 
+/* The same of global memory, and never in parts: nvcc may split a plain store of a vector into its words where it moved the address
+ * computation out of a loop. */
+template <typename V> __device__ __forceinline__ void write_whole(void *p, V value)
+{
+#ifdef MT_CUDA_HOST
+	write(p, value);
+#else
+	__stwb(static_cast<V *>(p), value);
+#endif
+}
+
 /* N elements as they are in memory. */
 template <typename T, int N> struct pack {
 	static_assert(N * sizeof(T) % 16 == 0, "a pack is one element or whole vectors");

@@ -3,6 +3,7 @@
 #define MT_TESTS_CUDA_HOST_DEVICE_H
 
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/table.h"
 #include "kernels/device.h"
 #include "tests/cuda_host/control.h"
 
@@ -11,41 +12,9 @@
 
 static int emulated_multiprocessors = 2; /* few, so that loops over a grid are gone through more than once */
 
-static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda_launch *launch, const struct mt_op *op) = {
-	[MT_OP_NORM] = mt_cuda_norm,
-	[MT_OP_NORM_BWD] = mt_cuda_norm_bwd,
-	[MT_OP_ACTIVATION] = mt_cuda_activation,
-	[MT_OP_ACTIVATION_BWD] = mt_cuda_activation_bwd,
-	[MT_OP_ROPE] = mt_cuda_rope,
-	[MT_OP_EMBEDDING] = mt_cuda_embedding,
-	[MT_OP_EMBEDDING_BWD] = mt_cuda_embedding_bwd,
-	[MT_OP_ADD] = mt_cuda_add,
-	[MT_OP_BIAS_GRAD] = mt_cuda_bias_grad,
-	[MT_OP_LOSS_STATS] = mt_cuda_loss_stats,
-	[MT_OP_LOSS] = mt_cuda_loss,
-	[MT_OP_CAST] = mt_cuda_cast,
-	[MT_OP_FILL] = mt_cuda_fill,
-	[MT_OP_COPY] = mt_cuda_copy,
-	[MT_OP_SUMSQ] = mt_cuda_sumsq,
-	[MT_OP_ADAMW] = mt_cuda_adamw,
-	[MT_OP_SGD] = mt_cuda_sgd,
-	[MT_OP_COMBINE] = mt_cuda_combine,
-	[MT_OP_AMAX] = mt_cuda_amax,
-	[MT_OP_FP8_SCALE] = mt_cuda_fp8_scale,
-	[MT_OP_QUANTIZE] = mt_cuda_quantize,
-	[MT_OP_ROUTE] = mt_cuda_route,
-	[MT_OP_ROUTE_SUMS] = mt_cuda_route_sums,
-	[MT_OP_ROUTE_LOSS] = mt_cuda_route_loss,
-	[MT_OP_ROUTE_BWD] = mt_cuda_route_bwd,
-	[MT_OP_DROP] = mt_cuda_drop,
-	[MT_OP_DISPATCH] = mt_cuda_dispatch,
-	[MT_OP_GATHER_ROWS] = mt_cuda_gather_rows,
-	[MT_OP_SUM_ROWS] = mt_cuda_sum_rows,
-	[MT_OP_EXPERT_ACT] = mt_cuda_expert_act,
-	[MT_OP_EXPERT_ACT_BWD] = mt_cuda_expert_act,
-	[MT_OP_SPREAD] = mt_cuda_spread,
-	[MT_OP_SPREAD_BWD] = mt_cuda_spread,
-};
+#define EMULATED(kind, function) [kind] = function,
+static enum mt_status (*const emulated_kernels[MT_OP_KIND_COUNT])(struct mt_cuda_launch *launch,
+								  const struct mt_op *op) = {MT_CUDA_KERNELS(EMULATED)};
 
 static inline enum mt_status emulated_open(struct mt_device *device, const struct mt_device_config *config)
 {

@@ -39,7 +39,7 @@ static void look_after(void *context)
 		struct nccl_group *bad = NULL;
 		char message[MT_WATCHDOG_MESSAGE];
 		pthread_mutex_lock(&f->lock);
-		for (struct nccl_group *g = f->groups; g && !bad; g = g->next) {
+		for (struct nccl_group *g = f->groups; g; g = g->next) {
 			ncclResult_t error = ncclSuccess;
 			if (!g->comm || g->failed)
 				continue;
@@ -54,6 +54,7 @@ static void look_after(void *context)
 				 g->group->rank, g->group->size, g->group->fabric->rank,
 				 mt_fabric_host(g->group->fabric, g->group->fabric->rank), ncclGetErrorString(code),
 				 ncclGetLastError(g->comm));
+			break;
 		}
 		pthread_mutex_unlock(&f->lock);
 		if (!bad)

@@ -239,6 +239,7 @@ static inline enum mt_status late_upload(struct mt_device *device, struct mt_str
 	if (!staging)
 		return mt_fail(MT_NOMEM, "late device: no memory");
 	memcpy(staging, src, bytes);
+	// cppcheck-suppress memleak
 	return late_push(stream, &(struct late_work){.kind = LATE_COPY, .dst = dst, .staging = staging, .bytes = bytes});
 }
 

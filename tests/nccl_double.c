@@ -331,7 +331,7 @@ static ncclResult_t enqueue(ncclComm_t comm, cudaStream_t stream, struct act act
 	if (!o && !(o = calloc(1, sizeof *o)))
 		abort();
 	if (o->count == MOST_ACTS || (o->count && o->comm != comm))
-		return ncclInvalidUsage;
+		return ncclInvalidUsage; // cppcheck-suppress memleak
 	o->comm = comm;
 	o->acts[o->count++] = act;
 	if (depth) {

@@ -17,7 +17,7 @@ SHAPES = {
     "gpt2-1558m": (1600, 25, 25, 64, 6400, 50257, False),
     "llama3-8b": (4096, 32, 8, 128, 14336, 128256, True),
 }
-WARM_UP = 5
+WARM_UP = {"cuda": 5, "cpu": 2}
 
 
 def build(torch, shape, layers, tokens):
@@ -103,9 +103,9 @@ def step_flops(shape, layers, tokens, seq):
 
 
 def run(torch, device, model, sequences, seq, vocab, steps):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     times, loss = [], None
-    for step in range(WARM_UP + steps):
+    for step in range(WARM_UP[device] + steps):
         words = torch.randint(vocab, (sequences, seq + 1), device=device)
         if device == "cuda":
             torch.cuda.synchronize()
@@ -117,7 +117,7 @@ def run(torch, device, model, sequences, seq, vocab, steps):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         value = loss.item()  # waits
-        if step >= WARM_UP:
+        if step >= WARM_UP[device]:
             times.append(time.perf_counter() - start)
     return statistics.median(times), value
 

@@ -240,6 +240,7 @@ static inline struct plain_node *plain_pick(struct plain_tape *t, struct plain_n
 	memcpy(y->map, map, (size_t)cols * sizeof *map);
 	for (int64_t r = 0; r < y->rows; r++)
 		for (int64_t j = 0; j < cols; j++)
+			// cppcheck-suppress nullPointer
 			y->v[r * cols + j] = map[j] < a->cols ? a->v[r * a->cols + map[j]] : b->v[r * b->cols + map[j] - a->cols];
 	return y;
 }

@@ -207,7 +207,7 @@ static inline void plain_route(struct plain_model *p, int64_t layer, const doubl
 		plain_product(plain_layer(p, layer, "router.weight"), h + t * m->hidden, E, m->hidden, logit);
 		for (int64_t i = 0; i < E; i++)
 			lse += exp(logit[i]);
-		lse = log(lse);
+		lse = log(lse); // cppcheck-suppress invalidFunctionArg
 		p->z += m->z_loss * lse * lse / (double)(T * p->sequences);
 		for (int64_t i = 0; i < E; i++) {
 			score[i] = m->router == MT_MODEL_SIGMOID ? 1 / (1 + exp(-logit[i])) : exp(logit[i] - lse);
@@ -323,6 +323,7 @@ static inline double plain_loss(struct plain_model *p)
 			plain_product(plain_find(p, "head.weight"), h, V, C, logits);
 			for (int64_t v = 0; v < V; v++)
 				sum += exp(logits[v]);
+			// cppcheck-suppress invalidFunctionArg
 			p->loss += (log(sum) - logits[tokens[t + 1]]) / (double)(T * p->sequences);
 		}
 	}

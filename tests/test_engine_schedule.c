@@ -50,6 +50,7 @@ static void for_kind(enum mt_schedule kind, int chunks, int64_t group, void (*ch
 			struct mt_schedule_shape shape = {kind, p, chunks, microbatches[i], group};
 
 			if (kind == MT_SCHEDULE_1F1B && chunks > 1 &&
+			    // cppcheck-suppress zerodiv
 			    (group ? microbatches[i] % group || group < p : microbatches[i] % p))
 				continue; /* a rule of layouts */
 			with_job(&shape, check);

@@ -50,7 +50,7 @@ static void score_row(const struct mt_op *op, int64_t row, struct row *w)
 		most = fmax(most, load(op->dtype, r->logits, row * E + i));
 	for (int64_t i = 0; i < E; i++)
 		sum += w->softmax[i] = exp(load(op->dtype, r->logits, row * E + i) - most);
-	w->lse = most + log(sum);
+	w->lse = most + log(sum); // cppcheck-suppress invalidFunctionArg
 	w->sum = 0;
 	for (int64_t i = 0; i < E; i++) {
 		w->softmax[i] /= sum;
@@ -100,7 +100,7 @@ static void limit_to_sets(const struct mt_route *r, struct row *w)
 		int64_t before = 0; /* sets that are better, or as good and earlier */
 
 		for (int64_t o = 0; o < r->sets; o++)
-			before += sums[o] > sums[s] || (sums[o] == sums[s] && o < s);
+			before += sums[o] > sums[s] || (o < s && sums[o] == sums[s]);
 		for (int64_t i = s * size; i < (s + 1) * size; i++)
 			w->allowed[i] = before < r->set_choices;
 	}

@@ -71,7 +71,7 @@ static void the_driver_is_not_linked(void **state)
 	assert_null(strstr(result.output, "libcuda.so"));
 	mt_process_result_free(&result);
 	free(readelf);
-	free(self);
+	free(self); // cppcheck-suppress doubleFree
 }
 
 /* Whatever is missing, it is not possible here, and the message says what is missing and not only that something is. */

@@ -62,8 +62,6 @@ enum mt_status mt_model_complete_attention(struct mt_model *model, const char *w
 		return mt_fail(MT_INPUT, "%s: window_first and window_every choose layers of a window: give window", where);
 	if (model->mtp > 0 && (model->position != MT_MODEL_ROPE || model->norm != MT_MODEL_RMSNORM))
 		return mt_fail(MT_INPUT, "%s: mtp needs position rope and norm rmsnorm", where);
-	if (model->mtp > 0 && model->experts > 0)
-		return mt_fail(MT_INPUT, "%s: multi-token modules of a model with experts are not built: set mtp to 0", where);
 	return complete_rope(model, where);
 }
 

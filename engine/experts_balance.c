@@ -21,7 +21,7 @@ static enum mt_status make_group(struct mt_engine *e, char axis, const char *nam
 
 static int64_t sums_count(const struct mt_engine *e)
 {
-	return e->table.layer_count * e->layout->mbs * e->model->experts * 2;
+	return (e->table.layer_count + e->table.module_count) * e->layout->mbs * e->model->experts * 2;
 }
 
 enum mt_status mt_experts_create(struct mt_engine *e)
@@ -157,7 +157,7 @@ enum mt_status mt_experts_follow_load(struct mt_engine *e)
 			MT_GOTO(out, mt_comm_all_reduce(group, e->compute, e->experts.sums, e->experts.sums, count, f, MT_SUM));
 	}
 	MT_GOTO(out, mt_device_download(e->device, e->compute, sums, e->experts.sums, (size_t)count * mt_dtype_bytes(f)));
-	for (int layer = 0; layer < e->table.layer_count; layer++) {
+	for (int layer = 0; layer < e->table.layer_count + e->table.module_count; layer++) {
 		if (e->table.layers[layer][MT_ROUTER_BIAS] >= 0)
 			MT_GOTO(out, move_bias(e, layer, sums, staging, values));
 	}

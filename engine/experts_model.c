@@ -18,6 +18,15 @@ int64_t mt_model_expert_layers(const struct mt_model *model)
 	return model->experts > 0 && left > 0 ? (left + every(model) - 1) / every(model) : 0;
 }
 
+int64_t mt_model_expert_modules(const struct mt_model *model)
+{
+	int64_t count = 0;
+
+	for (int64_t layer = model->layers; layer < model->layers + model->mtp; layer++)
+		count += mt_model_layer_has_experts(model, layer);
+	return count;
+}
+
 int64_t mt_model_expert_weights(const struct mt_model *model, bool met)
 {
 	int64_t matrices = model->mlp == MT_MODEL_SWIGLU ? 3 : 2, experts = met ? model->top_k : model->experts;

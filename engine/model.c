@@ -171,7 +171,8 @@ enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from)
 int64_t mt_model_matmul_parameters(const struct mt_model *model)
 {
 	int64_t attention = mt_model_attention_weights(model), layers = model->layers + model->mtp;
-	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2), routed = mt_model_expert_layers(model);
+	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2);
+	int64_t routed = mt_model_expert_layers(model) + mt_model_expert_modules(model);
 
 	return layers * attention + (layers - routed) * mlp + routed * mt_model_expert_weights(model, true) +
 	       model->mtp * 2 * model->hidden * model->hidden;
@@ -183,10 +184,9 @@ int64_t mt_model_parameters(const struct mt_model *model)
 	int64_t vectors = mt_model_attention_vectors(model) + (model->bias ? model->ffn + model->hidden : 0);
 	int64_t words = model->vocab * model->hidden * (model->tied ? 1 : 2);
 	int64_t positions_rows = model->position == MT_MODEL_LEARNED ? model->seq : 0;
-
-	int64_t unmet =
-		mt_model_expert_layers(model) * (mt_model_expert_weights(model, false) - mt_model_expert_weights(model, true) +
-						 (model->router_bias ? model->experts : 0));
+	int64_t routed = mt_model_expert_layers(model) + mt_model_expert_modules(model);
+	int64_t unmet = routed * (mt_model_expert_weights(model, false) - mt_model_expert_weights(model, true) +
+				  (model->router_bias ? model->experts : 0));
 
 	/* a module has norms of the embedding, of the hidden state and of its output */
 	return mt_model_matmul_parameters(model) + unmet + (model->layers + model->mtp) * (2 * norm + vectors) +

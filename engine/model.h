@@ -77,6 +77,7 @@ enum mt_drop_choice { MT_MODEL_DROP_LAST, MT_MODEL_DROP_LIGHTEST };
 /* experts_model.c. Whether a layer has experts in place of the MLP, and how many do. */
 bool mt_model_layer_has_experts(const struct mt_model *model, int64_t layer);
 int64_t mt_model_expert_layers(const struct mt_model *model);
+int64_t mt_model_expert_modules(const struct mt_model *model); /* of the multi-token modules, which count on from the last layer */
 /* Weights of one layer's experts, router and shared expert: all, or those that a token meets. */
 int64_t mt_model_expert_weights(const struct mt_model *model, bool met);
 

@@ -220,11 +220,81 @@ static enum mt_status read_qwen3(const struct reader *r)
 	return MT_OK;
 }
 
-/* deepseek_v2 and deepseek_v3. */
-static enum mt_status read_deepseek(const struct reader *r)
+/* Layers that have no experts: those of a list, or all but each so many-th. */
+static enum mt_status read_qwen_layers(const struct reader *r)
+{
+	const json_t *dense = json_object_get(r->config, "mlp_only_layers");
+	struct mt_model *m = r->model;
+	int64_t step;
+
+	MT_TRY(read_int(r, "decoder_sparse_step", 1, &step));
+	if (step < 1)
+		return mt_fail(MT_INPUT, "%s: decoder_sparse_step %lld must be at least 1", r->path, (long long)step);
+	m->expert_every = step;
+	m->dense_first = step - 1;
+	for (size_t i = 0; i < json_array_size(dense); i++) {
+		if (step != 1 || json_integer_value(json_array_get(dense, i)) != (json_int_t)i)
+			return mt_fail(MT_INPUT, "%s: mlp_only_layers must be the first layers, with decoder_sparse_step 1",
+				       r->path);
+		m->dense_first = (int64_t)i + 1;
+	}
+	return MT_OK;
+}
+
+static enum mt_status read_qwen3_moe(const struct reader *r)
 {
 	struct mt_model *m = r->model;
-	int64_t experts, dense;
+
+	MT_TRY(refuse(r, "attention_bias"));
+	MT_TRY(read_qwen(r));
+	if (!json_object_get(r->config, "num_key_value_heads"))
+		m->kv_heads = 4;
+	m->qk_norm = true;
+	MT_TRY(read_int(r, "num_local_experts", 128, &m->experts)); /* as the fifth version of transformers names them */
+	MT_TRY(read_int(r, "num_experts", m->experts, &m->experts));
+	MT_TRY(read_int(r, "num_experts_per_tok", 8, &m->top_k));
+	MT_TRY(read_int(r, "moe_intermediate_size", 768, &m->expert_ffn));
+	MT_TRY(read_bool(r, "norm_topk_prob", false, &m->router_normalize));
+	MT_TRY(read_float(r, "router_aux_loss_coef", 0.001, &m->balance_loss));
+	return read_qwen_layers(r);
+}
+
+/* Experts of deepseek_v3: sigmoid, a bias, sets scored by their best two. Of deepseek_v2: softmax over all; its sets are scored by
+ * their best alone. */
+static enum mt_status read_deepseek_experts(const struct reader *r, bool v3)
+{
+	struct mt_model *m = r->model;
+	int64_t shared, every;
+
+	MT_TRY(read_int(r, "num_experts_per_tok", 8, &m->top_k));
+	MT_TRY(read_int(r, "moe_intermediate_size", v3 ? 2048 : 1407, &m->expert_ffn));
+	MT_TRY(read_int(r, "n_shared_experts", v3 ? 1 : 2, &shared));
+	MT_TRY(read_int(r, "moe_layer_freq", 1, &every));
+	MT_TRY(read_int(r, "n_group", v3 ? 8 : 1, &m->router_sets));
+	MT_TRY(read_int(r, "topk_group", v3 ? 4 : m->router_sets, &m->set_top));
+	MT_TRY(read_bool(r, "norm_topk_prob", v3, &m->router_normalize));
+	MT_TRY(read_float(r, "routed_scaling_factor", v3 ? 2.5 : 1, &m->router_scale));
+	MT_TRY(read_float(r, "aux_loss_alpha", 0, &m->balance_loss));
+	if (every != 1)
+		return mt_fail(MT_INPUT, "%s: moe_layer_freq %lld is not supported: known is 1", r->path, (long long)every);
+	m->shared_ffn = shared * m->expert_ffn;
+	m->router = v3 ? MT_MODEL_SIGMOID : MT_MODEL_SOFTMAX;
+	m->router_bias = v3;
+	if (!v3 && strcmp(mt_json_get_string(r->config, "topk_method", "greedy"), "greedy") == 0)
+		m->router_sets = m->set_top = 1;
+	if (m->set_top < 1 || (m->set_top < m->router_sets && m->top_k / m->set_top != (v3 ? 2 : 1)))
+		return mt_fail(
+			MT_INPUT,
+			"%s: groups of experts are scored by their best %d, here by their best num_experts_per_tok / topk_group, "
+			"%lld: describe the model in a YAML file",
+			r->path, v3 ? 2 : 1, (long long)(m->set_top < 1 ? 0 : m->top_k / m->set_top));
+	return MT_OK;
+}
+
+static enum mt_status read_deepseek(const struct reader *r)
+{
+	bool v3 = strcmp(mt_json_get_string(r->config, "model_type", ""), "deepseek_v3") == 0;
+	struct mt_model *m = r->model;
 
 	MT_TRY(refuse(r, "attention_bias"));
 	MT_TRY(read_llama_like(r, 0));
@@ -235,19 +305,21 @@ static enum mt_status read_deepseek(const struct reader *r)
 	MT_TRY(read_int(r, "qk_rope_head_dim", 64, &m->rope_dim));
 	MT_TRY(read_int(r, "v_head_dim", 128, &m->v_dim));
 	MT_TRY(read_bool(r, "rope_interleave", true, &m->rope_interleaved));
-	MT_TRY(read_int(r, "n_routed_experts", 256, &experts));
-	MT_TRY(read_int(r, "first_k_dense_replace", 3, &dense));
-	if (experts > 0 && dense < m->layers)
-		return mt_fail(MT_INPUT, "%s: experts of %s are not read: describe the model in a YAML file", r->path,
-			       mt_json_get_string(r->config, "model_type", "?"));
-	return read_int(r, "num_nextn_predict_layers", 0, &m->mtp);
+	MT_TRY(read_int(r, "num_nextn_predict_layers", 0, &m->mtp));
+	MT_TRY(read_int(r, "first_k_dense_replace", v3 ? 3 : 0, &m->dense_first));
+	MT_TRY(read_int(r, "n_routed_experts", v3 ? 256 : 64, &m->experts));
+	if (m->experts > 0 && m->dense_first < m->layers)
+		return read_deepseek_experts(r, v3);
+	m->experts = m->dense_first = 0;
+	return MT_OK;
 }
 
 static const struct {
 	const char *type;
 	enum mt_status (*read)(const struct reader *r);
-} types[] = {{"gpt2", read_gpt2},   {"llama", read_llama}, {"mistral", read_mistral},      {"mixtral", read_mixtral},
-	     {"qwen2", read_qwen2}, {"qwen3", read_qwen3}, {"deepseek_v2", read_deepseek}, {"deepseek_v3", read_deepseek}};
+} types[] = {{"gpt2", read_gpt2},           {"llama", read_llama},          {"mistral", read_mistral},
+	     {"mixtral", read_mixtral},     {"qwen2", read_qwen2},          {"qwen3", read_qwen3},
+	     {"qwen3_moe", read_qwen3_moe}, {"deepseek_v2", read_deepseek}, {"deepseek_v3", read_deepseek}};
 
 /* The name a person knows: the one in the file, else the folder's, else the type. */
 static char *choose_name(const struct reader *r, const char *type)
@@ -285,7 +357,7 @@ enum mt_status mt_model_read_hf(struct mt_model *model, const json_t *config, co
 		return model->name ? MT_OK : mt_fail(MT_NOMEM, "out of memory");
 	}
 	return mt_fail(MT_INPUT,
-		       "%s: model_type '%s' is not supported; known: gpt2, llama, mistral, mixtral, qwen2, qwen3, deepseek_v2, "
-		       "deepseek_v3",
+		       "%s: model_type '%s' is not supported; known: gpt2, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, "
+		       "deepseek_v2, deepseek_v3",
 		       path, type);
 }

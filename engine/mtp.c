@@ -39,6 +39,8 @@ enum mt_status mt_mtp_create(struct mt_engine *e, struct mt_flight *flight)
 
 void mt_mtp_destroy(struct mt_flight *flight)
 {
+	for (int k = 0; k < flight->mtp_count; k++)
+		free(flight->mtp[k].layer.experts.host);
 	free(flight->mtp);
 }
 

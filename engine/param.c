@@ -194,7 +194,8 @@ static void add_all(struct builder *b)
 		if (m->norm == MT_MODEL_LAYERNORM)
 			t->final_bias = add(b, "final.norm.bias", 1, m->hidden, WHOLE, MT_INIT_ZERO, 0);
 	}
-	for (int64_t k = last ? m->mtp - 1 : -1; k >= 0; k--)
+	t->module_count = last ? m->mtp : 0;
+	for (int64_t k = t->module_count - 1; k >= 0; k--)
 		add_module(b, k);
 	for (int64_t layer = t->layer_count - 1; layer >= 0; layer--)
 		add_layer(b, layer, 1 + (int)(t->layer_count - 1 - layer));

@@ -106,6 +106,7 @@ struct mt_param_table {
 	/* where things are: index into params, -1: not on this stage or not in this model */
 	int (*layers)[MT_LAYER_ROLES]; /* owned: one row a local layer, then one a multi-token module on the head's stage */
 	int64_t layer_count;
+	int64_t module_count;    /* multi-token modules here: the model's, or none */
 	int64_t *model_layers;   /* owned: the model's number of each row; modules count on from its last layer */
 	struct mt_chunk *chunks; /* owned: in order of the model; their layers follow each other in the local count */
 	int chunk_count;

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "engine/checkpoint_private.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,6 +267,29 @@ out:
 	return st;
 }
 
+/* A config.json may tell of multi-token modules that were not saved with the rest. */
+static enum mt_status drop_absent_modules(struct mt_model *model, const char *directory)
+{
+	const struct mt_safetensors *file;
+	const struct mt_safetensor *tensor = NULL;
+	struct mt_hf_place place;
+	struct mt_weights w;
+	char name[MT_PARAM_NAME];
+	enum mt_status st;
+
+	if (model->mtp == 0)
+		return MT_OK;
+	snprintf(name, sizeof name, "layer.%lld.mtp.join.weight", (long long)model->layers);
+	MT_TRY(mt_weights_open(&w, directory, model));
+	MT_GOTO(out, mt_hf_find(model, name, &place));
+	MT_GOTO(out, find_tensor(&w, place.name, &file, &tensor));
+	if (!tensor)
+		model->mtp = 0;
+out:
+	mt_weights_close(&w);
+	return st;
+}
+
 enum mt_status mt_weights_model(struct mt_model *model, const char *directory)
 {
 	char *manifest = mt_string("%s/manifest.json", directory);
@@ -274,8 +298,10 @@ enum mt_status mt_weights_model(struct mt_model *model, const char *directory)
 	bool ours = manifest && mt_file_exists(manifest);
 
 	free(manifest);
-	if (!ours)
-		return mt_model_load(model, directory);
+	if (!ours) {
+		MT_TRY(mt_model_load(model, directory));
+		return drop_absent_modules(model, directory);
+	}
 	MT_TRY(mt_checkpoint_open(&c, directory));
 	st = mt_checkpoint_model(&c, model);
 	mt_checkpoint_close(&c);

@@ -84,6 +84,90 @@ static const struct tiny_model TINY_DEEPSEEK = {
 static const struct tiny_model TINY_DEEPSEEK_LITE = {
 	"tiny deepseek, full queries", MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48, make_deepseek_lite};
 
+/* Experts: Mixtral's shape. */
+static inline void make_mixtral(struct mt_model *m)
+{
+	m->experts = 8;
+	m->top_k = 2;
+	m->expert_ffn = 24;
+	m->balance_loss = 0.02;
+	m->init_std = 0.2;
+}
+
+/* Many small experts. */
+static inline void make_small_experts(struct mt_model *m)
+{
+	make_mixtral(m);
+	m->experts = 16;
+	m->top_k = 4;
+	m->expert_ffn = 16;
+	m->z_loss = 0.01;
+}
+
+/* DeepSeek-V3's router and shared expert, the first layer dense. */
+static inline void make_sigmoid_experts(struct mt_model *m)
+{
+	make_small_experts(m);
+	m->z_loss = 0;
+	m->shared_ffn = 16;
+	m->dense_first = 1;
+	m->router = MT_MODEL_SIGMOID;
+	m->router_scale = 2.5;
+	m->router_sets = 4;
+	m->set_top = 2;
+	m->router_bias = true;
+}
+
+/* All of DeepSeek-V3: latent attention, its experts, and a module of multi-token prediction that has experts too. */
+static inline void make_deepseek_full(struct mt_model *m)
+{
+	make_deepseek(m);
+	make_sigmoid_experts(m);
+	m->mtp = 1;
+}
+
+/* One shared expert behind a gate, in each second layer. */
+static inline void make_gated_experts(struct mt_model *m)
+{
+	make_mixtral(m);
+	m->shared_ffn = 32;
+	m->shared_gate = true;
+	m->expert_every = 2;
+}
+
+/* Capacities: by place in the sequence, by weight, and padded. */
+static inline void make_capacity(struct mt_model *m)
+{
+	make_mixtral(m);
+	m->capacity = 0.75;
+}
+
+static inline void make_lightest(struct mt_model *m)
+{
+	make_capacity(m);
+	m->drop = MT_MODEL_DROP_LIGHTEST;
+}
+
+static inline void make_padded(struct mt_model *m)
+{
+	make_mixtral(m);
+	m->capacity = 1;
+	m->capacity_pad = true;
+}
+
+#define TINY_EXPERTS(name, make)                                                                                                   \
+	{                                                                                                                          \
+		name, MT_MODEL_RMSNORM, MT_MODEL_ROPE, MT_MODEL_SWIGLU, false, false, 4, 48, make                                  \
+	}
+static const struct tiny_model TINY_MIXTRAL = TINY_EXPERTS("tiny mixtral", make_mixtral);
+static const struct tiny_model TINY_SMALL_EXPERTS = TINY_EXPERTS("tiny experts, many", make_small_experts);
+static const struct tiny_model TINY_SIGMOID_EXPERTS = TINY_EXPERTS("tiny experts, sigmoid", make_sigmoid_experts);
+static const struct tiny_model TINY_DEEPSEEK_FULL = TINY_EXPERTS("tiny deepseek, experts", make_deepseek_full);
+static const struct tiny_model TINY_GATED_EXPERTS = TINY_EXPERTS("tiny experts, gated", make_gated_experts);
+static const struct tiny_model TINY_CAPACITY = TINY_EXPERTS("tiny experts, capacity", make_capacity);
+static const struct tiny_model TINY_LIGHTEST = TINY_EXPERTS("tiny experts, lightest", make_lightest);
+static const struct tiny_model TINY_PADDED = TINY_EXPERTS("tiny experts, padded", make_padded);
+
 /* 2 layers, hidden 16, 4 heads, vocab 61, seq 8; one rank, gbs 4. Initial weights are large enough that every part of the model
  * bends the loss. Free with mt_run_free. */
 static inline void set_tiny_run(struct mt_run *run, const struct tiny_model *model)

@@ -48,6 +48,19 @@ def small_configs():
                                                                  num_key_value_heads=4, first_k_dense_replace=3,
                                                                  n_routed_experts=8, num_experts_per_tok=2,
                                                                  moe_intermediate_size=32)
+    grouped = dict(common, num_key_value_heads=2)
+    yield "mixtral", t.MixtralConfig(**grouped, num_local_experts=6, num_experts_per_tok=2)
+    yield "qwen3_moe", t.Qwen3MoeConfig(**grouped, head_dim=24, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=40,
+                                        norm_topk_prob=True, mlp_only_layers=[0])
+    yield "qwen3_moe, each second", t.Qwen3MoeConfig(**grouped, head_dim=24, num_experts=6, num_experts_per_tok=2,
+                                                     moe_intermediate_size=40, norm_topk_prob=False, decoder_sparse_step=2)
+    yield "deepseek_v3", t.DeepseekV3Config(**common, **latent, num_key_value_heads=4, first_k_dense_replace=1,
+                                            n_routed_experts=16, n_group=4, topk_group=2, num_experts_per_tok=4,
+                                            n_shared_experts=2, moe_intermediate_size=24, routed_scaling_factor=2.5,
+                                            norm_topk_prob=True, rope_parameters=yarn)
+    yield "deepseek_v2", t.DeepseekV2Config(**common, **latent, num_key_value_heads=4, first_k_dense_replace=1, topk_method="greedy",
+                                            n_group=1, topk_group=1, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1,
+                                            moe_intermediate_size=24, routed_scaling_factor=1.5)
 
 
 def make_random(config, directory):

@@ -1,4 +1,4 @@
-/* The dry run's peaks are the live engine's, byte for byte and arena by arena, for layouts of one rank. mpi_engine_memory does
+/* The dry run's peaks are the live engine's, byte for byte and arena by arena, for layouts of one rank. mpi_engine_layouts does
  * the same for layouts of several. */
 #include "tests/engine_problem.h"
 #include "tests/tuner_problem.h"

@@ -29,6 +29,21 @@ int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
 	}
 }
 
+struct mt_comm_key mt_comm_cost_key(const struct mt_group *group, const struct mt_comm_call *call)
+{
+	return (struct mt_comm_key){
+		/* a shift: each rank's one message, both ways at once */
+		.op = call->op == MT_COMM_SHIFT          ? MT_COMM_SEND_RECV
+		      : call->op == MT_COMM_ALL_TO_ALL_V ? MT_COMM_ALL_TO_ALL
+							 : call->op,
+		.dtype = call->dtype,
+		.bytes = mt_comm_call_bytes(call, group->size),
+		.size = group->size,
+		.stride = group->stride,
+		.group = group->name,
+	};
+}
+
 int64_t mt_comm_chunks_bytes(const struct mt_comm_call *call, int size, bool receiving)
 {
 	const int64_t *counts = receiving ? call->chunks.recv_counts : call->chunks.send_counts;

@@ -10,7 +10,8 @@
  * Results are the same bits from run to run for the same group, and the same on every member (all_reduce).
  *
  * Fabrics: self (one rank), mpi (Open MPI, host memory), tcp (ranks without MPI, through rank 0: for little data),
- * dry (costs only, any number of ranks, one thread a rank), nccl (NVIDIA GPUs, a plugin; layered on mpi or tcp for what is done
+ * dry (costs only, any number of ranks, one thread a rank), rehearsal (dry's costs and real messages over mpi, one process a rank),
+ * nccl (NVIDIA GPUs, a plugin; layered on mpi or tcp for what is done
  * on the host),
  * alone (one rank of a world that is not there, for timing its kernels: results of collectives are meaningless). */
 #ifndef MT_COMM_COMM_H
@@ -59,16 +60,17 @@ struct mt_fabric;
 struct mt_group;
 
 struct mt_fabric_config {
-	const char *kind; /* "self", "mpi", "tcp", "nccl", "dry", "alone" */
+	const char *kind; /* "self", "mpi", "tcp", "nccl", "dry", "rehearsal", "alone" */
 	/* dry and alone: this rank, the world's size; dry: and the shared state of all ranks of this dry run (mt_dry_world_create)
 	 */
 	int rank, size;
 	struct mt_dry_world *dry_world;
 	struct mt_comm_cost_source cost;
-	double deadline_s; /* mpi, tcp, nccl: of the watchdog; 0: 600 s, below 0: none */
+	double deadline_s; /* mpi, tcp, nccl, rehearsal: of the watchdog; 0: 600 s, below 0: none */
 	/* nccl: the fabric that it is layered on, which is its own from then on; NULL: one of the launched kind. When nccl cannot
-	 * be opened it stays the caller's. */
+	 * be opened it stays the caller's. rehearsal: borrowed, of kind mpi or a block of such. */
 	struct mt_fabric *base;
+	struct mt_device *device; /* rehearsal: borrowed; whose host waits in host-side calls */
 };
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config);

@@ -283,17 +283,7 @@ static enum mt_status send_or_receive(struct mt_group *group, struct mt_stream *
 static enum mt_status dry_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	struct dry *dry = group->fabric->backend;
-	struct mt_comm_key key = {
-		/* a shift: each rank's one message, both ways at once */
-		.op = call->op == MT_COMM_SHIFT          ? MT_COMM_SEND_RECV
-		      : call->op == MT_COMM_ALL_TO_ALL_V ? MT_COMM_ALL_TO_ALL
-							 : call->op,
-		.dtype = call->dtype,
-		.bytes = mt_comm_call_bytes(call, group->size),
-		.size = group->size,
-		.stride = group->stride,
-		.group = group->name,
-	};
+	struct mt_comm_key key = mt_comm_cost_key(group, call);
 	double seconds = dry->cost.comm_s(dry->cost.context, &key);
 	if (call->op == MT_COMM_SEND_RECV)
 		return send_or_receive(group, stream, call, seconds);

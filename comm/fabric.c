@@ -14,7 +14,7 @@
 static const struct mt_fabric_ops *const fabrics[] = {
 	&mt_fabric_self,
 #ifdef MT_HAVE_MPI
-	&mt_fabric_mpi,
+	&mt_fabric_mpi,  &mt_fabric_rehearsal,
 #endif
 	&mt_fabric_tcp,  &mt_fabric_dry, &mt_fabric_alone, NULL,
 };
@@ -24,7 +24,7 @@ const char *const *mt_fabric_kinds(void)
 	static const char *const kinds[] = {
 		"self",
 #ifdef MT_HAVE_MPI
-		"mpi",
+		"mpi",  "rehearsal",
 #endif
 		"tcp",  "nccl", "dry", "alone", NULL,
 	};
@@ -67,7 +67,7 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 		if (kind && strcmp(fabrics[i]->kind, kind) == 0)
 			return MT_OK;
 	}
-	if (kind && strcmp(kind, "mpi") == 0)
+	if (kind && (strcmp(kind, "mpi") == 0 || strcmp(kind, "rehearsal") == 0))
 		return mt_fail(MT_UNAVAILABLE, "fabric mpi: this build has no MPI, so only one rank can run; install Open MPI "
 					       "(Debian: openmpi-bin libopenmpi-dev) and build again");
 	if (kind && strcmp(kind, "nccl") == 0) {
@@ -76,7 +76,7 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 		*ops = table;
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, tcp, nccl, dry and alone", kind ? kind : "(null)");
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, tcp, nccl, dry, rehearsal and alone", kind ? kind : "(null)");
 }
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)

@@ -66,12 +66,14 @@ struct mt_group {
 	void *backend;    /* owned by group_open and group_close */
 };
 
-extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_tcp, mt_fabric_dry;
+extern const struct mt_fabric_ops mt_fabric_self, mt_fabric_alone, mt_fabric_mpi, mt_fabric_tcp, mt_fabric_dry, mt_fabric_rehearsal;
 
 /* Of an ALL_TO_ALL_V: bytes from the start of the buffer to the end of the last chunk. */
 int64_t mt_comm_chunks_bytes(const struct mt_comm_call *call, int size, bool receiving);
 /* nccl-tests' S of a call. */
 int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size);
+/* What a call costs by the sources of virtual clocks. */
+struct mt_comm_key mt_comm_cost_key(const struct mt_group *group, const struct mt_comm_call *call);
 /* Gives the device's trace sink one piece of work, if tracing is on. */
 void mt_comm_trace(const struct mt_group *group, const struct mt_stream *stream, const struct mt_comm_call *call, double start_s,
 		   double end_s);

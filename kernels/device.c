@@ -9,11 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BACKEND_COUNT 4
+#define BACKEND_COUNT 5
 /* Both in the same order: the names cannot be read from the tables at compile time. NULL: in a plugin of that name. */
 static const struct mt_device_ops *const backends[BACKEND_COUNT] = {&mt_device_cpu_ops, &mt_device_reference_ops,
-								    &mt_device_dry_ops, NULL};
-static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", "cuda", NULL};
+								    &mt_device_dry_ops, &mt_device_rehearsal_ops, NULL};
+static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", "rehearsal", "cuda", NULL};
 
 const char *const *mt_device_kinds(void)
 {
@@ -33,8 +33,8 @@ static enum mt_status find_backend(const char *kind, const struct mt_device_ops 
 		}
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s, %s or %s", kind ? kind : "", kinds[0], kinds[1],
-		       kinds[2], kinds[3]);
+	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s, %s, %s or %s", kind ? kind : "", kinds[0],
+		       kinds[1], kinds[2], kinds[3], kinds[4]);
 }
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config)

@@ -10,7 +10,7 @@
  *
  * On a virtual clock a stream is one number, when all its work is over, and an event is that number. The host is ahead
  * of the device until it waits: device->virtual_start_s is when the host last saw work over, and nothing enqueued after
- * that may start before it. */
+ * that may start before it. A rehearsal's clock has a pace: the host then sleeps until what it has waited for is over. */
 #include "kernels/device.h"
 
 #include "base/clock.h"
@@ -147,6 +147,7 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 	MT_TRY(mt_stream_settle(stream, stream->issued));
 	if (device->virtual_start_s < stream->clock_s)
 		device->virtual_start_s = stream->clock_s;
+	mt_device_sleep_until(device, device->virtual_start_s);
 	return MT_OK;
 }
 

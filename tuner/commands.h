@@ -13,6 +13,7 @@ enum mt_status mt_command_tune(int argc, char **argv);
 enum mt_status mt_command_scale(int argc, char **argv);
 enum mt_status mt_command_export(int argc, char **argv);
 enum mt_status mt_command_train(int argc, char **argv);
+enum mt_status mt_command_rehearse(int argc, char **argv);
 enum mt_status mt_command_launch(int argc, char **argv);
 enum mt_status mt_command_data(int argc, char **argv);
 enum mt_status mt_command_ckpt(int argc, char **argv);

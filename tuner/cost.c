@@ -20,6 +20,14 @@ struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model)
 	return (struct mt_comm_cost_source){.comm_s = comm_seconds, .context = model};
 }
 
+double mt_cost_transfer_s(const struct mt_cost_model *model, size_t bytes)
+{
+	const struct mt_machine_copies *copies = &model->machine->copies;
+	double gbps = copies->to_device_gbps < copies->from_device_gbps ? copies->to_device_gbps : copies->from_device_gbps;
+
+	return gbps > 0 ? (double)bytes / (gbps * 1e9) : 0;
+}
+
 bool mt_cost_scales(int32_t kind)
 {
 	return kind == MT_OP_FILL || kind == MT_OP_ADAMW || kind == MT_OP_SUMSQ || kind == MT_OP_CAST || kind == MT_OP_SGD ||

@@ -25,6 +25,9 @@ static inline struct mt_train_options mt_cost_train(const struct mt_cost_model *
 
 struct mt_cost_source mt_cost_ops(struct mt_cost_model *model);
 struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model);
+/* Seconds of a copy between device and host memory. Both directions at the rate of the slower; where it was not measured copies
+ * cost no time. */
+double mt_cost_transfer_s(const struct mt_cost_model *model, size_t bytes);
 
 /* True for operations on flat buffers, whose cost follows their size: one measured at another size is as good as measured. */
 bool mt_cost_scales(int32_t kind);

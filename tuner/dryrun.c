@@ -37,14 +37,11 @@ static double stage_op_s(void *context, const struct mt_op_key *key)
 	return seconds;
 }
 
-/* Both directions at the rate of the slower; where it was not measured copies cost no time. */
 static double stage_transfer_s(void *context, size_t bytes)
 {
 	const struct dry_stage *d = context;
-	const struct mt_machine_copies *copies = &d->cost->machine->copies;
-	double gbps = copies->to_device_gbps < copies->from_device_gbps ? copies->to_device_gbps : copies->from_device_gbps;
 
-	return gbps > 0 ? (double)bytes / (gbps * 1e9) : 0;
+	return mt_cost_transfer_s(d->cost, bytes);
 }
 
 /* Costs of collectives, with a note of those that run beside the compute. */

@@ -19,6 +19,7 @@ static const struct {
 	{"export", "a run as Megatron-LM's arguments or a Slurm script", mt_command_export},
 	{"tune", "search, run the best few, choose, report", mt_command_tune},
 	{"train", "train a model as a run file says", mt_command_train},
+	{"rehearse", "a run's whole job in real time, on an emulated device", mt_command_rehearse},
 	{"launch", "start a command on several ranks, without MPI", mt_command_launch},
 	{"data", "tokenize text, and look into data sets", mt_command_data},
 	{"validate", "predict a table of measured runs, tell how far off", mt_command_validate},

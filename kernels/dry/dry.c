@@ -1,10 +1,19 @@
 /* dry: a device that computes nothing. An operation advances its stream's clock by what the cost source says, memory is
- * addresses that must never be touched, so that a rank of any layout runs anywhere, in microseconds. */
+ * addresses that must never be touched, so that a rank of any layout runs anywhere, in microseconds.
+ *
+ * rehearsal: the same with a pace. The host sleeps until the operation is over on the real clock too, as a device that is
+ * busy, so that a whole job of many ranks runs in real time on few cores. Ends are points of time counted from one start, so that
+ * waking late does not add up: the host is late by as much as the processor kept it from what it does between two operations. */
 #include "kernels/backends.h"
+
+#include "base/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Waking costs some 10 us of a processor that many ranks may share: the host may be ahead of the device by as much. */
+#define LEAST_SLEEP_S 1e-3
 
 static enum mt_status open_dry(struct mt_device *device, const struct mt_device_config *config)
 {
@@ -38,6 +47,33 @@ static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream
 	return MT_OK;
 }
 
+static enum mt_status enqueue_paced(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	MT_TRY(enqueue(device, stream, op));
+	mt_device_sleep_until(device, stream->clock_s);
+	return MT_OK;
+}
+
+void mt_device_set_pace(struct mt_device *device, double pace)
+{
+	device->pace = pace;
+	device->pace_start_s = mt_clock_s() - pace * device->virtual_start_s;
+	device->late_s = 0;
+}
+
+void mt_device_sleep_until(struct mt_device *device, double virtual_s)
+{
+	double left_s;
+
+	if (device->pace <= 0)
+		return;
+	left_s = device->pace_start_s + device->pace * virtual_s - mt_clock_s();
+	if (-left_s > device->late_s)
+		device->late_s = -left_s;
+	if (left_s > LEAST_SLEEP_S)
+		mt_clock_sleep(left_s);
+}
+
 static enum mt_status upload(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)
 {
 	return MT_OK;
@@ -68,6 +104,17 @@ const struct mt_device_ops mt_device_dry_ops = {
 	.open = open_dry,
 	.close = close_dry,
 	.enqueue = enqueue,
+	.upload = upload,
+	.download = download,
+	.copy = transfer,
+	.memory = memory,
+};
+
+const struct mt_device_ops mt_device_rehearsal_ops = {
+	.kind = "rehearsal",
+	.open = open_dry,
+	.close = close_dry,
+	.enqueue = enqueue_paced,
 	.upload = upload,
 	.download = download,
 	.copy = transfer,

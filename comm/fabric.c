@@ -16,7 +16,7 @@ static const struct mt_fabric_ops *const fabrics[] = {
 #ifdef MT_HAVE_MPI
 	&mt_fabric_mpi,  &mt_fabric_rehearsal,
 #endif
-	&mt_fabric_tcp,  &mt_fabric_dry, &mt_fabric_alone, NULL,
+	&mt_fabric_tcp,  &mt_fabric_dry,       &mt_fabric_alone, NULL,
 };
 
 const char *const *mt_fabric_kinds(void)
@@ -26,7 +26,7 @@ const char *const *mt_fabric_kinds(void)
 #ifdef MT_HAVE_MPI
 		"mpi",  "rehearsal",
 #endif
-		"tcp",  "nccl", "dry", "alone", NULL,
+		"tcp",  "nccl",      "dry", "alone", NULL,
 	};
 	return kinds;
 }
@@ -76,7 +76,8 @@ static enum mt_status find(const char *kind, const struct mt_fabric_ops **ops)
 		*ops = table;
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, tcp, nccl, dry, rehearsal and alone", kind ? kind : "(null)");
+	return mt_fail(MT_INPUT, "fabric '%s' is not known; there are self, mpi, tcp, nccl, dry, rehearsal and alone",
+		       kind ? kind : "(null)");
 }
 
 enum mt_status mt_fabric_create(struct mt_fabric **fabric, const struct mt_fabric_config *config)

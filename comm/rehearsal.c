@@ -65,9 +65,9 @@ static enum mt_status check(const struct work *w, const struct letter *letter, i
 	if (letter->op == own->op && letter->serial == own->serial &&
 	    (letter->bytes == own->bytes || own->op == MT_COMM_ALL_TO_ALL_V))
 		return MT_OK;
-	return mt_fail(MT_FAILED, "rehearsal, group %s: rank %d is at %s %u of %lld bytes, rank %d at %s %u of %lld", w->group->name,
-		       w->group->fabric->rank, mt_comm_op_name((enum mt_comm_op)own->op), own->serial, (long long)own->bytes,
-		       w->group->ranks[member], mt_comm_op_name((enum mt_comm_op)letter->op), letter->serial,
+	return mt_fail(MT_FAILED, "rehearsal, group %s: rank %d is at %s %u of %lld bytes, rank %d at %s %u of %lld",
+		       w->group->name, w->group->fabric->rank, mt_comm_op_name((enum mt_comm_op)own->op), own->serial,
+		       (long long)own->bytes, w->group->ranks[member], mt_comm_op_name((enum mt_comm_op)letter->op), letter->serial,
 		       (long long)letter->bytes);
 }
 
@@ -184,7 +184,8 @@ static enum mt_status collect(struct mt_group *group, struct mt_stream *stream, 
 	for (int i = 0; i < group->size; i++) {
 		if (i == group->rank)
 			continue;
-		MT_GOTO(fail, rehearsal_expect(group, TAG_COLLECTIVE, &w->letters[w->count], sizeof *w->letters, i, &w->requests[w->count]));
+		MT_GOTO(fail, rehearsal_expect(group, TAG_COLLECTIVE, &w->letters[w->count], sizeof *w->letters, i,
+					       &w->requests[w->count]));
 		w->count++;
 	}
 	for (int i = 1; i < group->size; i++) /* everyone starts with another one */
@@ -198,8 +199,9 @@ fail:
 static enum mt_status rehearsal_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	struct mt_comm_key key = mt_comm_cost_key(group, call);
-	struct letter letter = {
-		.cost_s = rehearsal_of(group)->cost.comm_s(rehearsal_of(group)->cost.context, &key), .bytes = key.bytes, .op = (int32_t)call->op};
+	struct letter letter = {.cost_s = rehearsal_of(group)->cost.comm_s(rehearsal_of(group)->cost.context, &key),
+				.bytes = key.bytes,
+				.op = (int32_t)call->op};
 
 	if (call->op != MT_COMM_SEND_RECV)
 		return collect(group, stream, call, &letter);
@@ -337,7 +339,8 @@ static enum mt_status rehearsal_open(struct mt_fabric *fabric, const struct mt_f
 	if (!config->base || !config->device || !config->cost.comm_s)
 		return mt_fail(MT_INPUT, "fabric rehearsal: no fabric below it, no device or no cost source is given");
 	if (strcmp(mt_fabric_kind(config->base), "mpi") != 0)
-		return mt_fail(MT_INPUT, "fabric rehearsal: its messages go over mpi, the ranks were joined by %s: start them with mpirun",
+		return mt_fail(MT_INPUT,
+			       "fabric rehearsal: its messages go over mpi, the ranks were joined by %s: start them with mpirun",
 			       mt_fabric_kind(config->base));
 	MT_TRY(copy_hosts(fabric, config->base));
 	r = calloc(1, sizeof *r);

@@ -98,7 +98,9 @@ static enum mt_status overdue(const struct mt_group *group, const char *what, co
 	for (int i = 0; i < count && length < 100; i++) {
 		if (requests[i] != MPI_REQUEST_NULL)
 			length += snprintf(missing + length, sizeof missing - (size_t)length, " %d",
-					   group->ranks[only >= 0 ? only : i < group->rank ? i : i + 1]);
+					   group->ranks[only >= 0         ? only
+							: i < group->rank ? i
+									  : i + 1]);
 	}
 	return mt_fail(MT_FAILED, "rehearsal: %s on group %s: rank %d has waited %.0f s for rank%s", what, group->name,
 		       group->fabric->rank, rehearsal_of(group)->deadline_s, missing);

@@ -7,9 +7,9 @@
  * through mt_stream_async_*). There are no globals: many devices live in one process.
  *
  * Backends: reference (plain loops, all dtypes, the definition of each answer), cpu (fast), dry (virtual clock, addresses only),
- * rehearsal (dry, at a pace of the real clock), cuda (NVIDIA GPUs, a plugin). On host devices a kernel runs at once on the calling thread (and its OpenMP team); only
- * collectives are asynchronous. A device that runs behind the host (ops->async is set) only enqueues: its memory is not the
- * host's, its work is ordered by its own events, and times are known when the work is over. */
+ * rehearsal (dry, at a pace of the real clock), cuda (NVIDIA GPUs, a plugin). On host devices a kernel runs at once on the calling
+ * thread (and its OpenMP team); only collectives are asynchronous. A device that runs behind the host (ops->async is set) only
+ * enqueues: its memory is not the host's, its work is ordered by its own events, and times are known when the work is over. */
 #ifndef MT_KERNELS_DEVICE_H
 #define MT_KERNELS_DEVICE_H
 

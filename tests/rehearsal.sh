@@ -82,7 +82,7 @@ number=0
 while read -r ranks model options; do
 	[ -n "$ranks" ] || continue
 	number=$((number + 1))
-	[ $number -ge "$FIRST" ] && [ $number -le "$LAST" ] || continue
+	if [ $number -lt "$FIRST" ] || [ $number -gt "$LAST" ]; then continue; fi
 	run=$TABLE.yaml
 	printf 'model: %s\nlayout:\n  seq: 512\n  mbs: 1\n  threads: 1\n' "$model" >"$run"
 	arguments=()

@@ -88,7 +88,8 @@ static enum mt_status prepare(struct rehearsal_setup *s, const struct mt_cli *cl
 			       cli->words[0], (long long)mt_layout_world(&s->run.layout), ranks,
 			       (long long)mt_layout_world(&s->run.layout));
 	if (s->run.train.rank_order)
-		return mt_fail(MT_INPUT, "%s: rank_order is not rehearsed: links are those of the machine file in the order of ranks",
+		return mt_fail(MT_INPUT,
+			       "%s: rank_order is not rehearsed: links are those of the machine file in the order of ranks",
 			       cli->words[0]);
 	MT_TRY(load_costs(s, o));
 	s->dry.layout = s->run.layout;
@@ -138,7 +139,8 @@ static void print(const struct rehearsal_setup *s, const struct mt_rehearsal *r,
 	printf("Rehearsed  %.6g s a step; the dry run is %+.2f%% off\n", rehearsed_s(r, pace),
 	       (s->dry.step_s / rehearsed_s(r, pace) - 1) * 100);
 	if (pace > 0)
-		printf("Pace       %.4g s of the real clock for 1 s of the job's: %.3f s a step; by the job's clock %.6g s; a host was "
+		printf("Pace       %.4g s of the real clock for 1 s of the job's: %.3f s a step; by the job's clock %.6g s; a host "
+		       "was "
 		       "behind by at most %.1f ms\n",
 		       pace, r->wall_s, r->step_s, r->late_s * 1e3);
 	printf("Waiting    %.2f%% of the ranks' time, for other stages\n", r->bubble_frac * 100);
@@ -148,8 +150,11 @@ static void print(const struct rehearsal_setup *s, const struct mt_rehearsal *r,
 static enum mt_status rehearse(struct rehearsal_setup *s, const struct mt_cli *cli, const struct rehearse_options *o,
 			       struct mt_fabric *fabric)
 {
-	struct mt_rehearse_config config = {
-		.run = &s->run, .fabric = fabric, .cost = &s->cost, .steps = (int)o->timed_steps, .pace = o->step_wall_s / s->dry.step_s};
+	struct mt_rehearse_config config = {.run = &s->run,
+					    .fabric = fabric,
+					    .cost = &s->cost,
+					    .steps = (int)o->timed_steps,
+					    .pace = o->step_wall_s / s->dry.step_s};
 	struct mt_rehearsal r;
 	char differs[200];
 	enum mt_status st = mt_rehearse(&r, &config);
@@ -174,9 +179,10 @@ enum mt_status mt_command_rehearse(int argc, char **argv)
 	struct rehearse_options o = {0};
 	struct mt_cli cli = {
 		.usage = "mpirun -n N megatune rehearse RUN.yaml --machine FILE [options]",
-		.summary = "Runs the job of a run file on an emulated device: every rank is a process and every message is sent, but "
-			   "kernels only take their time, at a pace that few cores keep, and use no processor. Tells how far the dry "
-			   "run's step time is off, and whether memory is what it says.",
+		.summary =
+			"Runs the job of a run file on an emulated device: every rank is a process and every message is sent, but "
+			"kernels only take their time, at a pace that few cores keep, and use no processor. Tells how far the dry "
+			"run's step time is off, and whether memory is what it says.",
 		.tables = {&table, &mt_layout_options, &mt_train_options_table},
 		.values = {&o, &s.run.layout, &s.run.train},
 		.least_words = 1,

@@ -50,19 +50,45 @@ static void shipped_models_have_their_published_parameter_counts(void **state)
 		const char *name;
 		int64_t parameters;
 	} known[] = {
-		{"gpt2-124m", 124439808},        {"gpt2-355m", 354823168},        {"gpt2-774m", 774030080},
-		{"gpt2-1558m", 1557611200},      {"llama2-7b", 6738415616},       {"mistral-7b", 7241732096},
-		{"llama3-8b", 8030261248},       {"llama3-70b", 70553706496},     {"llama3.1-405b", 405853388800},
-		{"mixtral-8x7b", 46702792704},   {"mixtral-8x22b", 140620634112}, /* as the checkpoints on the Hugging Face hub have
-										     them, a tied head once; gpt3 by the formula
-										     below */
-		{"llama2-13b", 13015864320},     {"llama2-70b", 68976648192},     {"llama3.1-8b", 8030261248},
-		{"llama3.1-70b", 70553706496},   {"llama3.2-1b", 1235814400},     {"llama3.2-3b", 3212749824},
-		{"mistral-7b-v0.1", 7241732096}, {"qwen2-0.5b", 494032768},       {"qwen2-1.5b", 1543714304},
-		{"qwen2-7b", 7615616512},        {"qwen2-72b", 72706203648},      {"qwen3-0.6b", 596049920},
-		{"qwen3-1.7b", 1720574976},      {"qwen3-4b", 4022468096},        {"qwen3-8b", 8190735360},
-		{"qwen3-14b", 14768307200},      {"qwen3-32b", 32762123264},      {"gpt3-2.7b", 2651553280},
-		{"gpt3-6.7b", 6658404352},       {"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
+		{"gpt2-124m", 124439808},
+		{"gpt2-355m", 354823168},
+		{"gpt2-774m", 774030080},
+		{"gpt2-1558m", 1557611200},
+		{"llama2-7b", 6738415616},
+		{"mistral-7b", 7241732096},
+		{"llama3-8b", 8030261248},
+		{"llama3-70b", 70553706496},
+		{"llama3.1-405b", 405853388800},
+		{"mixtral-8x7b", 46702792704},
+		{"mixtral-8x22b", 140620634112}, /* as the checkpoints on the Hugging Face hub have
+						    them, a tied head once; gpt3 by the formula
+						    below */
+		{"llama2-13b", 13015864320},
+		{"llama2-70b", 68976648192},
+		{"llama3.1-8b", 8030261248},
+		{"llama3.1-70b", 70553706496},
+		{"llama3.2-1b", 1235814400},
+		{"llama3.2-3b", 3212749824},
+		{"mistral-7b-v0.1", 7241732096},
+		{"qwen2-0.5b", 494032768},
+		{"qwen2-1.5b", 1543714304},
+		{"qwen2-7b", 7615616512},
+		{"qwen2-72b", 72706203648},
+		{"qwen3-0.6b", 596049920},
+		{"qwen3-1.7b", 1720574976},
+		{"qwen3-4b", 4022468096},
+		{"qwen3-8b", 8190735360},
+		{"qwen3-14b", 14768307200},
+		{"qwen3-32b", 32762123264},
+		{"gpt3-2.7b", 2651553280},
+		{"gpt3-6.7b", 6658404352},
+		{"deepseek-v2", 235741434880},
+		{"deepseek-v2-lite", 15706484224},
+		{"qwen3-30b-a3b", 30532122624},
+		{"qwen3-235b-a22b", 235093634560},
+		/* 671,026,419,200, and a module: a layer, a matrix of two hidden states, three norms */
+		{"deepseek-v3", 671026419200 + 11610068224},
+		{"gpt3-175b", 174604259328}, /* 96 * (12 h^2 + 13 h) + (V + s) h + 2 h */
 	};
 
 	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -179,6 +205,22 @@ static const char mistral_config[] =
 	" \"max_position_embeddings\": 32768, \"num_attention_heads\": 32, \"num_hidden_layers\": 32, \"num_key_value_heads\": 8,"
 	" \"rms_norm_eps\": 1e-05, \"rope_theta\": 1000000.0, \"sliding_window\": %s, \"vocab_size\": 32000}";
 
+static const char deepseek_config[] =
+	"{\"model_type\": \"deepseek_v3\", \"hidden_act\": \"silu\", \"hidden_size\": 7168, \"intermediate_size\": 18432,"
+	" \"kv_lora_rank\": 512, \"max_position_embeddings\": 163840, \"moe_intermediate_size\": 2048, \"n_group\": 8,"
+	" \"n_routed_experts\": 256, \"n_shared_experts\": 1, \"num_attention_heads\": 128, \"num_hidden_layers\": 61,"
+	" \"num_key_value_heads\": 128, \"q_lora_rank\": 1536, \"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1,"
+	" \"factor\": 40, \"mscale\": 1.0, \"mscale_all_dim\": 1.0, \"original_max_position_embeddings\": 4096,"
+	" \"type\": \"yarn\"}, \"rope_theta\": 10000, \"num_nextn_predict_layers\": 1, \"aux_loss_alpha\": 0.0001,"
+	" \"vocab_size\": 129280}";
+static const char qwen_config[] =
+	"{\"model_type\": \"qwen3_moe\", \"hidden_act\": \"silu\", \"hidden_size\": 2048, \"intermediate_size\": 6144, "
+	"\"head_dim\": 128,"
+	" \"max_position_embeddings\": 40960, \"moe_intermediate_size\": 768, \"norm_topk_prob\": true, \"num_attention_heads\": "
+	"32,"
+	" \"num_experts\": 128, \"num_experts_per_tok\": 8, \"num_hidden_layers\": 48, \"num_key_value_heads\": 4,"
+	" \"rms_norm_eps\": 1e-06, \"rope_theta\": 1000000.0, \"mlp_only_layers\": [], \"vocab_size\": 151936}";
+
 /* A config.json gives the shipped model of that architecture, but for the name. */
 static void same_as_shipped(const char *path, const char *name)
 {
@@ -208,6 +250,8 @@ static void a_config_json_equals_the_shipped_model(void **state)
 
 	same_as_shipped(write_text("config.json", gpt2_config), "gpt2-124m");
 	same_as_shipped(write_text("config.json", llama_config), "llama3-8b");
+	same_as_shipped(write_text("config.json", deepseek_config), "deepseek-v3");
+	same_as_shipped(write_text("config.json", qwen_config), "qwen3-30b-a3b");
 	snprintf(text, sizeof text, mistral_config, "null");
 	same_as_shipped(write_text("config.json", text), "mistral-7b");
 	snprintf(folder, sizeof folder, "%s/Some-7B", directory);
@@ -222,7 +266,7 @@ static void a_config_json_equals_the_shipped_model(void **state)
 /* The config with one piece of text replaced. */
 static const char *edited(const char *config, const char *from, const char *to)
 {
-	char text[1024];
+	char text[2048];
 	const char *at = strstr(config, from);
 
 	assert_non_null(at);
@@ -246,6 +290,11 @@ static void a_config_json_that_is_not_built_here_is_refused(void **state)
 	refused(write_text("m.json", text), "sliding_window", "whole number", NULL);
 	refused(edited(llama_config, "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"longrope\"}"), "rope_type",
 		"longrope", "llama3");
+	refused(edited(deepseek_config, "\"n_group\": 8", "\"n_group\": 8, \"topk_group\": 8, \"moe_layer_freq\": 2"),
+		"moe_layer_freq", NULL, NULL);
+	refused(edited(deepseek_config, "\"n_group\": 8", "\"n_group\": 8, \"topk_group\": 2"), "best 2", "best", "YAML");
+	refused(edited(qwen_config, "[]", "[3]"), "mlp_only_layers", "first layers", NULL);
+	refused(edited(qwen_config, "[]", "[], \"decoder_sparse_step\": 0"), "decoder_sparse_step", NULL, NULL);
 	refused(write_text("m.json", "{\"model_type\": 3}"), "model_type", NULL, NULL);
 	refused(write_text("m.json", "{"), "m.json", NULL, NULL);
 }

@@ -5,6 +5,7 @@
 
 #include "engine/model.h"
 #include "tests/plain.h"
+#include "tests/plain_experts.h"
 
 #include <stdio.h>
 
@@ -16,6 +17,7 @@ struct plain_model {
 	void *context;
 	int64_t seq;
 	double frequencies[64], magnitude, scale;
+	struct plain_router routers[16]; /* by layer */
 };
 
 static inline struct plain_node *plain_param(const struct plain_model *p, const char *format, int64_t layer)
@@ -146,6 +148,42 @@ static inline struct plain_node *plain_mlp(const struct plain_model *p, int64_t 
 	return plain_linear(p->tape, up, down, plain_param(p, "layer.%lld.mlp.down.bias", layer));
 }
 
+/* x + what the MLP with these names gives of h, times a column of the weights; NULL: once. */
+static inline struct plain_node *plain_expert(const struct plain_model *p, int64_t layer, const char *name, struct plain_node *x,
+					      struct plain_node *h, struct plain_node *weights, int64_t column)
+{
+	static const char *const matrices[] = {"gate", "up", "down"};
+	struct plain_node *w[3], *y;
+
+	for (int i = 0; i < 3; i++) {
+		char full[96];
+
+		snprintf(full, sizeof full, "layer.%lld.%s.%s.weight", (long long)layer, name, matrices[i]);
+		w[i] = p->param(p->context, full);
+	}
+	y = plain_swiglu(p->tape, plain_linear(p->tape, h, w[0], NULL), plain_linear(p->tape, h, w[1], NULL));
+	y = plain_linear(p->tape, y, w[2], NULL);
+	return weights ? plain_weigh(p->tape, x, y, weights, column) : plain_add(p->tape, x, y);
+}
+
+/* x + the experts' sum of h. */
+static inline struct plain_node *plain_experts(struct plain_model *p, int64_t layer, struct plain_node *x, struct plain_node *h)
+{
+	struct plain_node *bias = plain_param(p, "layer.%lld.router.bias", layer), *weights;
+	struct plain_router *router = &p->routers[layer];
+
+	*router = (struct plain_router){.m = p->m, .bias = bias ? bias->v : NULL, .seq = p->seq};
+	weights = plain_linear(p->tape, h, plain_param(p, "layer.%lld.router.weight", layer), NULL);
+	weights = plain_route(p->tape, weights, router);
+	for (int64_t e = 0; e < p->m->experts; e++) {
+		char name[32];
+
+		snprintf(name, sizeof name, "experts.%lld", (long long)e);
+		x = plain_expert(p, layer, name, x, h, weights, e);
+	}
+	return p->m->shared_ffn > 0 ? plain_expert(p, layer, "shared", x, h, NULL, 0) : x;
+}
+
 /* The rows that the layer's rows see, counted anew. */
 static inline int64_t plain_window(const struct mt_model *m, int64_t layer)
 {
@@ -154,7 +192,7 @@ static inline int64_t plain_window(const struct mt_model *m, int64_t layer)
 	return m->window_every > 0 && layer % m->window_every == m->window_every - 1 ? 0 : m->window;
 }
 
-static inline struct plain_node *plain_layer(const struct plain_model *p, int64_t layer, struct plain_node *x)
+static inline struct plain_node *plain_layer(struct plain_model *p, int64_t layer, struct plain_node *x)
 {
 	const struct mt_model *m = p->m;
 	struct plain_node *qkv[3], *h, *o;
@@ -171,6 +209,8 @@ static inline struct plain_node *plain_layer(const struct plain_model *p, int64_
 	x = plain_add(p->tape, x, o);
 	h = plain_norm(p->tape, x, plain_param(p, "layer.%lld.mlp.norm.gain", layer),
 		       plain_param(p, "layer.%lld.mlp.norm.bias", layer), m->norm_eps);
+	if (plain_param(p, "layer.%lld.router.weight", layer))
+		return plain_experts(p, layer, x, h);
 	return plain_add(p->tape, x, plain_mlp(p, layer, h));
 }
 

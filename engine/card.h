@@ -8,18 +8,23 @@
 #include "engine/run.h"
 #include "kernels/device.h"
 
+/* Bytes are of the activation arena: what a pass leaves there more (or less) than it found, and the most in between. */
 struct mt_block_cost {
-	double forward_s, backward_s; /* of the compute stream, tensor- and context-parallel collectives included */
-	double tp_s;                  /* of those collectives in both directions */
+	double forward_s, backward_s; /* of the compute stream, collectives over tp, cp and ep included */
+	double wgrad_s;               /* gradients of weights, where the schedule has a pass of their own (not in backward_s) */
+	double tp_s;                  /* of those collectives in all passes */
+	int64_t forward_bytes, backward_bytes, wgrad_bytes; /* left more; below 0: freed */
+	int64_t forward_peak_bytes, backward_peak_bytes;    /* above what it found */
 };
 
+/* Layers that cost the same: with experts or without, with a window or without, in 8 bits or not. */
+enum { MT_CARD_KINDS = 8 };
+
 struct mt_card {
-	struct mt_block_cost embedding, layer, head;
-	int64_t layer_kept_bytes; /* kept by one layer between forward and backward pass, its input included */
-	int64_t layer_work_bytes; /* most that a layer's backward pass needs beyond what is kept and the gradient that came */
-	int64_t head_work_bytes;  /* most that the head needs in both passes beyond its input, logits apart */
-	int64_t logits_bytes;
-	/* Of the activation arena when one layer with the head runs through both passes, holes included: as the only stage, and as
+	struct mt_block_cost embedding, head;
+	struct mt_block_cost layer[MT_CARD_KINDS]; /* of the kinds that the model has */
+	int64_t logits_bytes;                      /* of head.forward_bytes and both peaks, where they are not held apart */
+	/* Of the activation arena when a layer with the head runs through both passes, holes included: as the only stage, and as
 	 * the last of several, whose input is received. */
 	int64_t block_peak_bytes, last_peak_bytes;
 	int64_t edge_bytes;                     /* one activation message between stages */
@@ -27,27 +32,45 @@ struct mt_card {
 	int64_t document_bytes, position_bytes; /* documents apart: of a micro-batch on every stage; positions in the workspace */
 };
 
-/* `run`: the model and the layout; its pp, dp, gbs and layer count do not matter. Runs in this thread. */
+/* The kind of a layer of the model (0 .. layers-1). */
+int mt_card_kind(const struct mt_run *run, int64_t layer);
+
+/* `run`: the model and the layout; of the pipeline only whether its schedule splits the backward pass matters, of recompute the
+ * kind alone: all layers have it. Sharding, dp (but with experts) and gbs do not matter. Runs in this thread. */
 enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms);
 
 /* True when the logits are held in the workspace, not among the activations. */
 bool mt_logits_apart(const struct mt_layout *layout);
 
-/* What a stage does once a step. Units of the backward pass: engine/param.h. */
-struct mt_tail {
-	double clear_s;    /* gradients to zero */
-	int units;         /* layers + 2 */
-	double *sum_s;     /* owned, by unit: sum over tp that the compute waits for, before the bucket's reduction */
-	double *reduce_s;  /* owned, by unit: reduction over dp of the buckets that the unit completes */
-	double ends_s;     /* sum of a tied embedding over first and last stage */
-	double update_s;   /* norm and optimizer, gather_s included */
-	double gather_s;   /* of update_s: waiting for parameters of other shards */
-	double dp_total_s; /* of all collectives over dp, hidden ones too */
-	int64_t parameter_bytes, gradient_bytes, optimizer_bytes; /* peaks of their arenas */
+/* One bucket of a stage (engine/param.h), and what it costs to gather and to reduce it (engine/shard.h). */
+struct mt_bucket_cost {
+	int first_unit, unit;
+	bool tied, gathers, scatters, dense, shared, narrow; /* dense: not of experts; shared: reduced; narrow: in bf16 */
+	double gather_s;                                     /* its parameters */
+	double clear_s, scatter_s, add_s, across_s;          /* its gradients in every pass; across: once, at the end */
+	double sum_s;                                        /* over tp, which the compute waits for */
+	double reduce_s;                                     /* once */
+	double ends_s;                                       /* of a tied embedding over first and last stage */
+	double round_s, widen_s;                             /* to bf16 and back */
 };
 
-/* Exact, from the engine itself. Does not depend on micro-batches and recompute. */
+/* What a stage does once a step, and what it does with its buckets in every pass. */
+struct mt_tail {
+	double clear_s; /* before the first pass: gradients to zero */
+	int units;      /* layers + 2 */
+	int bucket_count;
+	struct mt_bucket_cost *buckets;                           /* owned */
+	int *order;                                               /* owned: bucket indices by unit */
+	double ends_s;                                            /* sum of a tied embedding over first and last stage */
+	double update_s;                                          /* norm and optimizer, gather_s included */
+	double gather_s;                                          /* of update_s: waiting for parameters of other shards */
+	double dp_total_s;                                        /* of update_s: collectives over dp, hidden ones too */
+	int64_t parameter_bytes, gradient_bytes, optimizer_bytes; /* peaks of their arenas */
+	int64_t workspace_bytes;                                  /* of its arena, without losses and positions */
+};
+
+/* From the engine itself. Does not depend on recompute, nor on micro-batches but whether there is more than one. */
 enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, int stage, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms);
 void mt_tail_free(struct mt_tail *tail);

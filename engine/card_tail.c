@@ -1,6 +1,7 @@
 /* card_tail: what a stage does once a step, by the engine's own code on the dry device, see card.h. */
 #include "engine/card.h"
 
+#include "engine/context.h"
 #include "engine/internal.h"
 
 #include <stdlib.h>
@@ -22,55 +23,194 @@ static double noted_comm_s(void *context, const struct mt_comm_key *key)
 	return seconds;
 }
 
-/* One unit's buckets, with both streams at one time before and after. */
-static enum mt_status reduce(struct mt_engine *e, struct mt_tail *tail, int unit)
+/* Seconds of a stream since *last_s. */
+static double lap(struct mt_stream *stream, double *last_s)
 {
-	double start_s, summed_s;
+	double now_s = mt_stream_now_s(stream), passed_s = now_s - *last_s;
 
-	MT_TRY(mt_grads_enter(e, unit));
-	start_s = mt_stream_now_s(e->compute);
-	MT_TRY(mt_reduce_unit(e, unit));
-	summed_s = mt_stream_now_s(e->compute);
-	MT_TRY(mt_event_record(e->event, e->dp_stream));
-	MT_TRY(mt_stream_wait(e->compute, e->event));
-	tail->sum_s[unit] = summed_s - start_s;
-	tail->reduce_s[unit] = mt_stream_now_s(e->compute) - summed_s;
+	*last_s = now_s;
+	return passed_s;
+}
+
+/* The seconds of an operation on n elements. */
+static enum mt_status time_op(struct mt_engine *e, enum mt_op_kind kind, enum mt_dtype to, enum mt_dtype from, int64_t n,
+			      double *seconds)
+{
+	struct mt_op op = {.kind = kind, .dtype = to};
+	double last_s = mt_stream_now_s(e->compute);
+
+	if (kind == MT_OP_ADD)
+		op.add = (struct mt_add){.rows = 1, .cols = n, .a = e->grad_flat, .b = e->grad_flat, .out = e->grad_flat};
+	else
+		op.move =
+			(struct mt_move){.count = n, .src_dtype = from, .dst_dtype = to, .src = e->grad_flat, .dst = e->grad_flat};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	*seconds = lap(e->compute, &last_s);
 	return MT_OK;
 }
 
-static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail)
+/* The collectives of a bucket, each on its stream; addresses do not matter. */
+static enum mt_status time_collectives(struct mt_engine *e, int index, struct mt_bucket_cost *cost)
+{
+	const struct mt_bucket *bucket = &e->table.buckets[index];
+	const struct mt_share *share = mt_share_of(e, index);
+	const struct mt_shard *shard = &e->shards[index];
+	enum mt_dtype f = mt_grad_dtype(e->dtype), reduced = cost->narrow ? MT_BF16 : f;
+	double gather_s = e->gather_stream ? mt_stream_now_s(e->gather_stream) : 0, dp_s = mt_stream_now_s(e->dp_stream);
+	double compute_s = mt_stream_now_s(e->compute);
+	void *any = e->grad_flat;
+
+	if (cost->gathers) {
+		MT_TRY(mt_comm_all_gather(share->gather, e->gather_stream, any, any, shard->count, e->dtype));
+		cost->gather_s = lap(e->gather_stream, &gather_s);
+	}
+	if (bucket->replicated && (e->sp || (bucket->partial && e->layout->tp > 1))) {
+		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, any, any, bucket->count, f, MT_SUM));
+		cost->sum_s = lap(e->compute, &compute_s);
+	}
+	if (share->inner)
+		MT_TRY(mt_comm_reduce_scatter(share->inner, e->dp_stream, any, any, shard->count, cost->scatters ? f : reduced));
+	cost->scatter_s = lap(e->dp_stream, &dp_s);
+	if (share->outer)
+		MT_TRY(mt_comm_all_reduce(share->outer, e->dp_stream, any, any, shard->count, cost->scatters ? f : reduced,
+					  MT_SUM));
+	cost->across_s = lap(e->dp_stream, &dp_s);
+	cost->reduce_s = cost->scatter_s + cost->across_s;
+	if (e->ends && bucket->tied) {
+		MT_TRY(mt_comm_all_reduce(e->ends, e->compute, any, any, shard->count, f, MT_SUM));
+		cost->ends_s = lap(e->compute, &compute_s);
+	}
+	return MT_OK;
+}
+
+static enum mt_status time_bucket(struct mt_engine *e, int index, struct mt_bucket_cost *cost)
+{
+	const struct mt_bucket *bucket = &e->table.buckets[index];
+	const struct mt_share *share = mt_share_of(e, index);
+	const struct mt_shard *shard = &e->shards[index];
+	enum mt_dtype f = mt_grad_dtype(e->dtype);
+
+	*cost = (struct mt_bucket_cost){.first_unit = bucket->first_unit,
+					.unit = bucket->unit,
+					.tied = bucket->tied,
+					.gathers = shard->gathers,
+					.scatters = shard->scatters,
+					.dense = bucket->share == MT_SHARE_DENSE,
+					.shared = share->inner || share->outer,
+					.narrow = e->layout->reduce_dtype == MT_BF16};
+	MT_TRY(time_collectives(e, index, cost));
+	if (cost->scatters) {
+		MT_TRY(time_op(e, MT_OP_FILL, f, f, bucket->count, &cost->clear_s));
+		MT_TRY(time_op(e, MT_OP_ADD, f, f, shard->count, &cost->add_s));
+	}
+	if (cost->narrow && cost->shared) {
+		MT_TRY(time_op(e, MT_OP_CAST, MT_BF16, MT_F32, bucket->count, &cost->round_s));
+		MT_TRY(time_op(e, MT_OP_CAST, MT_F32, MT_BF16, shard->count, &cost->widen_s));
+	}
+	return MT_OK;
+}
+
+static int unit_of(const struct mt_engine *e, int64_t layer)
+{
+	return 1 + (int)(e->table.layer_count - 1 - layer);
+}
+
+/* What is gathered and scattered in one pass of a chunk, for the peaks of the arenas; as engine/stage.c does. */
+static enum mt_status walk(struct mt_engine *e, const struct mt_chunk *chunk, bool back)
+{
+	int64_t end = chunk->first_layer + chunk->layers;
+
+	if (!back && chunk->first)
+		MT_TRY(mt_params_enter(e, e->table.units - 1, chunk->layers > 0 ? unit_of(e, chunk->first_layer) : -1));
+	for (int64_t i = chunk->first_layer; i < end && !back; i++)
+		MT_TRY(mt_params_enter(e, unit_of(e, i), i + 1 < end ? unit_of(e, i + 1) : chunk->last ? 0 : -1));
+	if (chunk->last) {
+		MT_TRY(mt_params_enter(e, 0, back && chunk->layers > 0 ? unit_of(e, end - 1) : -1));
+		if (back) {
+			MT_TRY(mt_grads_enter(e, 0));
+			MT_TRY(mt_grads_leave(e, 0));
+		}
+	}
+	for (int64_t i = end - 1; i >= chunk->first_layer && back; i--) {
+		MT_TRY(mt_params_enter(e, unit_of(e, i), i > chunk->first_layer ? unit_of(e, i - 1) : -1));
+		MT_TRY(mt_grads_enter(e, unit_of(e, i)));
+		MT_TRY(mt_grads_leave(e, unit_of(e, i)));
+	}
+	if (back && chunk->first)
+		MT_TRY(mt_grads_enter(e, e->table.units - 1));
+	return back && chunk->first_layer == 0 ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
+}
+
+/* From the second micro-batch on every pass begins with what the one before left. */
+static enum mt_status walk_all(struct mt_engine *e, int64_t microbatches)
+{
+	for (int64_t round = 0; round < 2 && round < microbatches; round++) {
+		for (int c = 0; c < e->table.chunk_count; c++)
+			MT_TRY(walk(e, &e->table.chunks[c], false));
+		for (int c = e->table.chunk_count - 1; c >= 0; c--)
+			MT_TRY(walk(e, &e->table.chunks[c], true));
+	}
+	MT_TRY(mt_params_leave(e));
+	return mt_grads_finish(e);
+}
+
+static int64_t aligned(int64_t bytes)
+{
+	return (bytes + MT_ARENA_ALIGN_BYTES - 1) / MT_ARENA_ALIGN_BYTES * MT_ARENA_ALIGN_BYTES;
+}
+
+static void take_memory(struct mt_tail *tail, const struct mt_engine *e)
 {
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
-	struct mt_step_stats stats = {0};
-	double start_s = mt_stream_now_s(e->compute);
+	int64_t losses = (1 + e->model->mtp) * e->microbatches * e->rows * (int64_t)mt_dtype_bytes(mt_grad_dtype(e->dtype));
+	int64_t starts = mt_context_start_arrays(e->layout) * e->layout->mbs * mt_context_part_rows(e->layout) * 4;
 
-	MT_TRY(mt_grads_begin(e));
-	tail->clear_s = mt_stream_now_s(e->compute) - start_s;
-	e->last_microbatch = true;
-	e->next_bucket = 0;
-	for (int unit = 0; unit < tail->units; unit++)
-		MT_TRY(reduce(e, tail, unit));
-	start_s = mt_stream_now_s(e->compute);
-	MT_TRY(mt_reduce_finish(e));
-	tail->ends_s = mt_stream_now_s(e->compute) - start_s;
-	start_s = mt_stream_now_s(e->compute);
-	e->gather_s = 0;
-	MT_TRY(mt_optimizer_step(e, &stats));
-	tail->update_s = mt_stream_now_s(e->compute) - start_s;
-	tail->gather_s = e->gather_s;
 	mt_engine_memory(e, arenas);
 	tail->parameter_bytes = (int64_t)arenas[ARENA_PARAMETERS].peak_bytes;
 	tail->gradient_bytes = (int64_t)arenas[ARENA_GRADIENTS].peak_bytes;
 	tail->optimizer_bytes = (int64_t)arenas[ARENA_OPTIMIZER].peak_bytes;
+	tail->workspace_bytes = (int64_t)arenas[ARENA_WORKSPACE].peak_bytes - (e->last ? aligned(losses) : 0) -
+				(e->positions ? aligned(e->rows * 4) : 0) - (e->window_starts ? aligned(starts) : 0);
+}
+
+static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail, struct noted *noted, int64_t microbatches)
+{
+	struct mt_step_stats stats = {0};
+	double last_s = mt_stream_now_s(e->compute);
+
+	MT_TRY(mt_grads_begin(e));
+	mt_fp8_begin(e);
+	MT_TRY(mt_experts_begin_step(e));
+	tail->clear_s = lap(e->compute, &last_s);
+	for (int i = 0; i < tail->bucket_count; i++) {
+		tail->order[i] = e->bucket_order[i];
+		MT_TRY(time_bucket(e, i, &tail->buckets[i]));
+		tail->ends_s += tail->buckets[i].ends_s;
+	}
+	if (e->layout->zero >= 2)
+		MT_TRY(walk_all(e, microbatches));
+	MT_TRY(mt_event_record(e->event, e->dp_stream));
+	MT_TRY(mt_stream_wait(e->compute, e->event));
+	last_s = mt_stream_now_s(e->compute);
+	e->gather_s = noted->dp_total_s = 0;
+	MT_TRY(mt_fp8_finish(e));
+	MT_TRY(mt_optimizer_step(e, &stats));
+	if (!stats.skipped)
+		MT_TRY(mt_experts_follow_load(e));
+	tail->update_s = lap(e->compute, &last_s);
+	tail->gather_s = e->gather_s;
+	tail->dp_total_s = noted->dp_total_s;
+	take_memory(tail, e);
 	return MT_OK;
 }
 
-static enum mt_status make_units(struct mt_tail *tail, const struct mt_engine *e)
+static enum mt_status make_buckets(struct mt_tail *tail, const struct mt_engine *e)
 {
 	tail->units = e->table.units;
-	tail->sum_s = calloc((size_t)tail->units, sizeof *tail->sum_s);
-	tail->reduce_s = calloc((size_t)tail->units, sizeof *tail->reduce_s);
-	return tail->sum_s && tail->reduce_s ? MT_OK : mt_fail(MT_NOMEM, "no memory for a card of %d layers", tail->units - 2);
+	tail->bucket_count = e->table.bucket_count;
+	tail->buckets = calloc((size_t)tail->bucket_count + 1, sizeof *tail->buckets);
+	tail->order = calloc((size_t)tail->bucket_count + 1, sizeof *tail->order);
+	return tail->buckets && tail->order ? MT_OK : mt_fail(MT_NOMEM, "no memory for a card of %d buckets", tail->bucket_count);
 }
 
 enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, int stage, struct mt_cost_source ops,
@@ -91,15 +231,17 @@ enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, i
 	enum mt_status st;
 
 	memset(tail, 0, sizeof *tail);
-	one.layout.gbs = one.layout.mbs * one.layout.dp; /* the engine keeps books on micro-batches: one is enough */
+	/* The engine keeps books on micro-batches: as few as the schedule can have. */
+	one.layout.gbs = one.layout.mbs * one.layout.dp;
+	if (one.layout.vp > 1 && one.layout.schedule == MT_SCHEDULE_1F1B)
+		one.layout.gbs *= one.layout.vp_group > 0 ? one.layout.vp_group : one.layout.pp;
 	MT_GOTO(out, mt_device_create(&device, &device_config));
 	MT_GOTO(out, mt_fabric_create(&fabric, &fabric_config));
 	config.device = device;
 	config.fabric = fabric;
 	MT_GOTO(out, mt_engine_create(&engine, &config));
-	MT_GOTO(out, make_units(tail, engine));
-	MT_GOTO(out, measure(engine, tail));
-	tail->dp_total_s = noted.dp_total_s;
+	MT_GOTO(out, make_buckets(tail, engine));
+	MT_GOTO(out, measure(engine, tail, &noted, mt_layout_microbatches(&run->layout)));
 out:
 	mt_engine_destroy(engine);
 	mt_fabric_destroy(fabric);
@@ -111,7 +253,7 @@ out:
 
 void mt_tail_free(struct mt_tail *tail)
 {
-	free(tail->sum_s);
-	free(tail->reduce_s);
+	free(tail->buckets);
+	free(tail->order);
 	memset(tail, 0, sizeof *tail);
 }

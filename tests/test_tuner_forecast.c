@@ -303,11 +303,13 @@ static void pipeline_sum_equals_the_replay(void **state)
 		c.vp = 1;
 		mt_forecast_layer(&layer, &c, t, &s, &mt_factors_none);
 		mt_forecast_compose(&f, &c, t, &s, &mt_factors_none, &layer, &none, &none);
-		for (int k = 0; k < (int)c.pp; k++) {
-			stages[k].forward_s = c.layers / c.pp * layer.forward_s;
-			stages[k].backward_s = c.layers / c.pp * layer.backward_s;
-		}
-		assert_int_equal(mt_pipeline_time(stages, (int)c.pp, (int64_t)f.microbatches, 0), MT_OK);
+		struct mt_pipeline_chunk chunk = {.forward_s = c.layers / c.pp * layer.forward_s,
+						  .backward_s = c.layers / c.pp * layer.backward_s};
+		struct mt_schedule_shape shape = {MT_SCHEDULE_1F1B, (int)c.pp, 1, (int64_t)f.microbatches, 0};
+
+		for (int k = 0; k < (int)c.pp; k++)
+			stages[k].chunks = &chunk;
+		assert_int_equal(mt_pipeline_time(stages, &shape, 0), MT_OK);
 		for (int k = 0; k < (int)c.pp; k++)
 			end_s = fmax(end_s, stages[k].end_s);
 		within(table.runs[i].id, f.step_s - f.pp_s - f.dp_s - f.optimizer_s - f.other_s, end_s, -1e-9, 1e-9);

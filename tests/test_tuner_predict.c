@@ -273,11 +273,13 @@ static void equal_stages_have_the_bubble_of_1f1b(void **state)
 {
 	for (int p = 1; p <= 8; p++) {
 		for (int64_t m = 1; m <= 100; m += 3) {
+			struct mt_pipeline_chunk chunk = {.forward_s = 1, .backward_s = 2};
+			struct mt_schedule_shape shape = {MT_SCHEDULE_1F1B, p, 1, m, 0};
 			struct mt_pipeline_stage stages[8] = {{0}};
 
 			for (int s = 0; s < p; s++)
-				stages[s] = (struct mt_pipeline_stage){.start_s = 7, .forward_s = 1, .backward_s = 2};
-			must(mt_pipeline_time(stages, p, m, 0));
+				stages[s] = (struct mt_pipeline_stage){.start_s = 7, .chunks = &chunk};
+			must(mt_pipeline_time(stages, &shape, 0));
 			assert_close(stages[0].end_s, 7 + 3.0 * (double)(m + p - 1), 1e-12, "first stage");
 			assert_close(stages[p - 1].passes_end_s, 7 + (double)(p - 1) + 3.0 * (double)m, 1e-12, "last stage");
 		}

@@ -25,7 +25,7 @@ struct mt_candidate {
 	struct mt_layout layout;
 	enum mt_fidelity fidelity;
 	double step_s, lo_s, hi_s;                                 /* predicted, 90% interval */
-	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s */
+	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s; tp: with cp and ep */
 	double guessed_frac; /* part of the step's kernel time whose operations were never measured */
 	int stages;
 	struct mt_stage_prediction *stage; /* owned */

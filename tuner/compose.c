@@ -1,37 +1,35 @@
 /* compose: a layout's step time and memory from cards.
  *
- *   pass       F_s = layers_s * f + ends,  B_s = layers_s * b + ends        (stage s, one micro-batch)
- *   pipeline   when each stage's passes end, from F_s, B_s and the schedule itself (tuner/pipeline.c)
- *   reduction  the last backward pass finishes unit after unit; what a unit completes is reduced beside the next ones, and only
- *              what is left after the pass is waited for
- *   step       clear + pipeline + what is left of the reduction + ends + norm, optimizer and gather; the last stage to end
- *
- * Activations of a stage at their peak, in a backward pass: what all flights keep, the last layer's work, and messages on the
- * way; on the last stage in the head instead, where that needs more. */
+ *   pass       the sums of its blocks: layers of each kind, with and without recompute, embedding, head
+ *   pipeline   when each stage's passes end, from the passes and the schedule itself (pipeline.c), with gathers, reductions and
+ *              copies beside them (stage_clock.c)
+ *   step       clear + pipeline + ends + norm, optimizer and gather; the last stage to end
+ *   memory     what the blocks keep, along the schedule's actions (footprint.c), and the tail's arenas */
 #include "tuner/cost.h"
+#include "tuner/footprint.h"
 #include "tuner/pipeline.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+enum { KEY = 20 };
+
+/* Cards by what they depend on. */
 struct entry {
-	int64_t tp, cp, cp_inner, mbs;
-	int cp_kind, documents;
-	int sp, recompute;
+	int64_t key[KEY];
 	struct mt_card card;
 };
 
 /* The tails of the stages of one grid of ranks. */
 struct grid {
-	int64_t tp, pp, cp, dp, zero;
-	int sp;
-	struct mt_tail **tails; /* pp of them, in the cache's list: equal stages share one */
+	int64_t key[KEY], pp;
+	struct mt_tail **tails; /* owned array of pp; in the cache's list: equal stages share one */
 };
 
 struct mt_card_cache {
-	struct entry *entries; /* owned */
+	struct entry **entries; /* owned, as what they point to */
 	int count, capacity;
-	struct grid *grids; /* owned, their tails arrays too */
+	struct grid *grids; /* owned */
 	int grid_count, grid_capacity;
 	struct mt_tail **tails; /* owned, as what they point to */
 	int tail_count, tail_capacity;
@@ -53,6 +51,8 @@ void mt_card_cache_destroy(struct mt_card_cache *cache)
 	}
 	for (int i = 0; i < cache->grid_count; i++)
 		free(cache->grids[i].tails);
+	for (int i = 0; i < cache->count; i++)
+		free(cache->entries[i]);
 	free(cache->tails);
 	free(cache->grids);
 	free(cache->entries);
@@ -75,48 +75,71 @@ static enum mt_status reserve(void *array, int count, int *capacity, size_t size
 	return MT_OK;
 }
 
-static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost,
+/* `recompute`: of all its layers. */
+static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, int recompute, struct mt_cost_model *cost,
 				const struct mt_card **card)
 {
 	const struct mt_layout *l = &run->layout;
+	struct mt_run of = *run;
+	int64_t kinds = l->recompute_attention + 2 * l->recompute_activation + 4 * l->recompute_norm;
+	int64_t key[KEY] = {l->tp,
+			    l->cp,
+			    l->cp_kind,
+			    l->cp_inner,
+			    l->documents,
+			    l->mbs,
+			    l->sp,
+			    recompute,
+			    recompute == MT_RECOMPUTE_SELECTIVE ? kinds : 0,
+			    mt_schedule_splits((enum mt_schedule)l->schedule),
+			    run->model.experts > 0 ? l->dp : 0,
+			    l->ep,
+			    l->etp};
 	struct entry *e;
 
 	for (int i = 0; i < cache->count; i++) {
-		e = &cache->entries[i];
-		if (e->tp == l->tp && e->mbs == l->mbs && e->sp == l->sp && e->recompute == l->recompute && e->cp == l->cp &&
-		    e->cp_kind == l->cp_kind && e->cp_inner == l->cp_inner && e->documents == l->documents) {
-			*card = &e->card;
+		if (memcmp(cache->entries[i]->key, key, sizeof key) == 0) {
+			*card = &cache->entries[i]->card;
 			return MT_OK;
 		}
 	}
-	MT_TRY(reserve(&cache->entries, cache->count, &cache->capacity, sizeof *cache->entries));
-	e = &cache->entries[cache->count];
-	*e = (struct entry){.tp = l->tp,
-			    .mbs = l->mbs,
-			    .sp = l->sp,
-			    .recompute = l->recompute,
-			    .cp = l->cp,
-			    .cp_kind = l->cp_kind,
-			    .cp_inner = l->cp_inner,
-			    .documents = l->documents};
-	MT_TRY(mt_card_measure(&e->card, run, mt_cost_ops(cost), mt_cost_comms(cost)));
-	cache->count++;
+	MT_TRY(reserve(&cache->entries, cache->count, &cache->capacity, sizeof(struct entry *)));
+	e = calloc(1, sizeof *e);
+	if (!e)
+		return mt_fail(MT_NOMEM, "no memory for cards");
+	cache->entries[cache->count++] = e;
+	of.layout.recompute = recompute;
+	MT_TRY(mt_card_measure(&e->card, &of, mt_cost_ops(cost), mt_cost_comms(cost)));
+	memcpy(e->key, key, sizeof key);
 	*card = &e->card;
 	return MT_OK;
 }
 
-static int64_t layers_of(const struct mt_run *run, int stage)
+static int virtual_stage(const struct mt_layout *l, int stage, int chunk)
 {
-	int64_t first, count;
-
-	mt_layout_stage_layers(&run->model, &run->layout, stage, &first, &count);
-	return count;
+	return mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, stage, chunk);
 }
 
-/* Middle stages of as many layers do the same. */
+/* Stages without ends do the same where their chunks have the same layers. */
 static bool alike(const struct mt_run *run, int a, int b)
 {
-	return a > 0 && b > 0 && a < run->layout.pp - 1 && b < run->layout.pp - 1 && layers_of(run, a) == layers_of(run, b);
+	const struct mt_layout *l = &run->layout;
+	int parts = (int)(l->pp * l->vp);
+
+	for (int chunk = 0; chunk < l->vp; chunk++) {
+		int v = virtual_stage(l, a, chunk), w = virtual_stage(l, b, chunk);
+		int64_t first, count, other, others;
+
+		mt_layout_stage_layers(&run->model, l, v, &first, &count);
+		mt_layout_stage_layers(&run->model, l, w, &other, &others);
+		if (v == 0 || w == 0 || v == parts - 1 || w == parts - 1 || count != others)
+			return false;
+		for (int64_t i = 0; i < count; i++) {
+			if (mt_card_kind(run, first + i) != mt_card_kind(run, other + i))
+				return false;
+		}
+	}
+	return true;
 }
 
 static enum mt_status make_tail(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost, int stage,
@@ -134,18 +157,37 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 				struct mt_tail *const **tails)
 {
 	const struct mt_layout *l = &run->layout;
+	int64_t key[KEY] = {l->tp,
+			    l->pp,
+			    l->vp,
+			    l->schedule,
+			    l->first_layers,
+			    l->last_layers,
+			    l->cp,
+			    l->dp,
+			    l->zero,
+			    l->zero_group,
+			    l->sp,
+			    l->ep,
+			    l->etp,
+			    l->bucket_bytes,
+			    l->reduce_dtype,
+			    l->vp_group,
+			    run->model.experts > 0 ? l->mbs : 0,
+			    mt_layout_microbatches(l) > 1};
 	struct grid *g;
 
 	for (int i = 0; i < cache->grid_count; i++) {
 		g = &cache->grids[i];
-		if (g->tp == l->tp && g->pp == l->pp && g->cp == l->cp && g->dp == l->dp && g->zero == l->zero && g->sp == l->sp) {
+		if (memcmp(g->key, key, sizeof key) == 0) {
 			*tails = g->tails;
 			return MT_OK;
 		}
 	}
 	MT_TRY(reserve(&cache->grids, cache->grid_count, &cache->grid_capacity, sizeof *cache->grids));
 	g = &cache->grids[cache->grid_count];
-	*g = (struct grid){.tp = l->tp, .pp = l->pp, .cp = l->cp, .dp = l->dp, .zero = l->zero, .sp = l->sp};
+	*g = (struct grid){.pp = l->pp};
+	memcpy(g->key, key, sizeof key);
 	g->tails = calloc((size_t)l->pp, sizeof *g->tails);
 	if (!g->tails)
 		return mt_fail(MT_NOMEM, "no memory for cards");
@@ -166,91 +208,131 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 	return MT_OK;
 }
 
-/* One stage of a layout: its cards, and what comes of them. */
-struct stage {
-	const struct mt_card *card;
-	const struct mt_tail *tail;
-	int64_t layers;
-	bool first, last;
-	double tp_s; /* one micro-batch */
-	double sum_s;
-	struct mt_pipeline_stage pipeline;
-	double open_s, end_s; /* reduction waited for; end of the step */
+/* A layout at work. */
+struct composition {
+	struct mt_run run; /* shallow */
+	struct mt_cost_model *cost;
+	struct mt_schedule_shape shape;
+	const struct mt_card *card, *plain; /* of layers that recompute, and of those that do not */
+	struct mt_tail *const *tails;
+	struct mt_pipeline_stage *stages;    /* owned */
+	struct mt_pipeline_chunk *chunks;    /* owned: vp a stage */
+	const struct mt_block_cost **blocks; /* owned: of all layers, by stage and chunk */
+	double *copy_s;                      /* owned: as the blocks */
+	double *tp_s;                        /* owned: of a micro-batch, by stage */
 };
 
-static void cost_passes(struct stage *s)
+/* The blocks of a chunk, and their sums. `next`: the first place in the arrays of all layers. */
+static void fill_chunk(struct composition *k, int s, int chunk, int64_t *local, int64_t *next)
 {
-	const struct mt_card *card = s->card;
-	struct mt_pipeline_stage *p = &s->pipeline;
+	const struct mt_layout *l = &k->run.layout;
+	struct mt_pipeline_chunk *c = &k->stages[s].chunks[chunk];
+	int v = virtual_stage(l, s, chunk);
+	int64_t first, count;
 
-	p->start_s = s->tail->clear_s;
-	p->forward_s = (double)s->layers * card->layer.forward_s;
-	p->backward_s = (double)s->layers * card->layer.backward_s;
-	s->tp_s = (double)s->layers * card->layer.tp_s;
-	if (s->first) {
-		p->forward_s += card->embedding.forward_s;
-		p->backward_s += card->embedding.backward_s;
-		s->tp_s += card->embedding.tp_s;
+	mt_layout_stage_layers(&k->run.model, l, v, &first, &count);
+	*c = (struct mt_pipeline_chunk){.first_layer = *local,
+					.layers = count,
+					.first = v == 0,
+					.last = v == l->pp * l->vp - 1,
+					.blocks = k->blocks + *next};
+	c->load_s = (c->first + c->last) * mt_cost_transfer_s(k->cost, (size_t)k->card->token_bytes);
+	c->forward_s = c->load_s;
+	for (int64_t i = 0; i < count; i++) {
+		bool again = l->recompute_layers == 0 || i < l->recompute_layers;
+		const struct mt_block_cost *b = &(again ? k->card : k->plain)->layer[mt_card_kind(&k->run, first + i)];
+
+		k->blocks[*next] = b;
+		k->copy_s[(*next)++] = mt_cost_transfer_s(k->cost, (size_t)b->forward_bytes);
+		c->forward_s += b->forward_s;
+		c->backward_s += b->backward_s;
+		c->wgrad_s += b->wgrad_s;
+		k->tp_s[s] += b->tp_s;
 	}
-	if (s->last) {
-		p->forward_s += card->head.forward_s;
-		p->backward_s += card->head.backward_s;
-		s->tp_s += card->head.tp_s;
+	*local += count;
+	if (c->first) {
+		c->forward_s += k->card->embedding.forward_s;
+		c->backward_s += k->card->embedding.backward_s;
+		k->tp_s[s] += k->card->embedding.tp_s;
 	}
-	for (int unit = 0; unit < s->tail->units; unit++)
-		s->sum_s += s->tail->sum_s[unit];
-	p->last_extra_s = s->sum_s;
+	if (c->last) {
+		c->forward_s += k->card->head.forward_s;
+		c->backward_s += k->card->head.backward_s;
+		k->tp_s[s] += k->card->head.tp_s;
+	}
 }
 
-/* Reductions run one after the other beside the units of the last backward pass. */
-static void finish(struct stage *s, bool overlap_steals)
+static enum mt_status fill(struct composition *k)
 {
-	const struct mt_tail *t = s->tail;
-	double now_s = s->pipeline.passes_end_s - s->pipeline.backward_s - s->sum_s, reduced_s = now_s, exposed_s;
+	const struct mt_layout *l = &k->run.layout;
+	size_t pp = (size_t)l->pp, layers = (size_t)k->run.model.layers;
+	int64_t next = 0;
 
-	for (int unit = 0; unit < t->units; unit++) {
-		bool layer = unit > 0 && unit < t->units - 1;
+	k->shape = mt_layout_schedule(l);
+	k->stages = calloc(pp, sizeof *k->stages);
+	k->chunks = calloc(pp * (size_t)l->vp, sizeof *k->chunks);
+	k->blocks = calloc(layers + 1, sizeof(struct mt_block_cost *));
+	k->copy_s = calloc(layers + 1, sizeof *k->copy_s);
+	k->tp_s = calloc(pp, sizeof *k->tp_s);
+	if (!k->stages || !k->chunks || !k->blocks || !k->copy_s || !k->tp_s)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", (int)l->pp);
+	for (int s = 0; s < l->pp; s++) {
+		int64_t local = 0;
 
-		now_s += layer ? s->card->layer.backward_s : 0;
-		now_s += unit == 0 && s->last ? s->card->head.backward_s : 0;
-		now_s += unit == t->units - 1 && s->first ? s->card->embedding.backward_s : 0;
-		now_s += t->sum_s[unit];
-		if (t->reduce_s[unit] > 0)
-			reduced_s = (reduced_s > now_s ? reduced_s : now_s) + t->reduce_s[unit];
+		k->stages[s] = (struct mt_pipeline_stage){.start_s = k->tails[s]->clear_s,
+							  .chunks = k->chunks + s * l->vp,
+							  .embedding = &k->card->embedding,
+							  .head = &k->card->head,
+							  .tail = k->tails[s],
+							  .offload_layers = l->offload_layers,
+							  .copy_s = l->offload_layers > 0 ? k->copy_s + next : NULL};
+		for (int chunk = 0; chunk < l->vp; chunk++)
+			fill_chunk(k, s, chunk, &local, &next);
 	}
-	now_s = s->pipeline.end_s;
-	s->open_s = reduced_s > now_s ? reduced_s - now_s : 0;
-	s->end_s = now_s + s->open_s + t->ends_s + t->update_s;
-	exposed_s = s->open_s + t->gather_s;
-	if (overlap_steals && t->dp_total_s > exposed_s) /* as in the dry run */
-		s->end_s += t->dp_total_s - exposed_s;
+	return MT_OK;
+}
+
+/* Seconds of a stage's own kernels in one step, collectives left out. */
+static double own_s(const struct composition *k, int s)
+{
+	const struct mt_pipeline_stage *stage = &k->stages[s];
+	double pass_s = -k->tp_s[s];
+
+	for (int chunk = 0; chunk < k->run.layout.vp; chunk++)
+		pass_s += stage->chunks[chunk].forward_s + stage->chunks[chunk].backward_s + stage->chunks[chunk].wgrad_s;
+	return (double)k->shape.microbatches * pass_s + k->tails[s]->clear_s + stage->more_compute_s;
+}
+
+/* What the schedule hides is paid for in slower kernels, where these have every core; as in the dry run. */
+static double stolen_s(const struct composition *k, int s)
+{
+	const struct mt_tail *t = k->tails[s];
+	double hidden_s = k->stages[s].dp_total_s + t->dp_total_s - k->stages[s].dp_wait_s - t->gather_s;
+
+	return k->cost->overlap_steals && hidden_s > 0 ? hidden_s : 0;
 }
 
 /* The split is that of the stage whose own work is most: it sets the pace. */
-static void sum_up(struct mt_candidate *c, const struct stage *stages, bool overlap_steals)
+static void sum_up(struct mt_candidate *c, const struct composition *k)
 {
-	double m = (double)mt_layout_microbatches(&c->layout), bubble;
-	const struct stage *pace = stages;
-	double most = -1;
+	double m = (double)k->shape.microbatches, most = -1, bubble;
+	int pace = 0;
 
 	c->step_s = 0;
-	for (int i = 0; i < c->layout.pp; i++) {
-		const struct stage *s = &stages[i];
-		double own = m * (s->pipeline.forward_s + s->pipeline.backward_s - s->tp_s) + s->tail->clear_s;
+	for (int s = 0; s < c->layout.pp; s++) {
+		double end_s = k->stages[s].end_s + k->tails[s]->ends_s + k->tails[s]->update_s + stolen_s(k, s);
+		double own = own_s(k, s) + stolen_s(k, s);
 
-		if (overlap_steals && s->tail->dp_total_s > s->open_s + s->tail->gather_s)
-			own += s->tail->dp_total_s - s->open_s - s->tail->gather_s;
-		if (s->end_s > c->step_s)
-			c->step_s = s->end_s;
+		c->step_s = end_s > c->step_s ? end_s : c->step_s;
 		if (own > most) {
 			most = own;
 			pace = s;
 		}
 	}
 	c->compute_s = most;
-	c->tp_s = m * pace->tp_s + pace->sum_s;
-	c->dp_s = pace->open_s + pace->tail->gather_s;
-	c->optimizer_s = pace->tail->update_s - pace->tail->gather_s;
+	c->tp_s = m * k->tp_s[pace] + k->stages[pace].tp_sum_s;
+	c->dp_s = k->stages[pace].dp_wait_s + k->tails[pace]->gather_s;
+	c->optimizer_s = k->tails[pace]->update_s - k->tails[pace]->gather_s;
 	c->pp_s = c->step_s - c->compute_s - c->tp_s - c->dp_s - c->optimizer_s;
 	if (c->pp_s < 0) /* rounding */
 		c->pp_s = 0;
@@ -264,51 +346,49 @@ static int64_t round_up(int64_t bytes, int64_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
-/* Kept by all flights and needed by the block at work, the head or the last layer. */
-static int64_t activations(const struct mt_layout *l, const struct stage *s, int64_t flights, int64_t edges)
+/* The activation arena: live bytes, and what holes make of them. */
+static int64_t arena_bytes(const struct composition *k, int s, const struct mt_footprint *f)
 {
-	const struct mt_card *card = s->card;
-	int64_t kept = s->layers * card->layer_kept_bytes + card->document_bytes + (s->first ? card->token_bytes : 0) +
-		       (s->last ? card->token_bytes : 0);
-	int64_t head = s->last ? card->head_work_bytes + (mt_logits_apart(l) ? 0 : card->logits_bytes) : 0;
-	int64_t bytes = flights * kept + edges * card->edge_bytes + (head > card->layer_work_bytes ? head : card->layer_work_bytes);
+	const struct mt_layout *l = &k->run.layout;
+	const struct mt_pipeline_chunk *c = &k->stages[s].chunks[l->vp - 1];
+	int64_t bytes = f->activation_bytes;
 
 	/* Where the logits leave a hole, what comes after may not fit it. */
-	if (s->last && !mt_logits_apart(l)) {
-		int64_t holes = (s->layers - 1) * card->layer_kept_bytes + (edges - 1) * card->edge_bytes +
-				(s->first ? card->block_peak_bytes : card->last_peak_bytes);
+	if (l->vp == 1 && c->last && !mt_logits_apart(l)) {
+		int64_t holes = c->first ? k->card->block_peak_bytes : k->card->last_peak_bytes;
 
+		for (int64_t i = 0; i + 1 < c->layers; i++)
+			holes += c->blocks[i]->forward_bytes;
 		bytes = holes > bytes ? holes : bytes;
 	}
 	/* Messages on their way break up the space of tensors: measured. */
 	return l->pp > 1 ? bytes + bytes / 20 : bytes;
 }
 
-static void stage_memory(struct mt_stage_prediction *out, const struct mt_layout *l, const struct stage *s, int index,
-			 const struct mt_machine *machine)
+static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct composition *k, int s)
 {
-	const struct mt_card *card = s->card;
-	int64_t m = mt_layout_microbatches(l), flights = l->pp - index < m ? l->pp - index : m;
-	bool apart = mt_logits_apart(l);
-	int64_t loss_bytes = l->dtype == MT_F64 ? 8 : 4, edges = 0;
+	const struct mt_layout *l = &k->run.layout;
+	const struct mt_tail *t = k->tails[s];
+	struct mt_footprint f;
+	int64_t loss_bytes =
+		(1 + k->run.model.mtp) * k->shape.microbatches * l->mbs * (l->seq / l->cp) * (l->dtype == MT_F64 ? 8 : 4);
 
-	/* On the way: the gradient of the micro-batch before, sent back; the next input, received; the output sent last. */
-	if (l->pp > 1)
-		edges = (!s->first && m > 1) + (!s->first && m > flights) + !s->last;
-	out->arena_bytes[0] = s->tail->parameter_bytes;
-	out->arena_bytes[1] = s->tail->gradient_bytes;
-	out->arena_bytes[2] = s->tail->optimizer_bytes;
-	out->arena_bytes[3] = activations(l, s, flights, edges + 1);
-	out->arena_bytes[4] = MT_ARENA_ALIGN_BYTES + round_up(card->position_bytes, MT_ARENA_ALIGN_BYTES);
-	if (s->last)
-		out->arena_bytes[4] += round_up(m * l->mbs * (l->seq / l->cp) * loss_bytes, MT_ARENA_ALIGN_BYTES) +
-				       (apart ? card->logits_bytes : 0);
+	MT_TRY(mt_footprint_find(&f, &k->stages[s], k->card, &k->shape, s, mt_logits_apart(l)));
+	out->arena_bytes[0] = t->parameter_bytes;
+	out->arena_bytes[1] = t->gradient_bytes;
+	out->arena_bytes[2] = t->optimizer_bytes;
+	out->arena_bytes[3] = arena_bytes(k, s, &f);
+	out->arena_bytes[4] = t->workspace_bytes + round_up(k->card->position_bytes, MT_ARENA_ALIGN_BYTES);
+	if (s == mt_layout_head_stage(l))
+		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f.logits_bytes;
+	out->host_bytes = f.host_bytes;
 	out->peak_bytes = 0;
-	out->resident_bytes = machine->process_bytes;
+	out->resident_bytes = k->cost->machine->process_bytes;
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
 		out->peak_bytes += out->arena_bytes[i];
 		out->resident_bytes += round_up(out->arena_bytes[i], 2 << 20); /* huge pages */
 	}
+	return MT_OK;
 }
 
 static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l, const struct mt_card *card)
@@ -323,57 +403,42 @@ static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l
 	return l->pp > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
 }
 
-static enum mt_status time_stages(struct stage *stages, struct mt_candidate *c, struct mt_cost_model *cost)
+static enum mt_status compose(struct mt_candidate *candidate, struct composition *k, struct mt_card_cache *cache)
 {
-	int count = (int)c->layout.pp;
-	struct mt_pipeline_stage *pipeline = calloc((size_t)count, sizeof *pipeline);
-	enum mt_status st;
+	const struct mt_layout *l = &candidate->layout;
 
-	if (!pipeline)
-		return mt_fail(MT_NOMEM, "no memory for %d stages", count);
-	for (int s = 0; s < count; s++) {
-		cost_passes(&stages[s]);
-		pipeline[s] = stages[s].pipeline;
-	}
-	st = mt_pipeline_time(pipeline, count, mt_layout_microbatches(&c->layout), edge_seconds(cost, &c->layout, stages[0].card));
-	for (int s = 0; s < count && st == MT_OK; s++) {
-		stages[s].pipeline = pipeline[s];
-		finish(&stages[s], cost->overlap_steals);
-	}
-	free(pipeline);
-	if (st == MT_OK)
-		sum_up(c, stages, cost->overlap_steals);
-	return st;
+	MT_TRY(find_card(cache, &k->run, l->recompute, k->cost, &k->card));
+	k->plain = k->card;
+	if (l->recompute_layers > 0)
+		MT_TRY(find_card(cache, &k->run, MT_RECOMPUTE_NONE, k->cost, &k->plain));
+	MT_TRY(find_grid(cache, &k->run, k->cost, &k->tails));
+	MT_TRY(fill(k));
+	MT_TRY(mt_pipeline_time(k->stages, &k->shape, edge_seconds(k->cost, l, k->card)));
+	for (int s = 0; s < l->pp; s++)
+		MT_TRY(stage_memory(&candidate->stage[s], k, s));
+	sum_up(candidate, k);
+	return MT_OK;
 }
 
 enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
 			       struct mt_card_cache *cache)
 {
-	struct mt_layout *l = &candidate->layout;
-	struct mt_run run = {.model = *model, .layout = *l, .train = mt_cost_train(cost)};
-	struct stage *stages = calloc((size_t)l->pp, sizeof *stages);
-	struct mt_tail *const *tails = NULL;
-	const struct mt_card *card = NULL;
+	struct composition k = {.run = {.model = *model, .layout = candidate->layout, .train = mt_cost_train(cost)}, .cost = cost};
 	enum mt_status st;
 
 	free(candidate->stage);
-	candidate->stages = (int)l->pp;
-	candidate->stage = calloc((size_t)l->pp, sizeof *candidate->stage);
-	if (!stages || !candidate->stage) {
-		st = mt_fail(MT_NOMEM, "no memory for %d stages", (int)l->pp);
-		goto out;
-	}
-	MT_GOTO(out, find_card(cache, &run, cost, &card));
-	MT_GOTO(out, find_grid(cache, &run, cost, &tails));
-	for (int s = 0; s < l->pp; s++) {
-		stages[s] = (struct stage){
-			.card = card, .tail = tails[s], .layers = layers_of(&run, s), .first = s == 0, .last = s == l->pp - 1};
-		stage_memory(&candidate->stage[s], l, &stages[s], s, cost->machine);
-	}
-	MT_GOTO(out, time_stages(stages, candidate, cost));
+	candidate->stages = (int)candidate->layout.pp;
+	candidate->stage = calloc((size_t)candidate->layout.pp, sizeof *candidate->stage);
+	if (!candidate->stage)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", candidate->stages);
+	st = compose(candidate, &k, cache);
+	free(k.stages);
+	free(k.chunks);
+	free(k.blocks);
+	free(k.copy_s);
+	free(k.tp_s);
+	MT_TRY(st);
 	candidate->fidelity = MT_FIDELITY_CARD;
 	mt_predict_interval(candidate, cost);
-out:
-	free(stages);
-	return st;
+	return MT_OK;
 }

@@ -13,6 +13,7 @@ struct dry_stage {
 	struct mt_dry_world *world;
 	int stage;
 	bool traced;
+	bool stepping; /* what is before the step costs nothing: all stages begin it at one time */
 	pthread_t thread;
 
 	enum mt_status st;
@@ -29,7 +30,11 @@ static double stage_op_s(void *context, const struct mt_op_key *key)
 {
 	struct dry_stage *d = context;
 	int source;
-	double seconds = mt_profile_op_cost(d->cost->profile, key, &source, NULL);
+	double seconds;
+
+	if (!d->stepping)
+		return 0;
+	seconds = mt_profile_op_cost(d->cost->profile, key, &source, NULL);
 
 	d->kernels_s += seconds;
 	if (source != 0 && !mt_cost_scales(key->kind))
@@ -41,7 +46,7 @@ static double stage_transfer_s(void *context, size_t bytes)
 {
 	const struct dry_stage *d = context;
 
-	return mt_cost_transfer_s(d->cost, bytes);
+	return d->stepping ? mt_cost_transfer_s(d->cost, bytes) : 0;
 }
 
 /* Costs of collectives, with a note of those that run beside the compute. */
@@ -49,7 +54,7 @@ static double stage_comm_s(void *context, const struct mt_comm_key *key)
 {
 	struct dry_stage *d = context;
 	struct mt_comm_cost_source source = mt_cost_comms(d->cost);
-	double seconds = source.comm_s(source.context, key);
+	double seconds = d->stepping ? source.comm_s(source.context, key) : 0;
 
 	if (key->group && !strncmp(key->group, "dp", 2))
 		d->dp_total_s += seconds;
@@ -80,6 +85,7 @@ static enum mt_status run_stage(struct dry_stage *d)
 	MT_GOTO(out, mt_engine_create(&engine, &config));
 	if (d->traced)
 		MT_GOTO(out, mt_trace_start(&d->trace, device));
+	d->stepping = true;
 	MT_GOTO(out, mt_engine_step(engine, &d->stats));
 	mt_trace_stop(d->trace);
 	if (d->cost->overlap_steals && d->dp_total_s > d->stats.dp_s) {
@@ -156,7 +162,7 @@ static void take_times(struct mt_candidate *c, const struct dry_stage *stages, i
 			pace = &stages[s];
 	}
 	c->guessed_frac = pace->kernels_s > 0 ? pace->guessed_s / pace->kernels_s : 0;
-	c->tp_s = pace->stats.tp_s;
+	c->tp_s = pace->stats.tp_s + pace->stats.ep_s;
 	c->dp_s = pace->stats.dp_s;
 	c->optimizer_s = pace->stats.optimizer_s;
 	c->compute_s = pace->stats.compute_s;

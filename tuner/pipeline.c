@@ -1,27 +1,32 @@
 /* pipeline: the engine's schedule on virtual clocks, with a number for each pass in place of its kernels.
  *
  * A stage runs its actions in order; a receive is on its way from when both it is posted and its message is sent, after the
- * one before it; a send begins when the one before it is over. So stages are run in turn, each until it needs a message that
- * is not sent yet: every action is done once, in p*m steps.
+ * one before it in its lane; a send begins when the one before it is over, and waits when as many as the schedule allows are on
+ * their way. So stages are run in turn, each until it needs a message that is not sent yet: every action is done once.
  *
- * Beyond a few times p micro-batches the steps repeat: each micro-batch more costs what the last p took on average. */
+ * What a stage does beside its kernels, gathers, reductions and copies, is in stage_clock.c.
+ *
+ * Beyond a few times p micro-batches the steps repeat: each group of micro-batches more costs what the last one did. */
 #include "tuner/pipeline.h"
 
-#include "engine/schedule.h"
+#include "tuner/stage_clock.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORWARD, BACKWARD };
+enum { FORWARD, BACKWARD, LANES = MT_SCHEDULE_LANES };
 
-/* A stage's clocks, and what is said of its messages by direction and micro-batch. */
-struct clocks {
+/* A stage's clock, and what is said of its messages by direction, chunk and micro-batch. */
+struct line {
+	struct mt_stage_clock clock;
 	struct mt_action_list schedule;
 	int64_t next;
-	double now_s, last_pass_s;
-	double sending_s[2], receiving_s[2]; /* end of the latest message */
-	double *posted_s[2];                 /* owned: when the receive was posted */
-	double *sent_s[2];                   /* owned: when the send began, -1: not yet */
+	double last_pass_s;
+	double *ring[LANES]; /* owned: ends of the sends on their way, schedule.sends of each lane */
+	int64_t ring_first[LANES], ring_count[LANES];
+	double sending_s[LANES], receiving_s[LANES]; /* end of the latest message */
+	double *posted_s[2];                         /* owned: when the receive was posted */
+	double *sent_s[2];                           /* owned: when the send began, -1: not yet */
 };
 
 static double later(double a, double b)
@@ -29,156 +34,199 @@ static double later(double a, double b)
 	return a > b ? a : b;
 }
 
-static void free_clocks(struct clocks *clocks, int count)
+static void free_lines(struct line *lines, int count)
 {
-	for (int s = 0; clocks && s < count; s++) {
-		mt_schedule_free(&clocks[s].schedule);
+	for (int s = 0; lines && s < count; s++) {
+		mt_schedule_free(&lines[s].schedule);
+		mt_stage_clock_close(&lines[s].clock);
+		for (int lane = 0; lane < LANES; lane++)
+			free(lines[s].ring[lane]);
 		for (int d = 0; d < 2; d++) {
-			free(clocks[s].posted_s[d]);
-			free(clocks[s].sent_s[d]);
+			free(lines[s].posted_s[d]);
+			free(lines[s].sent_s[d]);
 		}
 	}
-	free(clocks);
+	free(lines);
 }
 
-static enum mt_status make_clocks(struct clocks *clocks, const struct mt_pipeline_stage *stages, int count, int64_t microbatches)
+static enum mt_status make_lines(struct line *lines, const struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape)
 {
-	for (int s = 0; s < count; s++) {
-		struct clocks *c = &clocks[s];
+	size_t passes = (size_t)shape->microbatches * (size_t)shape->chunks;
 
-		struct mt_schedule_shape shape = {MT_SCHEDULE_1F1B, count, 1, microbatches, 0};
+	for (int s = 0; s < shape->stages; s++) {
+		struct line *l = &lines[s];
 
-		MT_TRY(mt_schedule_create(&c->schedule, &shape, s));
-		c->now_s = stages[s].start_s;
+		MT_TRY(mt_stage_clock_open(&l->clock, &stages[s]));
+		MT_TRY(mt_schedule_create(&l->schedule, shape, s));
+		for (int lane = 0; lane < LANES; lane++) {
+			l->ring[lane] = calloc((size_t)l->schedule.sends, sizeof(double));
+			if (!l->ring[lane])
+				return mt_fail(MT_NOMEM, "no memory for %lld messages", (long long)l->schedule.sends);
+		}
 		for (int d = 0; d < 2; d++) {
-			c->posted_s[d] = calloc((size_t)microbatches, sizeof(double));
-			c->sent_s[d] = calloc((size_t)microbatches, sizeof(double));
-			if (!c->posted_s[d] || !c->sent_s[d])
-				return mt_fail(MT_NOMEM, "no memory for the clocks of %lld micro-batches", (long long)microbatches);
-			for (int64_t k = 0; k < microbatches; k++)
-				c->sent_s[d][k] = -1;
+			l->posted_s[d] = calloc(passes, sizeof(double));
+			l->sent_s[d] = malloc(passes * sizeof(double));
+			if (!l->posted_s[d] || !l->sent_s[d])
+				return mt_fail(MT_NOMEM, "no memory for the clocks of %zu passes", passes);
+			for (size_t k = 0; k < passes; k++)
+				l->sent_s[d][k] = -1;
 		}
 	}
 	return MT_OK;
 }
 
-/* The stage waits for the message of a pass; false when it is not sent yet. `from` NULL: the pass needs none. */
-static bool arrive(struct clocks *c, const struct clocks *from, int direction, int64_t k, double edge_s)
+/* The stage waits for the message that a pass needs, if it needs one; false when it is not sent yet. */
+static bool arrive(struct line *all, const struct mt_schedule_shape *shape, int s, const struct mt_action *pass, double edge_s)
 {
-	if (!from)
+	int direction = pass->kind == MT_FORWARD ? FORWARD : BACKWARD, stage, chunk, lane = mt_schedule_lane(shape->kind, pass);
+	int from = mt_schedule_virtual(shape->kind, shape->stages, s, pass->chunk) + (direction == FORWARD ? -1 : 1);
+	struct line *l = &all[s];
+	double sent_s;
+
+	if (from < 0 || from >= shape->stages * shape->chunks)
 		return true;
-	if (from->sent_s[direction][k] < 0)
+	mt_schedule_place(shape->kind, shape->stages, from, &stage, &chunk);
+	if (stage == s)
+		return true;
+	sent_s = all[stage].sent_s[direction][chunk * shape->microbatches + pass->microbatch];
+	if (sent_s < 0)
 		return false;
-	c->receiving_s[direction] =
-		later(later(c->posted_s[direction][k], from->sent_s[direction][k]), c->receiving_s[direction]) + edge_s;
-	c->now_s = later(c->now_s, c->receiving_s[direction]);
+	l->receiving_s[lane] = later(later(l->posted_s[direction][pass->chunk * shape->microbatches + pass->microbatch], sent_s),
+				     l->receiving_s[lane]) +
+			       edge_s;
+	l->clock.now_s = later(l->clock.now_s, l->receiving_s[lane]);
 	return true;
 }
 
-static void send(struct clocks *c, int direction, int64_t k, double edge_s)
+static void send(struct line *l, const struct mt_schedule_shape *shape, const struct mt_action *action, double edge_s)
 {
-	c->now_s = later(c->now_s, c->sending_s[direction]);
-	c->sent_s[direction][k] = c->now_s;
-	c->sending_s[direction] = c->now_s + edge_s;
+	int direction = action->kind == MT_SEND_FORWARD ? FORWARD : BACKWARD, lane = mt_schedule_lane(shape->kind, action);
+	int64_t most = l->schedule.sends;
+
+	if (l->ring_count[lane] == most) {
+		l->clock.now_s = later(l->clock.now_s, l->ring[lane][l->ring_first[lane]]);
+		l->ring_first[lane] = (l->ring_first[lane] + 1) % most;
+		l->ring_count[lane]--;
+	}
+	l->sending_s[lane] = later(l->clock.now_s, l->sending_s[lane]);
+	l->sent_s[direction][action->chunk * shape->microbatches + action->microbatch] = l->sending_s[lane];
+	l->sending_s[lane] += edge_s;
+	l->ring[lane][(l->ring_first[lane] + l->ring_count[lane]++) % most] = l->sending_s[lane];
 }
 
 /* Runs stage s until it blocks; returns whether it moved. */
-static bool advance(struct clocks *all, const struct mt_pipeline_stage *stages, int count, int s, int64_t microbatches,
-		    double edge_s)
+static bool advance(struct line *all, const struct mt_schedule_shape *shape, int s, double edge_s)
 {
-	struct clocks *c = &all[s];
-	int64_t began = c->next;
+	struct line *l = &all[s];
+	int64_t began = l->next;
 
-	for (; c->next < c->schedule.count; c->next++) {
-		int64_t k = c->schedule.actions[c->next].microbatch;
+	for (; l->next < l->schedule.count; l->next++) {
+		const struct mt_action *a = &l->schedule.actions[l->next];
+		bool last = a->microbatch == shape->microbatches - 1;
 
-		switch (c->schedule.actions[c->next].kind) {
+		switch (a->kind) {
 		case MT_RECV_FORWARD:
-			c->posted_s[FORWARD][k] = c->now_s;
-			break;
 		case MT_RECV_BACKWARD:
-			c->posted_s[BACKWARD][k] = c->now_s;
+			l->posted_s[a->kind == MT_RECV_BACKWARD][a->chunk * shape->microbatches + a->microbatch] = l->clock.now_s;
 			break;
 		case MT_SEND_FORWARD:
-			send(c, FORWARD, k, edge_s);
-			break;
 		case MT_SEND_BACKWARD:
-			send(c, BACKWARD, k, edge_s);
+			send(l, shape, a, edge_s);
 			break;
 		case MT_FORWARD:
-			if (!arrive(c, s > 0 ? &all[s - 1] : NULL, FORWARD, k, edge_s))
-				return c->next > began;
-			c->now_s += stages[s].forward_s;
+			if (!arrive(all, shape, s, a, edge_s))
+				return l->next > began;
+			mt_stage_clock_forward(&l->clock, a->chunk);
 			break;
 		case MT_BACKWARD:
-			if (!arrive(c, s < count - 1 ? &all[s + 1] : NULL, BACKWARD, k, edge_s))
-				return c->next > began;
-			c->now_s += stages[s].backward_s + (k == microbatches - 1 ? stages[s].last_extra_s : 0);
-			c->last_pass_s = c->now_s;
+			if (!arrive(all, shape, s, a, edge_s))
+				return l->next > began;
+			mt_stage_clock_backward(&l->clock, a->chunk, last, mt_schedule_splits(shape->kind));
 			break;
-		case MT_WGRAD: /* not in 1F1B */
+		case MT_WGRAD:
+			mt_stage_clock_wgrad(&l->clock, a->chunk, last);
 			break;
 		}
+		if (a->kind == MT_BACKWARD || a->kind == MT_WGRAD)
+			l->last_pass_s = l->clock.now_s;
 	}
-	return c->next > began;
+	return l->next > began;
 }
 
-static enum mt_status run(struct mt_pipeline_stage *stages, int count, int64_t microbatches, double edge_s)
+static void finish(struct line *l, struct mt_pipeline_stage *stage)
 {
-	struct clocks *clocks = calloc((size_t)count, sizeof *clocks);
+	struct mt_stage_clock *c = &l->clock;
+
+	stage->passes_end_s = l->last_pass_s;
+	for (int lane = 0; lane < LANES; lane++)
+		c->now_s = later(c->now_s, l->sending_s[lane]);
+	mt_stage_clock_finish(c);
+	stage->end_s = c->now_s;
+	stage->dp_wait_s = c->dp_wait_s;
+	stage->dp_total_s = c->dp_total_s;
+	stage->tp_sum_s = c->tp_sum_s;
+	stage->more_compute_s = c->more_compute_s;
+}
+
+static enum mt_status run(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, int64_t microbatches,
+			  double edge_s)
+{
+	struct line *lines = calloc((size_t)shape->stages, sizeof *lines);
+	struct mt_schedule_shape at = *shape;
 	enum mt_status st;
 	bool moved = true;
 
-	if (!clocks)
-		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", count);
-	MT_GOTO(out, make_clocks(clocks, stages, count, microbatches));
+	at.microbatches = microbatches;
+	if (!lines)
+		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", at.stages);
+	MT_GOTO(out, make_lines(lines, stages, &at));
 	while (moved) {
 		moved = false;
-		for (int s = 0; s < count; s++)
-			moved |= advance(clocks, stages, count, s, microbatches, edge_s);
+		for (int s = 0; s < at.stages; s++)
+			moved |= advance(lines, &at, s, edge_s);
 	}
-	for (int s = 0; s < count; s++) {
-		const struct clocks *c = &clocks[s];
-
-		if (c->next < c->schedule.count) {
-			st = mt_fail(MT_FAILED, "the schedule of %d stages and %lld micro-batches is stuck at stage %d", count,
+	for (int s = 0; s < at.stages; s++) {
+		if (lines[s].next < lines[s].schedule.count) {
+			st = mt_fail(MT_FAILED, "the schedule of %d stages and %lld micro-batches is stuck at stage %d", at.stages,
 				     (long long)microbatches, s);
 			goto out;
 		}
-		stages[s].passes_end_s = c->last_pass_s;
-		stages[s].end_s = later(c->now_s, later(c->sending_s[FORWARD], c->sending_s[BACKWARD]));
+		finish(&lines[s], &stages[s]);
 	}
 out:
-	free_clocks(clocks, count);
+	free_lines(lines, at.stages);
 	return st;
 }
 
-enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, int count, int64_t microbatches, double edge_s)
+static void extend(double *value, double before, double times)
 {
-	int64_t settled = 6 * (int64_t)count;
+	*value += (*value - before) * times;
+}
+
+enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, double edge_s)
+{
+	int count = shape->stages;
+	int64_t group = shape->group > 0 ? shape->group : count, settled = 6 * group + 2, m = shape->microbatches, few;
 	struct mt_pipeline_stage *before;
 	enum mt_status st;
 
-	if (count == 1) {
-		double pass_s = stages[0].forward_s + stages[0].backward_s;
-
-		stages[0].passes_end_s = stages[0].end_s =
-			stages[0].start_s + (double)microbatches * pass_s + stages[0].last_extra_s;
-		return MT_OK;
-	}
-	if (microbatches <= settled)
-		return run(stages, count, microbatches, edge_s);
+	if (m <= settled + group)
+		return run(stages, shape, m, edge_s);
+	few = settled + (m - settled) % group;
 	before = malloc((size_t)count * sizeof *before);
 	if (!before)
 		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", count);
 	memcpy(before, stages, (size_t)count * sizeof *before);
-	MT_GOTO(out, run(before, count, settled - count, edge_s));
-	MT_GOTO(out, run(stages, count, settled, edge_s));
+	MT_GOTO(out, run(before, shape, few - group, edge_s));
+	MT_GOTO(out, run(stages, shape, few, edge_s));
 	for (int s = 0; s < count; s++) {
-		double more_s = (stages[s].passes_end_s - before[s].passes_end_s) / count * (double)(microbatches - settled);
+		double times = (double)((m - few) / group);
 
-		stages[s].passes_end_s += more_s;
-		stages[s].end_s += more_s;
+		extend(&stages[s].passes_end_s, before[s].passes_end_s, times);
+		extend(&stages[s].end_s, before[s].end_s, times);
+		extend(&stages[s].dp_wait_s, before[s].dp_wait_s, times);
+		extend(&stages[s].dp_total_s, before[s].dp_total_s, times);
+		extend(&stages[s].more_compute_s, before[s].more_compute_s, times);
 	}
 out:
 	free(before);

@@ -1,0 +1,205 @@
+/* Cards against the dry run on random layouts of up to 64 ranks: every schedule, kind of context parallelism, expert and tensor
+ * parallelism, sharding, recompute, offload. A few by default; `build/tests/test_tuner_cards 1000` draws as many, prints the
+ * quantiles and the worst. */
+#include "tests/engine_problem.h"
+#include "tests/tuner_problem.h"
+#include "base/stats.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+enum { FEW = 60, MOST_WORLD = 64 };
+
+/* Sums of live bytes leave out how they lie in the arena: 18% was the most of 1,000, where activations come back from the host. */
+#define MEMORY_FRAC 0.2
+
+static int wanted = FEW;
+
+static void must(enum mt_status st)
+{
+	if (st != MT_OK)
+		fail_msg("%s", mt_error_message());
+}
+
+/* --- what is drawn --- */
+
+static uint64_t state = 20240731;
+
+static int64_t below(int64_t n)
+{
+	state = state * 6364136223846793005u + 1442695040888963407u;
+	return (int64_t)((state >> 33) % (uint64_t)n);
+}
+
+static int64_t pick(const int64_t *values, int count)
+{
+	return values[below(count)];
+}
+#define PICK(...) pick((const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t)))
+
+/* Experts in every second layer from the second on. */
+static void make_experts(struct mt_model *m)
+{
+	m->experts = 8;
+	m->top_k = 2;
+	m->expert_ffn = m->hidden;
+	m->dense_first = 1;
+	m->expert_every = 2;
+}
+
+static void draw_model(struct mt_run *run, int *family)
+{
+	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA, &TINY_QWEN, &TINY_LLAMA};
+	struct mt_model *m = &run->model;
+
+	*family = (int)below(4);
+	set_tiny_run(run, models[*family]);
+	m->layers = PICK(4, 6, 8, 12, 16);
+	m->heads = 8;
+	m->kv_heads = PICK(4, 8);
+	m->hidden = PICK(128, 256, 512);
+	m->head_dim = m->hidden / m->heads;
+	m->rotary_dim = 0;
+	m->ffn = 4 * m->hidden;
+	m->vocab = PICK(1000, 8000);
+	m->seq = PICK(64, 128);
+	if (*family == 3)
+		make_experts(m);
+}
+
+static void draw_layout(struct mt_layout *l, const struct mt_model *m)
+{
+	l->tp = PICK(1, 1, 2, 4);
+	l->cp = PICK(1, 1, 1, 2, 4);
+	l->pp = PICK(1, 1, 2, 2, 4, 8);
+	l->dp = PICK(1, 2, 2, 4, 8);
+	l->cp_kind = (int)below(4);
+	l->cp_inner = l->cp_kind == MT_CONTEXT_HYBRID ? 2 : 1;
+	l->schedule = l->pp > 1 ? (int)below(3) : MT_SCHEDULE_1F1B;
+	l->vp = l->schedule == MT_SCHEDULE_ZB_V ? 2 : l->schedule == MT_SCHEDULE_1F1B && l->pp > 1 ? PICK(1, 1, 2, 3) : 1;
+	l->sp = l->tp > 1 && below(2);
+	l->ep = m->experts > 0 ? PICK(1, 2, 4) : 1;
+	l->etp = m->experts > 0 && l->sp ? PICK(0, 1) : 0;
+	l->zero = PICK(0, 1, 2, 3);
+	l->zero_group = l->zero > 0 ? PICK(0, 0, 2) : 0;
+	l->recompute = (int)below(3);
+	l->recompute_attention = below(2);
+	l->recompute_activation = below(2);
+	l->recompute_norm = below(2);
+	l->recompute_layers = l->recompute ? PICK(0, 0, 1, 2) : 0;
+	l->offload_layers = PICK(0, 0, 0, 1, 2);
+	l->first_layers = l->pp > 1 ? PICK(0, 0, 1, 2) : 0;
+	l->last_layers = l->pp > 1 ? PICK(0, 0, 1) : 0;
+	l->mbs = PICK(1, 2, 4);
+	l->gbs = l->mbs * l->dp * PICK(1, 2, 3, 4, 8, 16, 24);
+	l->seq = m->seq;
+	l->dtype = (int)PICK(MT_F32, MT_BF16);
+	l->reduce_dtype = (int)PICK(MT_F32, MT_F32, MT_BF16);
+	l->bucket_bytes = PICK(0, 1 << 18, 1 << 20, 1 << 22);
+}
+
+/* --- what comes of it --- */
+
+struct tested {
+	char text[160];
+	double time_frac, memory_frac;
+};
+
+static const char *text_of(const struct mt_layout *l, int family, char *buf, size_t bytes)
+{
+	char layout[96];
+
+	mt_layout_text(l, layout);
+	snprintf(buf, bytes, "model %d, %s, m %lld, bucket %lld, first %lld last %lld offload %lld reduce %d", family, layout,
+		 (long long)mt_layout_microbatches(l), (long long)l->bucket_bytes, (long long)l->first_layers,
+		 (long long)l->last_layers, (long long)l->offload_layers, l->reduce_dtype);
+	return buf;
+}
+
+static void compare(struct tested *t, const struct mt_run *run, int family)
+{
+	struct mt_candidate card = {.layout = run->layout}, dry = card;
+	struct mt_card_cache *cache;
+	struct made_up made;
+
+	text_of(&run->layout, family, t->text, sizeof t->text);
+	make_up(&made, (int)mt_layout_world(&run->layout), (double)PICK(5, 20, 100), (double)PICK(1, 5, 50), 5e10, 1e10, 1e-6);
+	made.machine.copies.to_device_gbps = made.machine.copies.from_device_gbps = (double)PICK(0, 5, 20);
+	made.cost.overlap_steals = below(3) == 0;
+	must(mt_card_cache_create(&cache));
+	must(mt_predict_card(&card, &run->model, &made.cost, cache));
+	must(mt_predict_dry(&dry, &run->model, &made.cost, NULL));
+	t->time_frac = fabs(card.step_s / dry.step_s - 1);
+	t->memory_frac = 0;
+	for (int s = 0; s < dry.stages; s++)
+		t->memory_frac = fmax(t->memory_frac, fabs((double)card.stage[s].peak_bytes / (double)dry.stage[s].peak_bytes - 1));
+	free_candidate(&card);
+	free_candidate(&dry);
+	mt_card_cache_destroy(cache);
+	make_up_end(&made);
+}
+
+static int worse(const void *a, const void *b)
+{
+	const struct tested *x = a, *y = b;
+
+	return (x->time_frac < y->time_frac) - (x->time_frac > y->time_frac);
+}
+
+static void cards_tell_the_dry_run_of_random_layouts(void **unused)
+{
+	struct tested *tests = calloc((size_t)wanted, sizeof *tests);
+	double *times = calloc((size_t)wanted, sizeof *times), *memories = calloc((size_t)wanted, sizeof *memories);
+	int count = 0;
+	size_t n;
+
+	assert_true(tests && times && memories);
+	while (count < wanted) {
+		struct mt_run run;
+		int family;
+
+		draw_model(&run, &family);
+		draw_layout(&run.layout, &run.model);
+		if (mt_layout_first_broken(&run.model, &run.layout) < 0 && mt_layout_world(&run.layout) <= MOST_WORLD)
+			compare(&tests[count++], &run, family);
+		mt_run_free(&run);
+	}
+	qsort(tests, (size_t)count, sizeof *tests, worse);
+	for (int i = 0; i < count; i++) {
+		times[i] = tests[i].time_frac;
+		memories[i] = tests[i].memory_frac;
+	}
+	n = (size_t)count;
+	print_message("%d layouts, cards against dry run: step time off by %.4f%% at the median, %.3f%% at p99, %.3f%% at most; "
+		      "memory by %.2f%%, %.1f%%, %.1f%%\n",
+		      count, 100 * mt_stats_median(times, n), 100 * mt_stats_quantile(times, n, 0.99), 100 * times[0],
+		      100 * mt_stats_median(memories, n), 100 * mt_stats_quantile(memories, n, 0.99),
+		      100 * mt_stats_quantile(memories, n, 1));
+	for (int i = 0; i < count && (i < 5 && count > FEW); i++)
+		print_message("  %.3f%%: %s\n", 100 * tests[i].time_frac, tests[i].text);
+	for (int i = 0; i < count; i++) {
+		if (!(tests[i].time_frac <= 0.01))
+			print_message("step time off by %.2f%%: %s\n", 100 * tests[i].time_frac, tests[i].text);
+		if (!(tests[i].memory_frac <= MEMORY_FRAC))
+			print_message("memory off by %.1f%%: %s\n", 100 * tests[i].memory_frac, tests[i].text);
+	}
+	assert_true(times[0] <= 0.01 && mt_stats_quantile(memories, n, 1) <= MEMORY_FRAC);
+	free(tests);
+	free(times);
+	free(memories);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(cards_tell_the_dry_run_of_random_layouts),
+	};
+
+	if (argc > 1 && atoi(argv[1]) > 0)
+		wanted = atoi(argv[1]);
+	return cmocka_run_group_tests_name("tuner cards", tests, NULL, NULL);
+}

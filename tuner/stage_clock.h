@@ -1,0 +1,38 @@
+/* stage_clock: the clocks of one rank's streams while it runs the passes of its model chunks, as the engine enqueues them:
+ * engine/stage.c with what it calls of shard_gather.c, shard_scatter.c, reduce.c, reduce_narrow.c and offload.c. */
+#ifndef MT_TUNER_STAGE_CLOCK_H
+#define MT_TUNER_STAGE_CLOCK_H
+
+#include "tuner/pipeline.h"
+
+enum { MT_CLOCK_NARROW_SLOTS = 2 };
+
+/* Of one bucket: its whole parameters and gradients, as struct mt_shard has them. */
+struct mt_bucket_clock {
+	bool here, awaited, grad, pending, summed;
+	double gathered_s, scattered_s;
+};
+
+struct mt_stage_clock {
+	const struct mt_pipeline_stage *stage;
+	double now_s;                              /* of the compute stream */
+	double dp_s, gather_s, offload_s, fetch_s; /* of the other streams: when what is enqueued ends */
+	struct mt_bucket_clock *buckets;           /* owned */
+	int next_bucket, scattered_last;
+	double narrow_s[MT_CLOCK_NARROW_SLOTS];
+	int narrow_bucket[MT_CLOCK_NARROW_SLOTS], narrow_next; /* -1: none */
+	bool each;                                             /* every pass is run block by block */
+	double dp_wait_s, dp_total_s, tp_sum_s, more_compute_s;
+};
+
+enum mt_status mt_stage_clock_open(struct mt_stage_clock *clock, const struct mt_pipeline_stage *stage);
+void mt_stage_clock_close(struct mt_stage_clock *clock);
+
+/* `last`: of the last micro-batch; `splits`: gradients of weights have passes of their own. */
+void mt_stage_clock_forward(struct mt_stage_clock *clock, int chunk);
+void mt_stage_clock_backward(struct mt_stage_clock *clock, int chunk, bool last, bool splits);
+void mt_stage_clock_wgrad(struct mt_stage_clock *clock, int chunk, bool last);
+/* After all passes: reductions that are left. */
+void mt_stage_clock_finish(struct mt_stage_clock *clock);
+
+#endif

@@ -98,6 +98,7 @@ static const struct mt_option stack_options[] = {
 	NUM("step_us", S(step_us), "10000", 0, 1e8, "host time of a step, us"),
 	NUM("grad_bytes", S(grad_bytes), "4", 1, 8, "bytes of a gradient element on the wire"),
 	NUM("dp_overlap_frac", S(dp_overlap_frac), "0.8", 0, 1, "share of a backward pass that hides reductions"),
+	NUM("strided_nic_frac", S(strided_nic_frac), "1", 0.01, 1, "of the node's cards for data-parallel groups apart in it"),
 	FLAG("gathers_narrow", S(gathers_narrow), "false", "sharded parameters are gathered in 8 bits where products want these"),
 	NUM("sharded_overlap_frac", S(sharded_overlap_frac), "0.9", 0, 1, "the same under ZeRO-3, of each pass"),
 	NUM("tp_overlap_frac", S(tp_overlap_frac), "0", 0, 1, "share of tensor-parallel communication that is hidden"),

@@ -50,6 +50,7 @@ struct mt_stack {
 	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
 	double grad_bytes;                                      /* bytes of a gradient element on the wire */
 	double dp_overlap_frac;                                 /* of the last backward pass that may hide reductions */
+	double strided_nic_frac;     /* of a node's cards that data-parallel groups with several ranks on it reach where tp > 1 */
 	bool gathers_narrow;         /* sharded parameters are gathered in the 8 or 4 bits that products want */
 	double sharded_overlap_frac; /* the same where parameters are sharded (ZeRO-3): of each pass */
 	double tp_overlap_frac;      /* of tensor-parallel communication hidden behind products */

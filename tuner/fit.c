@@ -36,23 +36,32 @@ void mt_fit_free(struct mt_fit_model *model)
 	memset(model, 0, sizeof *model);
 }
 
+static const char *accelerator_of(const struct mt_target *t)
+{
+	return t->accelerator ? t->accelerator : t->name;
+}
+
+static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const struct mt_stack *stack, const struct mt_case *c)
+{
+	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f s%.0f x%.0f e%.0f/%.0f tp%.0f cp%.0f w%d r%d", accelerator_of(t),
+		 stack->name, c->hidden, c->ffn, c->seq, c->mbs, c->experts, c->ep, c->tp, c->cp, (int)c->width, c->recompute);
+}
+
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)
 {
 	const struct mt_target *t = &table->targets[run->target];
-	const char *stack = table->stacks[run->stack].name, *accelerator = t->accelerator ? t->accelerator : t->name;
-	const struct mt_case *c = &run->layout;
+	const struct mt_stack *stack = &table->stacks[run->stack];
 
 	if (level == MT_FIT_ACCELERATOR)
-		snprintf(name, MT_FIT_NAME, "%.60s", accelerator);
+		snprintf(name, MT_FIT_NAME, "%.60s", accelerator_of(t));
 	else if (level == MT_FIT_CLUSTER)
 		snprintf(name, MT_FIT_NAME, "%.60s @ %.4g GB/s", t->name, t->nic_gbps);
 	else if (level == MT_FIT_STACK)
-		snprintf(name, MT_FIT_NAME, "%.60s", stack);
+		snprintf(name, MT_FIT_NAME, "%.60s", stack->name);
 	else if (level == MT_FIT_PAIR)
-		snprintf(name, MT_FIT_NAME, "%.44s + %.44s", t->name, stack);
+		snprintf(name, MT_FIT_NAME, "%.44s + %.44s", t->name, stack->name);
 	else
-		snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f s%.0f x%.0f e%.0f/%.0f tp%.0f cp%.0f w%d r%d", accelerator,
-			 stack, c->hidden, c->ffn, c->seq, c->mbs, c->experts, c->ep, c->tp, c->cp, (int)c->width, c->recompute);
+		layer_name(name, t, stack, &run->layout);
 }
 
 int mt_fit_find(const struct mt_fit_model *model, int level, const char *name)
@@ -77,6 +86,17 @@ void mt_fit_factors(const struct mt_fit_model *model, const struct mt_runs_table
 	}
 	for (int f = 0; f < MT_FACTORS; f++)
 		factors->of[f] = exp(sum[f]);
+}
+
+double mt_fit_layer_factor(const struct mt_fit_model *model, const struct mt_target *target, const struct mt_stack *stack,
+			   const struct mt_case *layout)
+{
+	char name[MT_FIT_NAME];
+	int k;
+
+	layer_name(name, target, stack, layout);
+	k = mt_fit_find(model, MT_FIT_LAYER, name);
+	return k >= 0 ? exp(model->keys[k].log_factor[MT_FACTOR_LAYER]) : 1;
 }
 
 double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_measured_run *run)

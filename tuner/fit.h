@@ -45,6 +45,9 @@ void mt_fit_factors(const struct mt_fit_model *model, const struct mt_runs_table
 /* Name of a run's key at a level; find: its index, -1: none. */
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level);
 int mt_fit_find(const struct mt_fit_model *model, int level, const char *name);
+/* Of the time of a layer of that shape; 1: no run had one. */
+double mt_fit_layer_factor(const struct mt_fit_model *model, const struct mt_target *target, const struct mt_stack *stack,
+			   const struct mt_case *layout);
 /* Factors of measured layers, given the others; adds their keys where room for one a run was left. */
 void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight);
 /* Half of its 90% interval, relative. */

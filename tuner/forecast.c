@@ -71,6 +71,18 @@ static double collective(const struct mt_target *t, const struct mt_factors *f, 
 	return f->of[MT_FACTOR_LINK] * link_s + f->of[MT_FACTOR_NIC] * nic_s;
 }
 
+/* Among data-parallel ranks. Groups that lie apart in the node (tp > 1) and have several ranks on it: an old library leads all
+ * their rings through the same card first (megatron-deepspeed.yaml). */
+static double data_collective(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			      const struct mt_factors *f, enum mt_collective op, struct mt_span span, double bytes)
+{
+	struct mt_target shared = *t;
+
+	if (c->tp > 1 && span.local > 1 && span.ranks > span.local)
+		shared.nic_frac *= s->strided_nic_frac;
+	return collective(&shared, f, op, span, bytes);
+}
+
 static struct exchange exchange_of(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 				   const struct mt_factors *f, double dense, double expert)
 {
@@ -79,14 +91,15 @@ static struct exchange exchange_of(const struct mt_case *c, const struct mt_targ
 	struct exchange e = {0};
 
 	if (c->zero == 0) {
-		e.scatter_s = collective(t, f, MT_ALL_REDUCE, wide, s->grad_bytes * dense) +
-			      collective(t, f, MT_ALL_REDUCE, narrow, s->grad_bytes * expert);
+		e.scatter_s = data_collective(c, t, s, f, MT_ALL_REDUCE, wide, s->grad_bytes * dense) +
+			      data_collective(c, t, s, f, MT_ALL_REDUCE, narrow, s->grad_bytes * expert);
 		return e;
 	}
-	e.scatter_s = collective(t, f, MT_REDUCE_SCATTER, wide, s->grad_bytes * dense) +
-		      collective(t, f, MT_REDUCE_SCATTER, narrow, s->grad_bytes * expert);
+	e.scatter_s = data_collective(c, t, s, f, MT_REDUCE_SCATTER, wide, s->grad_bytes * dense) +
+		      data_collective(c, t, s, f, MT_REDUCE_SCATTER, narrow, s->grad_bytes * expert);
 	double bytes = c->zero == 3 && c->width != MT_WIDTH_16 && s->gathers_narrow ? 1 : 2;
-	e.gather_s = collective(t, f, MT_ALL_GATHER, wide, bytes * dense) + collective(t, f, MT_ALL_GATHER, narrow, bytes * expert);
+	e.gather_s = data_collective(c, t, s, f, MT_ALL_GATHER, wide, bytes * dense) +
+		     data_collective(c, t, s, f, MT_ALL_GATHER, narrow, bytes * expert);
 	return e;
 }
 

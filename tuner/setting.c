@@ -105,13 +105,11 @@ static enum mt_status calibrate(struct mt_setting *s, const char *path)
 	struct mt_measured_run run = {.target = 0, .stack = 0};
 	struct mt_runs_table table = {
 		.runs = &run, .count = 1, .targets = &s->target, .stacks = &s->stack, .target_count = 1, .stack_count = 1};
-	struct mt_fit_model model;
 
-	MT_TRY(mt_fit_load(&model, path));
-	mt_fit_factors(&model, &table, &run, &s->factors);
-	s->half = mt_fit_half(&model, &table, &run);
+	MT_TRY(mt_fit_load(&s->measured, path));
+	mt_fit_factors(&s->measured, &table, &run, &s->factors);
+	s->half = mt_fit_half(&s->measured, &table, &run);
 	s->calibrated = true;
-	mt_fit_free(&model);
 	return MT_OK;
 }
 
@@ -135,6 +133,7 @@ out:
 
 void mt_setting_free(struct mt_setting *setting)
 {
+	mt_fit_free(&setting->measured);
 	mt_target_free(&setting->target);
 	mt_stack_free(&setting->stack);
 }
@@ -233,6 +232,7 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 	query->target = &setting->target;
 	query->stack = &setting->stack;
 	query->factors = setting->factors;
+	query->measured = setting->calibrated ? &setting->measured : NULL;
 	query->gpus = gpus;
 	query->memory_bytes = setting->target.memory_gib * 1073741824;
 	query->top = (int)o->best;

@@ -14,6 +14,7 @@ struct mt_setting {
 	struct mt_factors factors;
 	double half; /* of the 90% interval, of the logarithm */
 	bool calibrated;
+	struct mt_fit_model measured; /* owned; the calibration: of it, layers that runs had */
 };
 
 /* `machine`: a name in profiles/machines or a file. MT_INPUT for what does not exist or makes no sense. */

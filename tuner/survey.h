@@ -12,7 +12,7 @@
 #ifndef MT_TUNER_SURVEY_H
 #define MT_TUNER_SURVEY_H
 
-#include "tuner/forecast.h"
+#include "tuner/fit.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -32,6 +32,7 @@ struct mt_survey_query {
 	const struct mt_target *target; /* borrowed, as the stack */
 	const struct mt_stack *stack;
 	struct mt_factors factors;
+	const struct mt_fit_model *measured; /* borrowed: factors of layers that runs had, by their shape; NULL: none */
 	int64_t gpus;
 	double memory_bytes;           /* of an accelerator */
 	struct mt_survey_layout fixed; /* axes that have one value; -1: all */

@@ -39,7 +39,11 @@ void mt_survey_cards_make(struct mt_survey_cards *cards, const struct mt_survey_
 	mt_survey_case(&c, query, layout);
 	for (int kind = MT_CASE_NONE; kind <= MT_CASE_FULL; kind++) {
 		c.recompute = kind;
-		mt_forecast_layer(&cards->layer[kind], &c, query->target, query->stack, &query->factors);
+		struct mt_factors factors = query->factors;
+
+		if (query->measured)
+			factors.of[MT_FACTOR_LAYER] *= mt_fit_layer_factor(query->measured, query->target, query->stack, &c);
+		mt_forecast_layer(&cards->layer[kind], &c, query->target, query->stack, &factors);
 	}
 	mt_forecast_ends(&cards->embedding, &cards->head, &c, query->target, query->stack, &query->factors);
 	/* What a layer at work holds: the activations of a model of one layer without words. */

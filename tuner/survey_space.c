@@ -89,14 +89,22 @@ void mt_survey_space_free(struct mt_survey_space *space)
 static void bound(struct mt_survey_node *node, const struct mt_survey_query *query)
 {
 	struct mt_survey_layout at = node->layout;
+	const struct mt_pass_forecast *layers = node->cards->layer;
 	struct mt_forecast f;
 	struct mt_case c;
 
 	at.vp = 1;
 	mt_survey_case(&c, query, &at);
-	mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &node->cards->layer[MT_CASE_NONE],
-			    &node->cards->embedding, &node->cards->head);
-	node->least_s = mt_survey_passes_s(&f);
+	/* Layers that do again what others keep take longer, unless measured layers say otherwise. */
+	node->least_s = DBL_MAX;
+	for (int kind = MT_CASE_NONE; kind <= MT_CASE_FULL; kind++) {
+		if (kind != MT_CASE_NONE && layers[kind].forward_s + layers[kind].backward_s >=
+						    layers[MT_CASE_NONE].forward_s + layers[MT_CASE_NONE].backward_s)
+			continue;
+		mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &layers[kind], &node->cards->embedding,
+				    &node->cards->head);
+		node->least_s = fmin(node->least_s, mt_survey_passes_s(&f));
+	}
 	node->least_bytes = DBL_MAX;
 	for (at.zero = 0; at.zero <= 3; at.zero++) {
 		if (mt_survey_first_broken(query, &at, MT_SURVEY_ZERO) >= 0)

@@ -186,7 +186,7 @@ enum mt_status mt_head_backward(struct mt_engine *e, struct mt_flight *flight)
 		MT_TRY(add_more(e, flight, dh));
 	if (e->sp)
 		MT_TRY(mt_tp_gather(e, flight->final, &whole, C));
-	MT_TRY(mt_linear_wgrad(e, flight->logits, whole, e->table.head, C, e->vocab_count));
+	MT_TRY(mt_linear_wgrad(e, flight->logits, whole, e->table.head, -1, C, e->vocab_count));
 	if (whole != flight->final)
 		mt_engine_release(e, &whole);
 	mt_logits_free(e, flight);

@@ -223,7 +223,14 @@ enum mt_status mt_tp_gather(struct mt_engine *e, const void *shard, void **whole
 enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols); /* (R,cols) -> summed, SP: (S,cols) */
 enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y);
 enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx);
-enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int64_t in, int64_t out);
+/* With the bias' gradient, column sums of dy (bias -1: without). */
+enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int bias, int64_t in, int64_t out);
+/* The forward product with GELU behind it, pre(R,out) the input of that (NULL: without); and the input's gradient through the GELU
+ * that made it of pre(R,in), with that of the bias before it (-1: without). */
+enum mt_status mt_linear_gelu(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *pre,
+			      void *y);
+enum mt_status mt_linear_dgelu(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, const void *pre, int bias,
+			       void *dx);
 enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64_t rows, int64_t cols);
 
 /* layer.c, ends.c: one layer; embedding, final norm, head and loss */

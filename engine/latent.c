@@ -207,7 +207,7 @@ static enum mt_status back_up(struct mt_engine *e, int weight, void *state, int6
 	MT_TRY(mt_linear_dgrad(e, *dy, weight, in, out, *dx));
 	MT_TRY(mt_tp_reduce(e, dx, in));
 	MT_TRY(gather(e, state, in, &whole));
-	MT_TRY(mt_linear_wgrad(e, *dy, whole, weight, in, out));
+	MT_TRY(mt_linear_wgrad(e, *dy, whole, weight, -1, in, out));
 	drop(e, state, whole);
 	mt_engine_release(e, dy);
 	return MT_OK;

@@ -208,6 +208,41 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	return mt_tp_reduce(e, out, C);
 }
 
+/* How a layer recomputes: recompute_layers counts from the first layer of its chunk. */
+static enum mt_recompute recompute_of(const struct mt_engine *e, int layer)
+{
+	int chunk = 0;
+
+	if (e->layout->recompute_layers == 0)
+		return (enum mt_recompute)e->layout->recompute;
+	if (layer >= e->table.layer_count) /* of a multi-token module */
+		return MT_RECOMPUTE_NONE;
+	while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
+		chunk++;
+	return layer - e->table.chunks[chunk].first_layer < e->layout->recompute_layers ? (enum mt_recompute)e->layout->recompute
+											: MT_RECOMPUTE_NONE;
+}
+
+/* Whether GELU is of the product before it. Not where its output is computed again from what was stored, which is rounded: that
+ * would have other bits. */
+static bool gelu_in_product(const struct mt_engine *e, int layer)
+{
+	bool again = recompute_of(e, layer) == MT_RECOMPUTE_SELECTIVE && e->layout->recompute_activation;
+
+	return e->model->mlp != MT_MODEL_SWIGLU && !again;
+}
+
+/* The gradient of a bias that all rows have: with the weight's, which reads the same; but under sequence parallelism a rank's own
+ * rows only are counted, before they are gathered. Gives the bias that is left for mt_linear_wgrad, -1: none. */
+static enum mt_status bias_of_shard(struct mt_engine *e, const void *dy, int *bias)
+{
+	if (!e->sp)
+		return MT_OK;
+	MT_TRY(mt_bias_grad(e, dy, *bias, e->shard_rows, e->model->hidden));
+	*bias = -1;
+	return MT_OK;
+}
+
 /* g = activation(u), new. */
 static enum mt_status activate(struct mt_engine *e, struct mt_layer_saved *s)
 {
@@ -223,9 +258,12 @@ static enum mt_status activate(struct mt_engine *e, struct mt_layer_saved *s)
 }
 
 /* The activation half up to g; x2 = a + bias + x is formed in the norm. `a` is freed. */
-static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **a)
+static enum mt_status mlp_forward(struct mt_engine *e, int layer, struct mt_layer_saved *s, void **a)
 {
+	const int *at = e->table.layers[layer];
 	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
+	int up = at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP];
+	bool gelu = gelu_in_product(e, layer);
 	void *whole;
 
 	MT_TRY(alloc(e, e->shard_rows * C, &s->x2));
@@ -238,10 +276,14 @@ static enum mt_status mlp_forward(struct mt_engine *e, const int *at, struct mt_
 		return MT_OK;
 	MT_TRY(gather_rows(e, s->norm2, &whole));
 	MT_TRY(alloc(e, e->rows * width, &s->up));
-	MT_TRY(mt_linear_forward(e, whole, at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP], at[MT_MLP_UP_BIAS], C,
-				 width, s->up));
+	if (gelu) {
+		MT_TRY(alloc(e, e->rows * F, &s->activation));
+		MT_TRY(mt_linear_gelu(e, whole, up, at[MT_MLP_UP_BIAS], C, F, s->up, s->activation));
+	} else {
+		MT_TRY(mt_linear_forward(e, whole, up, at[MT_MLP_UP_BIAS], C, width, s->up));
+	}
 	drop_rows(e, s->norm2, whole);
-	return activate(e, s);
+	return gelu ? MT_OK : activate(e, s);
 }
 
 /* y = x2 + g Wdown^T + bias, or what the experts give in place of it, new (S,C). */
@@ -301,21 +343,6 @@ static void free_selected(struct mt_engine *e, struct mt_layer_saved *s)
 		mt_experts_free(e, &s->experts, true);
 }
 
-/* How a layer recomputes: recompute_layers counts from the first layer of its chunk. */
-static enum mt_recompute recompute_of(const struct mt_engine *e, int layer)
-{
-	int chunk = 0;
-
-	if (e->layout->recompute_layers == 0)
-		return (enum mt_recompute)e->layout->recompute;
-	if (layer >= e->table.layer_count) /* of a multi-token module */
-		return MT_RECOMPUTE_NONE;
-	while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
-		chunk++;
-	return layer - e->table.chunks[chunk].first_layer < e->layout->recompute_layers ? (enum mt_recompute)e->layout->recompute
-											: MT_RECOMPUTE_NONE;
-}
-
 void mt_layer_free(struct mt_engine *e, struct mt_layer_saved *saved)
 {
 	free_recomputed(e, saved);
@@ -331,7 +358,7 @@ static enum mt_status compute(struct mt_engine *e, int layer, struct mt_layer_sa
 
 	saved->window = mt_model_window(e->model, e->table.model_layers[layer]);
 	MT_TRY(attention_forward(e, at, saved, &a));
-	MT_TRY(mlp_forward(e, at, saved, &a));
+	MT_TRY(mlp_forward(e, layer, saved, &a));
 	return at[MT_ROUTER] >= 0 ? mt_experts_begin(e, layer, saved, saved->norm2) : MT_OK;
 }
 
@@ -346,32 +373,48 @@ enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_
 	return MT_OK;
 }
 
+/* Gradient dy(R,C) of the products of g -> of u, in s->up. `up_bias` becomes -1 where its gradient is done: that is where GELU's
+ * epilogue has it, whose sums are of the output's type, so only where gradients of parameters are of that type too. */
+static enum mt_status activation_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, const void *dy,
+					  int *up_bias)
+{
+	int64_t C = e->model->hidden, F = e->ffn_cols;
+	struct mt_op op = {.kind = MT_OP_ACTIVATION_BWD, .dtype = e->dtype};
+	void *dg;
+
+	MT_TRY(alloc(e, e->rows * F, &dg));
+	if (e->model->mlp != MT_MODEL_SWIGLU) {
+		bool sums = e->dtype == mt_grad_dtype(e->dtype);
+
+		MT_TRY(mt_linear_dgelu(e, dy, at[MT_MLP_DOWN], F, C, s->up, sums ? *up_bias : -1, dg));
+		mt_engine_release(e, &s->up);
+		s->up = dg;
+		*up_bias = sums ? -1 : *up_bias;
+		return MT_OK;
+	}
+	MT_TRY(mt_linear_dgrad(e, dy, at[MT_MLP_DOWN], F, C, dg));
+	op.activation = (struct mt_activation){.kind = MT_SWIGLU, .rows = e->rows, .cols = F, .x = s->up, .dy = dg, .dx = s->up};
+	MT_TRY(mt_engine_enqueue(e, &op));
+	mt_engine_release(e, &dg);
+	return MT_OK;
+}
+
 /* *gradient (S,C) of y -> of x2. Frees up, activation, norm2. */
 static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
 	int64_t C = e->model->hidden, F = e->ffn_cols, width = e->model->mlp == MT_MODEL_SWIGLU ? 2 * F : F;
 	int up = at[e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP];
-	struct mt_op op = {.kind = MT_OP_ACTIVATION_BWD, .dtype = e->dtype};
-	void *dy = *gradient, *whole, *dg, *dh;
+	int up_bias = at[MT_MLP_UP_BIAS], down_bias = at[MT_MLP_DOWN_BIAS];
+	void *dy = *gradient, *whole, *dh;
 
 	if (!s->activation)
 		MT_TRY(activate(e, s));
-	MT_TRY(mt_bias_grad(e, dy, at[MT_MLP_DOWN_BIAS], e->shard_rows, C));
+	MT_TRY(bias_of_shard(e, dy, &down_bias));
 	MT_TRY(gather_rows(e, dy, &whole));
-	MT_TRY(alloc(e, e->rows * F, &dg));
-	MT_TRY(mt_linear_dgrad(e, whole, at[MT_MLP_DOWN], F, C, dg));
-	MT_TRY(mt_linear_wgrad(e, whole, s->activation, at[MT_MLP_DOWN], F, C));
+	MT_TRY(activation_backward(e, at, s, whole, &up_bias));
+	MT_TRY(mt_linear_wgrad(e, whole, s->activation, at[MT_MLP_DOWN], down_bias, F, C));
 	drop_rows(e, dy, whole);
 	mt_engine_release(e, &s->activation);
-	op.activation = (struct mt_activation){.kind = e->model->mlp == MT_MODEL_SWIGLU ? MT_SWIGLU : MT_GELU,
-					       .rows = e->rows,
-					       .cols = F,
-					       .x = s->up,
-					       .dy = dg,
-					       .dx = s->up};
-	MT_TRY(mt_engine_enqueue(e, &op));
-	mt_engine_release(e, &dg);
-	MT_TRY(mt_bias_grad(e, s->up, at[MT_MLP_UP_BIAS], e->rows, width));
 	MT_TRY(alloc(e, e->rows * C, &dh));
 	MT_TRY(mt_linear_dgrad(e, s->up, up, C, width, dh));
 	MT_TRY(mt_tp_reduce(e, &dh, C));
@@ -381,7 +424,7 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 		MT_TRY(norm_forward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, again, &s->norm2, &s->stats2));
 	}
 	MT_TRY(gather_rows(e, s->norm2, &whole));
-	MT_TRY(mt_linear_wgrad(e, s->up, whole, up, C, width));
+	MT_TRY(mt_linear_wgrad(e, s->up, whole, up, up_bias, C, width));
 	drop_rows(e, s->norm2, whole);
 	mt_engine_release(e, &s->up);
 	mt_engine_release(e, &s->norm2);
@@ -429,13 +472,12 @@ static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct 
 	MT_TRY(rope(e, dqkv, -1));
 	if (e->model->qk_norm)
 		MT_TRY(mt_qk_norm_backward(e, at, s, dqkv));
-	MT_TRY(mt_bias_grad(e, dqkv, at[MT_ATTN_Q_BIAS], e->rows, width));
 	MT_TRY(alloc(e, e->rows * C, dh));
 	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, *dh));
 	MT_TRY(mt_tp_reduce(e, dh, C));
 	MT_TRY(norm_again(e, at, s));
 	MT_TRY(gather_rows(e, s->norm1, &whole));
-	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], C, width));
+	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width));
 	drop_rows(e, s->norm1, whole);
 	mt_engine_release(e, &dqkv);
 	return MT_OK;
@@ -460,15 +502,16 @@ static enum mt_status latent_backward(struct mt_engine *e, const int *at, struct
 static enum mt_status attention_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **gradient)
 {
 	int64_t C = e->model->hidden;
+	int bias = at[MT_ATTN_OUT_BIAS];
 	void *dy = *gradient, *whole, *d_o, *dh;
 
 	if (!s->attention)
 		MT_TRY(attend(e, s));
-	MT_TRY(mt_bias_grad(e, dy, at[MT_ATTN_OUT_BIAS], e->shard_rows, C));
+	MT_TRY(bias_of_shard(e, dy, &bias));
 	MT_TRY(gather_rows(e, dy, &whole));
 	MT_TRY(alloc(e, e->rows * e->o_cols, &d_o));
 	MT_TRY(mt_linear_dgrad(e, whole, at[MT_ATTN_OUT], e->o_cols, C, d_o));
-	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], e->o_cols, C));
+	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], bias, e->o_cols, C));
 	drop_rows(e, dy, whole);
 	if (mt_model_is_latent(e->model))
 		MT_TRY(latent_backward(e, at, s, &d_o, &dh));

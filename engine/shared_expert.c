@@ -173,13 +173,13 @@ enum mt_status mt_shared_backward(struct mt_engine *e, const int *at, struct mt_
 		MT_TRY(mt_shared_activate(e, s));
 	MT_TRY(alloc(e, e->rows * F, e->dtype, &da));
 	MT_TRY(mt_linear_dgrad(e, dy, at[MT_SHARED_DOWN], F, C, da));
-	MT_TRY(mt_linear_wgrad(e, dy, s->shared_act, at[MT_SHARED_DOWN], F, C));
+	MT_TRY(mt_linear_wgrad(e, dy, s->shared_act, at[MT_SHARED_DOWN], -1, F, C));
 	mt_engine_release(e, &s->shared_act);
 	MT_TRY(activation_backward(e, s, da, &dgate));
 	mt_engine_release(e, &da);
 	MT_TRY(alloc(e, e->rows * C, e->dtype, dh));
 	MT_TRY(mt_linear_dgrad(e, s->shared_up, at[MT_SHARED_UP], C, up_cols(e), *dh));
-	MT_TRY(mt_linear_wgrad(e, s->shared_up, whole, at[MT_SHARED_UP], C, up_cols(e)));
+	MT_TRY(mt_linear_wgrad(e, s->shared_up, whole, at[MT_SHARED_UP], -1, C, up_cols(e)));
 	mt_engine_release(e, &s->shared_up);
 	return dgate ? close_gate(e, at, s, whole, &dgate, *dh) : MT_OK;
 }

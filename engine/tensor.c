@@ -37,7 +37,7 @@ enum mt_status mt_tp_reduce(struct mt_engine *e, void **partial, int64_t cols)
 	return mt_lap_end(e, &start, &e->tp_s);
 }
 
-enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y)
+enum mt_status mt_linear_gelu(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *pre, void *y)
 {
 	struct mt_op op = {.kind = MT_OP_LINEAR, .dtype = e->dtype};
 
@@ -47,29 +47,51 @@ enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight,
 				       .x = x,
 				       .w = mt_engine_param(e, weight),
 				       .bias = mt_engine_param(e, bias),
-				       .y = y};
+				       .y = y,
+				       .pre = pre};
 	if (mt_fp8_product(e, weight) >= 0)
 		return mt_fp8_forward(e, mt_fp8_product(e, weight), &op);
 	return mt_engine_enqueue(e, &op);
 }
 
-enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx)
+enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *y)
+{
+	return mt_linear_gelu(e, x, weight, bias, in, out, NULL, y);
+}
+
+enum mt_status mt_linear_dgelu(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, const void *pre, int bias,
+			       void *dx)
 {
 	struct mt_op op = {.kind = MT_OP_LINEAR_DGRAD, .dtype = e->dtype};
 
-	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .w = mt_engine_param(e, weight), .dx = dx};
+	op.linear = (struct mt_linear){.rows = e->rows,
+				       .in = in,
+				       .out = out,
+				       .dy = dy,
+				       .w = mt_engine_param(e, weight),
+				       .dx = dx,
+				       .pre = (void *)(uintptr_t)pre,
+				       .dbias = mt_engine_grad(e, bias)};
 	if (mt_fp8_product(e, weight) >= 0)
 		return mt_fp8_dgrad(e, mt_fp8_product(e, weight), &op);
 	return mt_engine_enqueue(e, &op);
 }
 
-enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int64_t in, int64_t out)
+enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx)
+{
+	return mt_linear_dgelu(e, dy, weight, in, out, NULL, -1, dx);
+}
+
+enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int bias, int64_t in, int64_t out)
 {
 	struct mt_op op = {.kind = MT_OP_LINEAR_WGRAD, .dtype = e->dtype};
 
 	op.linear = (struct mt_linear){.rows = e->rows, .in = in, .out = out, .dy = dy, .x = x, .dw = mt_engine_grad(e, weight)};
-	if (mt_fp8_product(e, weight) >= 0 && e->layout->fp8_wgrad)
+	if (mt_fp8_product(e, weight) >= 0 && e->layout->fp8_wgrad) {
+		MT_TRY(mt_bias_grad(e, dy, bias, e->rows, out));
 		return mt_fp8_wgrad(e, mt_fp8_product(e, weight), &op);
+	}
+	op.linear.dbias = mt_engine_grad(e, bias);
 	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
 }
 

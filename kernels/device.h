@@ -152,7 +152,8 @@ struct mt_device_plugin {
 };
 #define MT_DEVICE_ABI                                                                                                              \
 	((int)(sizeof(struct mt_device_ops) + 31 * sizeof(struct mt_async_ops) + 1009 * sizeof(struct mt_device) +                 \
-	       10007 * sizeof(struct mt_stream) + 100003 * sizeof(struct mt_op) + 1000003 * MT_OP_KIND_COUNT))
+	       10007 * sizeof(struct mt_stream) + 100003 * sizeof(struct mt_op) + 1000003 * MT_OP_KIND_COUNT +                     \
+	       10000019 * sizeof(struct mt_linear)))
 /* The devices that the plugin of this name finds, without opening one: "cuda". MT_UNAVAILABLE: no plugin, no driver, no device. */
 enum mt_status mt_device_plugin_list(const char *kind, struct mt_device_info *list, int room, int *count);
 /* NULL-terminated names of the kinds of device, whether or not this machine has one. */

@@ -63,6 +63,15 @@ const char *mt_op_name(enum mt_op_kind kind)
 			key->dims[i_] = set_[i_];                                                                                  \
 	} while (0)
 
+/* Of what the kind of product has. */
+static int64_t linear_bits(const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	return (op->kind == MT_OP_LINEAR && l->bias ? MT_LINEAR_BIAS : 0) |
+	       (op->kind != MT_OP_LINEAR_WGRAD && l->pre ? MT_LINEAR_GELU : 0) |
+	       (op->kind != MT_OP_LINEAR && l->dbias ? MT_LINEAR_DBIAS : 0);
+}
+
 static void attention_key(const struct mt_attention *a, struct mt_op_key *key)
 {
 	int64_t keys = mt_attention_keys(a), offset = a->offset < keys ? a->offset : keys;
@@ -78,11 +87,9 @@ void mt_op_key(const struct mt_op *op, struct mt_op_key *key)
 	key->dtype = (int32_t)op->dtype;
 	switch (op->kind) {
 	case MT_OP_LINEAR:
-		SET(op->linear.rows, op->linear.in, op->linear.out, op->linear.bias != NULL, op->linear.fp8);
-		return;
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
-		SET(op->linear.rows, op->linear.in, op->linear.out, 0, op->linear.fp8);
+		SET(op->linear.rows, op->linear.in, op->linear.out, linear_bits(op), op->linear.fp8);
 		return;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
@@ -208,7 +215,9 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
 		sizes = 3;
-		first_flag = d[3] ? "+b" : "";
+		snprintf(part, sizeof part, "%s%s%s", d[3] & MT_LINEAR_BIAS ? "+b" : "", d[3] & MT_LINEAR_GELU ? "+gelu" : "",
+			 d[3] & MT_LINEAR_DBIAS ? "+dbias" : "");
+		first_flag = part;
 		second_flag = d[4] ? d[4] == MT_FP8_HYBRID ? "+fp8" : "+e4m3" : "";
 		break;
 	case MT_OP_ATTENTION:

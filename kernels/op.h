@@ -66,6 +66,12 @@ enum mt_op_kind {
  * LINEAR_DGRAD  dx(R,K) = dy(R,N) w(N,K)
  * LINEAR_WGRAD  dw(N,K) f32 += dy(R,N)^T x(R,K)
  * w is stored (out, in) as in Megatron and PyTorch. 2*R*N*K FLOPs each.
+ * What can be done where the product is stored (op_parts.c has the operations that each stands for):
+ *   LINEAR        with pre: pre(R,N) = x w^T + bias, kept for backward, and y = gelu(pre), tanh form, of pre before or after it is
+ *                 rounded
+ *   LINEAR_DGRAD  with pre(R,K), the input of the GELU that gave x: dx = (dy w) * gelu'(pre), and with dbias(K) f32 too dbias +=
+ *                 column sums of dx, before or after it is rounded. dx may not be pre.
+ *   LINEAR_WGRAD  with dbias(N) f32: dbias += column sums of dy. Not with fp8, whose dy is rounded.
  * With fp8 set, x, w and dy are codes of 8 bits (x and w e4m3, dy as mt_fp8_gradient says) and each has its inverse scale, one f32:
  * the sum over codes, in f32, is multiplied by both operands' inverses before bias is added, or before dw is added to. Every
  * operand then has the summed dimension contiguous: DGRAD takes w turned, (in, out), WGRAD takes x and dy turned, (in, R) and (out,
@@ -76,6 +82,8 @@ struct mt_linear {
 	void *y, *dx, *dw;
 	int fp8;                                        /* enum mt_fp8_format; MT_FP8_OFF: operands are of the op's dtype */
 	const void *x_inverse, *w_inverse, *dy_inverse; /* f32, of one element; fp8 only */
+	void *pre;                                      /* LINEAR writes it, LINEAR_DGRAD reads it; NULL: no GELU */
+	void *dbias;                                    /* f32; NULL: none */
 };
 
 /* Causal self-attention, grouped-query: query head h uses key/value head h / (heads / kv_heads). Row t of a sequence sees rows
@@ -185,7 +193,7 @@ enum mt_activation_kind { MT_GELU, MT_SWIGLU };
 
 /* gelu:   y(R,F) = gelu_tanh(x(R,F)).                     BWD: dx(R,F) from dy(R,F) and x
  * swiglu: x is (R,2F): gate in columns [0,F), up in [F,2F); y(R,F) = silu(gate) * up.  BWD: dx(R,2F).
- * dx may alias x. cols = F. */
+ * dx may alias x, and of gelu dy. cols = F. */
 struct mt_activation {
 	enum mt_activation_kind kind;
 	int64_t rows, cols;
@@ -447,9 +455,9 @@ struct mt_op {
 
 /* What decides an operation's cost: kind, type and shape, no pointers. Two ops with equal keys cost the same.
  * dims by kind, unused ones 0:
- *   LINEAR*  rows, in, out, bias?, fp8     ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing),
- *                                                      of a part kv_seq and offset (kv_seq when all is seen), else 0 and 0,
- *                                                      v_dim (0 when head_dim)
+ *   LINEAR*  rows, in, out, MT_LINEAR_* bits, fp8
+ *   ATTENTION*  batch, seq, heads, kv_heads, head_dim, window (0 when it hides nothing), of a part kv_seq and offset (kv_seq when
+ *               all is seen), else 0 and 0, v_dim (0 when head_dim)
  *   NORM*    kind, rows, cols, residual?   ACTIVATION* kind, rows, cols     ROPE batch, seq, heads, rotated
  *   EMBEDDING* rows, cols, seq, count      ADD, BIAS_GRAD rows, cols, b?, bias?   LOSS* rows, cols, parts, grad?
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count, m_dtype, v_dtype
@@ -460,6 +468,7 @@ struct mt_op {
  *   GATHER_ROWS rows, cols                 SUM_ROWS rows, cols, choices * slices   EXPERT_ACT* kind, rows, cols
  *   SPREAD*  rows, heads, nope, rotary, value */
 #define MT_OP_DIMS 9
+enum { MT_LINEAR_BIAS = 1, MT_LINEAR_GELU = 2, MT_LINEAR_DBIAS = 4 }; /* with bias, pre, dbias */
 struct mt_op_key {
 	int32_t kind;  /* enum mt_op_kind */
 	int32_t dtype; /* enum mt_dtype */
@@ -472,6 +481,16 @@ uint64_t mt_op_key_hash(const struct mt_op_key *key);
 /* "linear bf16 256x768x2304+b": fits buf, for tables and the store. */
 void mt_op_key_text(const struct mt_op_key *key, char buf[96]);
 const char *mt_op_name(enum mt_op_kind kind); /* "linear", "linear_dgrad", ... */
+
+/* The plain operations that a product with GELU or a bias' gradient stands for, in order: the product first. Their number; 1 where
+ * it is plain itself. Of a key their keys. */
+#define MT_OP_MOST_PARTS 3
+int mt_op_parts(const struct mt_op *op, struct mt_op parts[MT_OP_MOST_PARTS]);
+int mt_op_key_parts(const struct mt_op_key *key, struct mt_op_key parts[MT_OP_MOST_PARTS]);
+static inline bool mt_op_is_fused(const struct mt_op *op)
+{
+	return op->kind <= MT_OP_LINEAR_WGRAD && (op->linear.pre || op->linear.dbias);
+}
 
 /* MT_INPUT with what is wrong when kind, dtype or shape is one no backend can run; pointers are not looked at. */
 enum mt_status mt_op_check(const struct mt_op *op);

@@ -97,10 +97,17 @@ static const char *check_move(const struct mt_op *op)
 	return NULL;
 }
 
-static const char *check_linear(const struct mt_linear *l)
+static const char *check_linear(const struct mt_op *op)
 {
+	const struct mt_linear *l = &op->linear;
 	if (l->rows < 0 || l->in < 1 || l->out < 1)
 		return "in and out must be at least 1 and rows not negative";
+	if ((op->kind == MT_OP_LINEAR && l->dbias) || (op->kind == MT_OP_LINEAR_WGRAD && l->pre))
+		return "the forward product has no bias' gradient, that of the weight no GELU";
+	if (op->kind == MT_OP_LINEAR_DGRAD && l->dbias && !l->pre)
+		return "the gradient of the input has a bias' gradient only behind that of GELU";
+	if (op->kind == MT_OP_LINEAR_WGRAD && l->dbias && l->fp8)
+		return "in fp8 dy is rounded: its column sums are an operation of their own";
 	return (unsigned)l->fp8 > MT_FP8_E4M3 ? "fp8 must be off, hybrid or e4m3" : NULL;
 }
 
@@ -133,7 +140,7 @@ static const char *check_shape(const struct mt_op *op)
 	case MT_OP_LINEAR:
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
-		return check_linear(&op->linear);
+		return check_linear(op);
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
 		return check_attention(&op->attention);

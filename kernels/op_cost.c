@@ -55,16 +55,29 @@ double mt_op_key_flops(const struct mt_op_key *key)
 	}
 }
 
-static double linear_bytes(const struct mt_op_key *key, double a, double s)
+static double plain_linear_bytes(const struct mt_op_key *key, double a, double s)
 {
 	double rows = (double)key->dims[0], in = (double)key->dims[1], out = (double)key->dims[2];
+	bool biased = key->dims[3] & MT_LINEAR_BIAS;
 	if (key->dims[4]) /* codes of a byte */
 		return key->kind == MT_OP_LINEAR_WGRAD ? rows * (in + out) + 2 * s * in * out
-		       : key->kind == MT_OP_LINEAR     ? rows * in + in * out + a * out * (rows + (key->dims[3] ? 1 : 0))
+		       : key->kind == MT_OP_LINEAR     ? rows * in + in * out + a * out * (rows + (biased ? 1 : 0))
 						       : rows * out + in * out + a * rows * in;
 	if (key->kind == MT_OP_LINEAR_WGRAD)
 		return a * rows * (in + out) + 2 * s * in * out;
-	return a * (rows * (in + out) + in * out + (key->dims[3] ? out : 0));
+	return a * (rows * (in + out) + in * out + (biased ? out : 0));
+}
+
+/* The input of GELU is written or read once, a bias' gradient read and written. */
+static double linear_bytes(const struct mt_op_key *key, double a, double s)
+{
+	double rows = (double)key->dims[0], in = (double)key->dims[1], out = (double)key->dims[2];
+	double bytes = plain_linear_bytes(key, a, s);
+	if (key->dims[3] & MT_LINEAR_GELU)
+		bytes += a * rows * (key->kind == MT_OP_LINEAR ? out : in);
+	if (key->dims[3] & MT_LINEAR_DBIAS)
+		bytes += 2 * s * (key->kind == MT_OP_LINEAR_DGRAD ? in : out);
+	return bytes;
 }
 
 /* q, o and k, v once; backward reads q, k, v, o, do and writes dq, dk, dv, and delta is written and read. */

@@ -9,6 +9,7 @@
  *    straight in ln(time) over ln(work): exact for any power law, always between the two times, and right at both ends.
  *    Outside of what was measured the nearest key's achieved rate is kept: time = its time * work / its work, but never
  *    less than the overhead of a call.
+ *    A product with an epilogue of which no shape was measured takes as long as the operations that it stands for.
  * 3. Fallback. Nothing of that kind and dtype: max(FLOPs / rate, bytes / bandwidth) + overhead from the rates given;
  *    NaN when there are none, so that a missing profile cannot pass for a fast machine.
  *
@@ -82,6 +83,12 @@ struct bracket {
 	double below_distance, above_distance;
 };
 
+/* GELU and sums of columns take time that grows with other sizes than a product's. */
+static bool same_epilogue(const struct mt_op_key *a, const struct mt_op_key *b)
+{
+	return a->kind > MT_OP_LINEAR_WGRAD || !((a->dims[3] ^ b->dims[3]) & (MT_LINEAR_GELU | MT_LINEAR_DBIAS));
+}
+
 static struct bracket find_bracket(const struct mt_profile *profile, const struct mt_op_key *key, double work)
 {
 	struct bracket found = {NULL, NULL, INFINITY, INFINITY};
@@ -89,7 +96,7 @@ static struct bracket find_bracket(const struct mt_profile *profile, const struc
 	mt_profile_log_dims(key, log_dims);
 	for (int i = profile->chain[key->kind][key->dtype]; i >= 0; i = profile->entries[i].next) {
 		const struct mt_profile_entry *entry = &profile->entries[i];
-		if (entry->cost_s <= 0)
+		if (entry->cost_s <= 0 || !same_epilogue(&entry->key, key))
 			continue;
 		double d = distance(entry, FLAG_DIMS[key->kind], log_dims);
 		if (entry->work <= work && d < found.below_distance) {
@@ -158,6 +165,26 @@ static double fall_back(const struct mt_profile *profile, const struct mt_op_key
 	return fmax(flops > 0 ? flops / rate : 0, mt_op_key_bytes(key) / rates->bytes_per_s) + rates->overhead_s;
 }
 
+/* The sum of the parts; the source that is furthest from a measurement, and the spread as of parts that err together. */
+static double cost_of_parts(const struct mt_profile *profile, const struct mt_op_key *parts, int count, int *source,
+			    double *spread_frac)
+{
+	double sum_s = 0, error_s = 0;
+	int furthest = 1; /* nobody measured the whole */
+	for (int i = 0; i < count; i++) {
+		int from;
+		double spread, seconds = mt_profile_op_cost(profile, &parts[i], &from, &spread);
+		sum_s += seconds;
+		error_s += seconds * spread;
+		furthest = from > furthest ? from : furthest;
+	}
+	if (source)
+		*source = furthest;
+	if (spread_frac)
+		*spread_frac = sum_s > 0 ? error_s / sum_s : 0;
+	return sum_s;
+}
+
 double mt_profile_op_cost(const struct mt_profile *profile, const struct mt_op_key *key, int *source, double *spread_frac)
 {
 	const struct mt_profile_entry *entry = table_find(profile, key);
@@ -170,6 +197,10 @@ double mt_profile_op_cost(const struct mt_profile *profile, const struct mt_op_k
 	}
 	double work = mt_profile_work(key);
 	struct bracket found = find_bracket(profile, key, work);
+	struct mt_op_key parts[MT_OP_MOST_PARTS];
+	int part_count = found.below || found.above ? 1 : mt_op_key_parts(key, parts);
+	if (part_count > 1)
+		return cost_of_parts(profile, parts, part_count, source, spread_frac);
 	if (source)
 		*source = found.below || found.above ? 1 : 2;
 	if (found.below && found.above)

@@ -46,13 +46,18 @@ static void linear(const int64_t *d, struct operands *to)
 		add_operand(to, FIELD(linear.w), FIELD(linear.w_inverse), d[1] * d[2], forward, true);
 	if (to->op.kind == MT_OP_LINEAR) {
 		add(to, FIELD(linear.y), d[0] * d[2], t, OPERAND_NORMAL, false);
-		if (d[3])
+		if (d[3] & MT_LINEAR_BIAS)
 			add(to, FIELD(linear.bias), d[2], t, OPERAND_NORMAL, true);
 	} else if (to->op.kind == MT_OP_LINEAR_DGRAD) {
 		add(to, FIELD(linear.dx), d[0] * d[1], t, OPERAND_NORMAL, false);
 	} else {
 		add(to, FIELD(linear.dw), d[1] * d[2], wide(to), OPERAND_NORMAL, true);
 	}
+	bool forward_product = to->op.kind == MT_OP_LINEAR;
+	if (d[3] & MT_LINEAR_GELU)
+		add(to, FIELD(linear.pre), d[0] * d[forward_product ? 2 : 1], t, OPERAND_NORMAL, false);
+	if (d[3] & MT_LINEAR_DBIAS)
+		add(to, FIELD(linear.dbias), d[to->op.kind == MT_OP_LINEAR_DGRAD ? 1 : 2], wide(to), OPERAND_NORMAL, true);
 }
 
 /* q, k, v are slices of one buffer of rows H*D + G*(D + E), and so are dq, dk, dv: the pointers of k, v, dk, dv are set by

@@ -10,7 +10,10 @@ enum { NOT_POSSIBLE = 77 };
 
 static inline enum mt_status wrong_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
-	return op->kind == MT_OP_BIAS_GRAD ? MT_OK : late_enqueue(device, stream, op);
+	struct mt_op without = *op;
+	if (mt_op_is_fused(op))
+		without.linear.dbias = NULL;
+	return op->kind == MT_OP_BIAS_GRAD ? MT_OK : late_enqueue(device, stream, &without);
 }
 
 static inline enum mt_status gpu_device_open(struct mt_device **device, const char *kind, int local_rank)

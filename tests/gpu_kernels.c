@@ -74,6 +74,11 @@ static void linear_wgrad(void)
 	products(MT_OP_LINEAR_WGRAD);
 }
 
+static void products_with_gelu_and_bias_gradients(void)
+{
+	fused_products(check_device, few);
+}
+
 static void attentions(void)
 {
 	attention(check_device, 1, 1, 1, 1, 1, 0);
@@ -349,6 +354,7 @@ static struct test {
 	CASE(linear_forward),
 	CASE(linear_dgrad),
 	CASE(linear_wgrad),
+	CASE(products_with_gelu_and_bias_gradients),
 	CASE(attentions),
 	CASE(norms),
 	CASE(attentions_in_windows_and_documents),

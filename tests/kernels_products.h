@@ -26,6 +26,46 @@ static inline void linear(check *body, enum mt_op_kind kind, int64_t rows, int64
 	body(&p);
 }
 
+/* A product with what can be done where it is stored: `bits` of MT_LINEAR_*. */
+static inline void fused_linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, int bits)
+{
+	struct problem p = start(kind, kind, 4e-6, 8e-3);
+	p.op.linear.rows = rows, p.op.linear.in = in, p.op.linear.out = out;
+	if (kind != MT_OP_LINEAR_DGRAD)
+		add(&p, "x", AT(linear.x), IN, ACT, rows, in);
+	if (kind != MT_OP_LINEAR_WGRAD)
+		normal(add(&p, "w", AT(linear.w), IN, ACT, out, in), 0.1, 0.0);
+	if (kind != MT_OP_LINEAR)
+		add(&p, "dy", AT(linear.dy), IN, ACT, rows, out);
+	if (kind == MT_OP_LINEAR) {
+		if (bits & MT_LINEAR_BIAS)
+			add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
+		add(&p, "pre", AT(linear.pre), OUT, ACT, rows, out);
+		add(&p, "y", AT(linear.y), OUT, ACT, rows, out);
+	} else if (kind == MT_OP_LINEAR_DGRAD) {
+		add(&p, "pre", AT(linear.pre), IN, ACT, rows, in);
+		add(&p, "dx", AT(linear.dx), OUT, ACT, rows, in);
+	} else {
+		add(&p, "dw", AT(linear.dw), INOUT, STAT, out, in);
+	}
+	if (bits & MT_LINEAR_DBIAS)
+		add(&p, "dbias", AT(linear.dbias), INOUT, STAT, 1, kind == MT_OP_LINEAR_DGRAD ? in : out);
+	body(&p);
+}
+
+/* Every form, in shapes of which some suit epilogues (rows of whole vectors) and some do not. */
+static inline void fused_products(check *body, bool few)
+{
+	static const int64_t shapes[][3] = {{1, 1, 1}, {3, 7, 17}, {33, 64, 136}, {130, 72, 96}, {100, 400, 1600}, {256, 768, 768}};
+	for (int i = 0; i < (few ? 4 : 6); i++) {
+		const int64_t *s = shapes[i];
+		fused_linear(body, MT_OP_LINEAR, s[0], s[1], s[2], MT_LINEAR_GELU | (i % 2 ? MT_LINEAR_BIAS : 0));
+		fused_linear(body, MT_OP_LINEAR_DGRAD, s[0], s[1], s[2], MT_LINEAR_GELU);
+		fused_linear(body, MT_OP_LINEAR_DGRAD, s[0], s[1], s[2], MT_LINEAR_GELU | MT_LINEAR_DBIAS);
+		fused_linear(body, MT_OP_LINEAR_WGRAD, s[0], s[1], s[2], MT_LINEAR_DBIAS);
+	}
+}
+
 /* `window` 0: none; a document starts at one row in `document`, 0: none. Values have heads of `v_dim`. */
 static inline void any_attention(check *body, int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads, int64_t dim,
 				 int64_t v_dim, int64_t pad, int64_t window, int64_t document)

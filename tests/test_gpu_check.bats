@@ -18,7 +18,7 @@ total() {
 	DEVICE=late attempt "$ROOT/tests/gpu_check.sh"
 	[ "$status" -eq 0 ]
 	[ "$(total failed)" -eq 0 ]
-	grep -qE '^ok +kernels +66 passed' "$OUT"
+	grep -qE '^ok +kernels +69 passed' "$OUT"
 	grep -qE '^ok +engine, 1 rank +[1-9]' "$OUT"
 	grep -qE '^ok +train +1 passed' "$OUT"
 	grep -qE '^ok +times +2 passed' "$OUT"
@@ -30,7 +30,7 @@ total() {
 	DEVICE=wrong attempt "$BIN/tests/gpu_kernels" wrong few
 	[ "$status" -eq 1 ]
 	grep -q 'bias_gradients in f32' "$ERR" "$OUT"
-	grep -q '\[  FAILED  \] .*3 test' "$ERR" "$OUT"
+	grep -q '\[  FAILED  \] .*6 test' "$ERR" "$OUT"
 	attempt "$BIN/tests/gpu_engine" wrong few
 	[ "$status" -eq 1 ]
 	grep -q '^FAILED gpt-tiny' "$OUT"

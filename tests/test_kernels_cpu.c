@@ -97,6 +97,12 @@ static void attention_with_values_of_another_size_equals_reference(void **state)
 	any_attention(check_equals_reference, 1, 130, 2, 2, 192, 128, 8, 40, 0);
 }
 
+static void products_with_gelu_and_bias_gradients_equal_reference(void **state)
+{
+	fused_products(check_equals_reference, true);
+	fused_linear(check_equals_reference, MT_OP_LINEAR_WGRAD, 300, 130, 257, MT_LINEAR_DBIAS);
+}
+
 static void norm_of_heads_equals_reference(void **state)
 {
 	head_norm(check_equals_reference, 1, 1, 8, 0);
@@ -171,6 +177,9 @@ static void bits_do_not_depend_on_threads(void **state)
 		for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
 			linear(check_same_bits, (enum mt_op_kind)kind, shapes[i][0], shapes[i][1], shapes[i][2], true);
 	}
+	fused_linear(check_same_bits, MT_OP_LINEAR, 256, 300, 257, MT_LINEAR_GELU | MT_LINEAR_BIAS);
+	fused_linear(check_same_bits, MT_OP_LINEAR_DGRAD, 256, 257, 300, MT_LINEAR_GELU | MT_LINEAR_DBIAS);
+	fused_linear(check_same_bits, MT_OP_LINEAR_WGRAD, 300, 257, 256, MT_LINEAR_DBIAS);
 	linear(check_same_bits, MT_OP_LINEAR, 1, 768, 768, true);
 	linear(check_same_bits, MT_OP_LINEAR_DGRAD, 1, 768, 768, false);
 	attention(check_same_bits, 2, 130, 4, 2, 32, 8);
@@ -255,6 +264,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(linear_products_equal_reference),
+		cmocka_unit_test(products_with_gelu_and_bias_gradients_equal_reference),
 		cmocka_unit_test(attention_equals_reference),
 		cmocka_unit_test(attention_in_windows_and_documents_equals_reference),
 		cmocka_unit_test(parts_of_attention_equal_reference),

@@ -112,10 +112,15 @@ static void an_unknown_kind_is_refused_with_those_there_are(void **state)
 
 static void impossible_shapes_are_input_errors_on_every_device(void **state)
 {
+	static float some;
 	static const struct mt_op wrong[] = {
 		{.kind = MT_OP_KIND_COUNT},
 		{.kind = MT_OP_LINEAR, .dtype = MT_I32, .linear = {4, 4, 4}},
 		{.kind = MT_OP_LINEAR, .linear = {4, 0, 4}},
+		{.kind = MT_OP_LINEAR, .linear = {4, 4, 4, .dbias = &some}},
+		{.kind = MT_OP_LINEAR_DGRAD, .linear = {4, 4, 4, .dbias = &some}},
+		{.kind = MT_OP_LINEAR_WGRAD, .linear = {4, 4, 4, .pre = &some}},
+		{.kind = MT_OP_LINEAR_WGRAD, .linear = {4, 4, 4, .dbias = &some, .fp8 = 1}},
 		{.kind = MT_OP_LINEAR_WGRAD, .linear = {-1, 2, 4}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 3, 2, 8, 24, 16, 24}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 2, 8, 31, 16, 32}},

@@ -38,6 +38,11 @@ static void different_shapes_differ_in_key_hash_and_text(void **state)
 		{.kind = MT_OP_LINEAR, .linear = {8, 2, 4}},
 		{.kind = MT_OP_LINEAR, .linear = {8, 4, 2, .bias = &some}},
 		{.kind = MT_OP_LINEAR, .dtype = MT_BF16, .linear = {8, 4, 2}},
+		{.kind = MT_OP_LINEAR, .linear = {8, 4, 2, .pre = &some}},
+		{.kind = MT_OP_LINEAR, .linear = {8, 4, 2, .pre = &some, .bias = &some}},
+		{.kind = MT_OP_LINEAR_DGRAD, .linear = {8, 4, 2, .pre = &some}},
+		{.kind = MT_OP_LINEAR_DGRAD, .linear = {8, 4, 2, .pre = &some, .dbias = &some}},
+		{.kind = MT_OP_LINEAR_WGRAD, .linear = {8, 4, 2, .dbias = &some}},
 		{.kind = MT_OP_LINEAR_DGRAD, .linear = {8, 4, 2}},
 		{.kind = MT_OP_LINEAR_WGRAD, .linear = {8, 4, 2}},
 		{.kind = MT_OP_ATTENTION, .attention = {1, 4, 4, 2, 8, 96, 96, 32}},
@@ -124,6 +129,36 @@ static double bytes(struct mt_op op)
 	return mt_op_key_bytes(&key);
 }
 
+/* A key's parts are the keys of the operation's parts, and those have its FLOPs; as one it moves less than they do. */
+static void fused_products_are_their_parts(void **state)
+{
+	static float some;
+	const struct mt_op fused[] = {
+		{.kind = MT_OP_LINEAR, .dtype = MT_BF16, .linear = {8, 4, 2, .pre = &some, .bias = &some}},
+		{.kind = MT_OP_LINEAR_DGRAD, .linear = {8, 4, 2, .pre = &some, .fp8 = 1}},
+		{.kind = MT_OP_LINEAR_DGRAD, .linear = {8, 4, 2, .pre = &some, .dbias = &some}},
+		{.kind = MT_OP_LINEAR_WGRAD, .dtype = MT_F16, .linear = {8, 4, 2, .dbias = &some}},
+		{.kind = MT_OP_LINEAR, .linear = {8, 4, 2, .bias = &some}},
+	};
+	static const int counts[] = {2, 2, 3, 2, 1};
+	for (size_t i = 0; i < sizeof fused / sizeof fused[0]; i++) {
+		struct mt_op parts[MT_OP_MOST_PARTS];
+		struct mt_op_key key, keys[MT_OP_MOST_PARTS], part;
+		double moved = 0;
+		mt_op_key(&fused[i], &key);
+		assert_int_equal(mt_op_parts(&fused[i], parts), counts[i]);
+		assert_int_equal(mt_op_key_parts(&key, keys), counts[i]);
+		for (int n = 0; n < counts[i]; n++) {
+			mt_op_key(&parts[n], &part);
+			assert_true(mt_op_key_equal(&part, &keys[n]));
+			assert_false(counts[i] > 1 && mt_op_is_fused(&parts[n]));
+			moved += mt_op_key_bytes(&part);
+		}
+		assert_true(mt_op_key_flops(&keys[0]) == mt_op_key_flops(&key));
+		assert_true(counts[i] == 1 ? moved == mt_op_key_bytes(&key) : moved > mt_op_key_bytes(&key));
+	}
+}
+
 static void flops_and_bytes_are_those_of_the_formula(void **state)
 {
 	struct mt_op linear = {.kind = MT_OP_LINEAR, .dtype = MT_BF16, .linear = {256, 768, 2304}};
@@ -155,6 +190,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equal_shapes_have_equal_keys_and_other_pointers_do_not_matter),
 		cmocka_unit_test(different_shapes_differ_in_key_hash_and_text),
+		cmocka_unit_test(fused_products_are_their_parts),
 		cmocka_unit_test(flops_and_bytes_are_those_of_the_formula),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,6 +57,36 @@ static void linear_gradients_equal_finite_differences(void **state)
 	}
 }
 
+/* y = gelu(x w^T + bias): the way back through GELU is dgrad of a product with the identity, dpre = (dy I) gelu'(pre). */
+static void products_with_gelu_have_the_gradients_of_finite_differences(void **state)
+{
+	for (int try = 0; try < TRIES; try++) {
+		int64_t rows = pick(1, 6), in = pick(1, 7), out = pick(1, 8);
+		double *x = normals(rows * in), *w = normals(out * in), *bias = normals(out), *dy = normals(rows * out);
+		double *y = zeros(rows * out), *pre = zeros(rows * out), *identity = zeros(out * out), *dpre = zeros(rows * out);
+		double *dw = zeros(out * in), *dx = zeros(rows * in), *sums = zeros(out), *same_sums = zeros(out);
+		struct mt_op op = {
+			.linear = {.rows = rows, .in = in, .out = out, .x = x, .w = w, .bias = bias, .y = y, .pre = pre}};
+		struct mt_op back = {
+			.linear = {.rows = rows, .in = out, .out = out, .w = identity, .dy = dy, .dx = dpre, .pre = pre}};
+		struct mt_op weight = {.linear = {.rows = rows, .in = in, .out = out, .x = x, .dy = dpre, .dw = dw}};
+		struct mt_op input = {.linear = {.rows = rows, .in = in, .out = out, .w = w, .dy = dpre, .dx = dx}};
+		struct forward f = {MT_OP_LINEAR, op, y, dy, rows * out};
+		for (int64_t i = 0; i < out; i++)
+			identity[i * out + i] = 1;
+		back.linear.dbias = sums;
+		weight.linear.dbias = same_sums;
+		run(MT_OP_LINEAR, op);
+		run(MT_OP_LINEAR_DGRAD, back);
+		run(MT_OP_LINEAR_DGRAD, input);
+		run(MT_OP_LINEAR_WGRAD, weight);
+		assert_gradient("dx", &f, x, dx, rows * in);
+		assert_gradient("dw", &f, w, dw, out * in);
+		assert_gradient("dbias with dx", &f, bias, sums, out);
+		assert_gradient("dbias with dw", &f, bias, same_sums, out);
+	}
+}
+
 /* Attention over q, k, v packed in rows with a gap at the end, its gradients packed alike. */
 struct packed {
 	int64_t row, values; /* of a row, of everything */
@@ -546,6 +576,7 @@ int main(void)
 #define PROPERTY(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		PROPERTY(linear_gradients_equal_finite_differences),
+		PROPERTY(products_with_gelu_have_the_gradients_of_finite_differences),
 		PROPERTY(attention_gradients_equal_finite_differences),
 		PROPERTY(attention_does_not_see_later_positions),
 		PROPERTY(documents_do_not_see_each_other),

@@ -245,6 +245,22 @@ static void another_type_or_kind_is_no_neighbour(void **state)
 	assert_close(cost(*state, dgrad, 2), fmax(mt_op_key_flops(&dgrad) / 1e11, mt_op_key_bytes(&dgrad) / 1e10) + 2e-6, 1e-12);
 }
 
+/* Until one with the same epilogue is measured. */
+static void fused_products_cost_their_parts(void **state)
+{
+	struct mt_op_key plain = linear(128, 128, 128), fused = plain, wider = linear(256, 128, 128);
+	struct mt_op_key gelu = {.kind = MT_OP_ACTIVATION, .dtype = MT_F32, .dims = {MT_GELU, 128, 128}};
+	fused.dims[3] = wider.dims[3] = MT_LINEAR_GELU;
+	collect(*state, plain, 1e-3);
+	assert_close(cost(*state, fused, 2), 1e-3 + cost(*state, gelu, 2), 1e-9);
+	collect(*state, gelu, 2e-3);
+	assert_close(cost(*state, fused, 1), 3e-3, 1e-9);
+	collect(*state, wider, 4e-3);
+	assert_close(cost(*state, fused, 1), 2e-3, 1e-9);
+	collect(*state, fused, 2.5e-3);
+	assert_close(cost(*state, fused, 0), 2.5e-3, 1e-9);
+}
+
 static void without_rates_the_unknown_is_not_a_number(void **state)
 {
 	struct mt_profile *bare = NULL;
@@ -308,6 +324,7 @@ int main(void)
 		TEST(beyond_what_was_measured_the_rate_is_kept),
 		TEST(no_operation_costs_less_than_a_call),
 		TEST(another_type_or_kind_is_no_neighbour),
+		TEST(fused_products_cost_their_parts),
 		TEST(without_rates_the_unknown_is_not_a_number),
 		TEST(threads_read_the_same_costs),
 	};

@@ -152,9 +152,21 @@ static bool has(const struct mt_op *op)
 	}
 }
 
+static enum mt_status cpu_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+
+/* A product with an epilogue as the product and the kernels after it, so that it has their bits: its blocks are cut along the sum
+ * too, where an epilogue would have to wait for the last. */
+static enum mt_status enqueue_parts(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	struct mt_op parts[MT_OP_MOST_PARTS];
+	int count = mt_op_parts(op, parts);
+	for (int i = 0; i < count; i++)
+		MT_TRY(cpu_enqueue(device, stream, &parts[i]));
+	return MT_OK;
+}
+
 static enum mt_status cpu_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
-	(void)stream;
 	if (!has(op))
 		return mt_fail(MT_UNAVAILABLE,
 			       "cpu device: %s has no %s form here (f32, bf16 and f16 only; the reference device has f64)",
@@ -163,6 +175,8 @@ static enum mt_status cpu_enqueue(struct mt_device *device, struct mt_stream *st
 	case MT_OP_LINEAR:
 	case MT_OP_LINEAR_DGRAD:
 	case MT_OP_LINEAR_WGRAD:
+		if (mt_op_is_fused(op))
+			return enqueue_parts(device, stream, op);
 		return mt_cpu_linear(device->backend, op);
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		return mt_cpu_experts(device->backend, op);

@@ -98,19 +98,24 @@ static enum mt_status attend(struct mt_stream *stream, const struct mt_op *op)
 	return mt_cuda_attention_run(attention, &launch, op);
 }
 
-static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+enum mt_status cuda_kernel(struct mt_stream *stream, const struct mt_op *op)
 {
 	struct mt_cuda_launch launch;
+	if (!kernels[op->kind])
+		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
+	MT_TRY(prepare(stream, mt_cuda_scratch_bytes(op), &launch));
+	return kernels[op->kind](&launch, op);
+}
+
+static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
 	if (op->kind <= MT_OP_LINEAR_WGRAD)
 		return cuda_product(device, stream, op);
 	if (op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD)
 		return attend(stream, op);
 	if (op->kind >= MT_OP_GROUPED && op->kind <= MT_OP_GROUPED_WGRAD)
 		return run_groups(device, stream, op);
-	if (!kernels[op->kind])
-		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
-	MT_TRY(prepare(stream, mt_cuda_scratch_bytes(op), &launch));
-	return kernels[op->kind](&launch, op);
+	return cuda_kernel(stream, op);
 }
 
 /* Updates of a bucket's parameters go together; the rest one by one. */

@@ -12,6 +12,7 @@
 
 struct cuda_range;   /* memory.c: device memory behind one range of addresses */
 struct cuda_plan;    /* product.c: how one shape of product is done */
+struct cuda_split;   /* product_fused.c: how a product with an epilogue is */
 struct cuda_staging; /* staging.c: pinned host memory for copies */
 struct cuda_mark;    /* stream.c: a timed event */
 struct cuda_anchor;  /* stream.c: a timed event whose time on the host's clock is known */
@@ -36,7 +37,8 @@ struct cuda_device {
 	struct cuda_mark *idle_marks;
 	struct cuda_anchor *anchor, *idle_anchors;
 	cublasLtHandle_t blas;
-	struct cuda_plan *plans;
+	struct cuda_plan *plans;             /* owned */
+	struct cuda_split *splits;           /* owned */
 	struct mt_cuda_attention *attention; /* owned */
 	enum cuda_choice choice;
 	size_t workspace_bytes; /* what a product may ask for */
@@ -66,6 +68,9 @@ enum mt_status cuda_fail(cudaError_t error, const char *what);
 			return cuda_fail(cuda_try_error_, #call);                                                                  \
 	} while (0)
 
+/* cuda.c: an operation that is a kernel of our own. */
+enum mt_status cuda_kernel(struct mt_stream *stream, const struct mt_op *op);
+
 /* probe.c: the GPUs that are there. MT_UNAVAILABLE with the reason: no driver, one too old, no GPU. */
 enum mt_status cuda_count(int *count);
 enum mt_status cuda_list(struct mt_device_info *list, int room, int *count);
@@ -94,23 +99,39 @@ extern const struct mt_async_ops cuda_async;
 enum mt_status cuda_clock_open(struct cuda_device *cuda);
 void cuda_clock_close(struct cuda_device *cuda);
 
-/* product.c, product_measure.c */
+/* product.c, product_fused.c, product_measure.c */
 enum mt_status cuda_products_open(struct cuda_device *cuda);
 void cuda_products_close(struct cuda_device *cuda);
 enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+/* One product by itself, with its epilogue if it has one; and whether there is one with this epilogue, without running it. */
+enum mt_status cuda_product_whole(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+enum mt_status cuda_product_plan(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op, bool *possible);
+/* A product with GELU or a bias' gradient: by itself, or cut into what it stands for. */
+enum mt_status cuda_product_fused(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+void cuda_splits_close(struct cuda_device *cuda);
 /* The same for a shape that may never come again: no plan is kept, and the first algorithm that cuBLASLt suggests is used. */
 enum mt_status cuda_product_once(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);
+
+/* Where the operands of a product are. `bias`: what is added, or where a bias' gradient goes; `aux`: GELU's input; NULL: none. */
+struct cuda_operands {
+	const void *a, *b;
+	void *c, *bias, *aux;
+};
 
 struct cuda_product {
 	cublasLtMatmulDesc_t how;
 	cublasLtMatrixLayout_t a, b, c; /* c is also d's */
 	size_t a_bytes, b_bytes, c_bytes;
+	size_t aux_bytes, sums_bytes; /* of GELU's input and of a bias' gradient; 0: none */
+	bool aux_written;
 	double beta;
 	enum mt_dtype dtype, a_dtype, b_dtype, c_dtype; /* dtype: the operation's */
 };
-/* One product. `c` is read when beta is not 0, and written. */
-enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p, const void *a,
-				const void *b, void *c, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes);
+/* One product. `c` is read when beta is not 0, and written. A bias' gradient without a place is written behind the workspace, at
+ * *sums. */
+enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p,
+				const struct cuda_operands *at, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes,
+				void **sums);
 /* The index to use of `count` algorithms, by the device's choice. Waits for the stream. Memory for operands of its own is taken for
  * the while; where there is none the first is chosen. */
 enum mt_status cuda_product_choose(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p,

@@ -5,6 +5,10 @@
  *   dgrad    dx^T(K,R) = w^T(K,N) dy^T(N,R)   A = w, B = dy
  *   wgrad    dw^T(K,N) += x^T(K,R) dy(R,N)    A = x, B = dy transposed, C = D = dw in f32, beta 1
  * Of fp8 operands all come with the summed dimension contiguous (kernels/op.h), and both inverse scales are read on the device.
+ * Epilogues (kernels/op.h): GELU with its input as the auxiliary matrix, which lies as D does, so its leading dimension is N of
+ * forward and K of dgrad and must be a multiple of 8; the gradient through it from that matrix; and bias' gradients, along D's rows
+ * with the latter and along B = dy^T in wgrad. cuBLASLt writes a bias' gradient where we add to one, so it goes to scratch and a
+ * kernel adds it; and it writes it in D's type, so that dgrad has it in f32 only. product_fused.c decides what is done instead.
  * Sums are f32 (f64 for f64), TF32 is off. Partial sums of a split sum are kept in f32 and added in a fixed order, so a plan
  * gives the same bits each time. The algorithm of a plan is chosen when its shape is first met (product_measure.c). */
 #include "kernels/cuda/cuda.h"
@@ -18,9 +22,9 @@ enum { SUGGESTIONS = 8 };
 
 /* What decides how a product is done. All bytes are compared. */
 struct plan_key {
-	int32_t kind, dtype, biased, fp8;
+	int32_t kind, dtype, epilogue, fp8;
 	int64_t rows, in, out;
-	uint32_t a_align, b_align, c_align, bias_align;
+	uint32_t a_align, b_align, c_align, bias_align, aux_align, unused;
 };
 
 struct cuda_plan {
@@ -29,12 +33,14 @@ struct cuda_plan {
 	struct cuda_product product;
 	cublasLtMatmulAlgo_t algorithm;
 	size_t workspace_bytes;
+	bool impossible; /* cuBLASLt has no such epilogue for it */
 };
 
 struct operands {
 	const void *a, *b, *bias;
 	const void *a_inverse, *b_inverse; /* of fp8 */
 	void *c;
+	void *aux, *sums; /* GELU's input; where a bias' gradient is added */
 	int64_t m, n, k;
 	bool a_transposed, b_transposed;
 };
@@ -85,7 +91,7 @@ static struct operands fp8_operands_of(const struct mt_op *op)
 	}
 }
 
-static struct operands operands_of(const struct mt_op *op)
+static struct operands plain_operands_of(const struct mt_op *op)
 {
 	const struct mt_linear *l = &op->linear;
 	if (l->fp8)
@@ -108,6 +114,25 @@ static struct operands operands_of(const struct mt_op *op)
 	}
 }
 
+static struct operands operands_of(const struct mt_op *op)
+{
+	struct operands o = plain_operands_of(op);
+	o.aux = op->kind == MT_OP_LINEAR_WGRAD ? NULL : op->linear.pre;
+	o.sums = op->kind == MT_OP_LINEAR ? NULL : op->linear.dbias;
+	return o;
+}
+
+static cublasLtEpilogue_t epilogue_of(const struct mt_op *op, const struct operands *o)
+{
+	if (op->kind == MT_OP_LINEAR && o->aux)
+		return o->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+	if (o->aux)
+		return o->sums ? CUBLASLT_EPILOGUE_DGELU_BGRAD : CUBLASLT_EPILOGUE_DGELU;
+	if (o->sums)
+		return CUBLASLT_EPILOGUE_BGRADB;
+	return o->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 /* The largest power of two up to 256 that divides the address. */
 static uint32_t align_of(const void *pointer)
 {
@@ -120,7 +145,7 @@ static void set_key(struct plan_key *key, const struct mt_op *op, const struct o
 	memset(key, 0, sizeof *key);
 	key->kind = (int32_t)op->kind;
 	key->dtype = (int32_t)op->dtype;
-	key->biased = o->bias != NULL;
+	key->epilogue = (int32_t)epilogue_of(op, o);
 	key->fp8 = op->linear.fp8;
 	key->rows = op->linear.rows;
 	key->in = op->linear.in;
@@ -129,6 +154,7 @@ static void set_key(struct plan_key *key, const struct mt_op *op, const struct o
 	key->b_align = align_of(o->b);
 	key->c_align = align_of(o->c);
 	key->bias_align = o->bias ? align_of(o->bias) : 0;
+	key->aux_align = o->aux ? align_of(o->aux) : 0;
 }
 
 static void free_product(struct cuda_product *p)
@@ -139,10 +165,36 @@ static void free_product(struct cuda_product *p)
 	cublasLtMatrixLayoutDestroy(p->c);
 }
 
-static enum mt_status set_bias(const struct cuda_product *p, const void *bias)
+static enum mt_status set_pointers(const struct cuda_product *p, const void *bias, const void *aux)
 {
-	BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+	if (bias)
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+	if (aux)
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
 	return MT_OK;
+}
+
+/* What is done with the sums; c_dtype is known. Vectors of sums are of D's type, and no gradient of a parameter may be rounded. */
+static enum mt_status describe_epilogue(struct cuda_product *p, const struct mt_op *op, const struct operands *o)
+{
+	cublasLtEpilogue_t epilogue = epilogue_of(op, o);
+	const void *scratch =
+		(const void *)(uintptr_t)MT_ARENA_ALIGN_BYTES; /* where sums go is not yet known but for its alignment */
+	int64_t ld = o->m;
+
+	if (epilogue == CUBLASLT_EPILOGUE_DEFAULT)
+		return MT_OK;
+	if (o->sums && p->c_dtype != MT_F32)
+		return MT_UNAVAILABLE;
+	if (o->aux && (ld % 8 != 0 || align_of(o->aux) < 16))
+		return MT_UNAVAILABLE;
+	p->aux_bytes = o->aux ? (size_t)(o->m * o->n) * mt_dtype_bytes(op->dtype) : 0;
+	p->aux_written = op->kind == MT_OP_LINEAR;
+	p->sums_bytes = o->sums ? (size_t)(op->kind == MT_OP_LINEAR_DGRAD ? o->m : o->n) * mt_dtype_bytes(p->c_dtype) : 0;
+	BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+	if (o->aux)
+		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ld, sizeof ld));
+	return set_pointers(p, o->sums ? scratch : o->bias, o->aux);
 }
 
 /* What the sums are multiplied by: both inverse scales, read on the device. */
@@ -156,7 +208,6 @@ static enum mt_status set_scales(const struct cuda_product *p, const struct oper
 static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, const struct operands *o)
 {
 	cublasOperation_t turned = CUBLAS_OP_T;
-	cublasLtEpilogue_t biased = CUBLASLT_EPILOGUE_BIAS;
 	int64_t a_rows = o->a_transposed ? o->k : o->m, a_cols = o->a_transposed ? o->m : o->k;
 	int64_t b_rows = o->b_transposed ? o->n : o->k, b_cols = o->b_transposed ? o->k : o->n;
 	bool wide = op->dtype == MT_F64;
@@ -176,10 +227,7 @@ static enum mt_status describe(struct cuda_product *p, const struct mt_op *op, c
 		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned));
 	if (o->b_transposed)
 		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_TRANSB, &turned, sizeof turned));
-	if (o->bias) {
-		BLAS_TRY(cublasLtMatmulDescSetAttribute(p->how, CUBLASLT_MATMUL_DESC_EPILOGUE, &biased, sizeof biased));
-		MT_TRY(set_bias(p, o->bias));
-	}
+	MT_TRY(describe_epilogue(p, op, o));
 	if (op->linear.fp8)
 		MT_TRY(set_scales(p, o));
 	BLAS_TRY(cublasLtMatrixLayoutCreate(&p->a, type_of(p->a_dtype), (uint64_t)a_rows, (uint64_t)a_cols, a_rows));
@@ -223,6 +271,9 @@ static enum mt_status choose_algorithm(struct cuda_device *cuda, struct mt_strea
 		status = cublasLtMatmulAlgoGetHeuristic(cuda->blas, p->how, p->a, p->b, p->c, p->c, preference, SUGGESTIONS,
 							suggested, &count);
 	cublasLtMatmulPreferenceDestroy(preference);
+	bool none = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE || count == 0;
+	if (st == MT_OK && none && (p->aux_bytes || p->sums_bytes))
+		return MT_UNAVAILABLE; /* no such epilogue */
 	if (st == MT_OK && (status != CUBLAS_STATUS_SUCCESS || count == 0))
 		st = blas_fail(
 			status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status,
@@ -248,27 +299,35 @@ static enum mt_status make_plan(struct cuda_device *cuda, struct mt_stream *stre
 	enum mt_status st = describe(&made->product, op, o);
 	if (st == MT_OK)
 		st = choose_algorithm(cuda, stream, made);
-	if (st != MT_OK) {
+	made->impossible = st == MT_UNAVAILABLE && (o->aux || o->sums);
+	if (st != MT_OK && !made->impossible) {
 		free_product(&made->product);
 		free(made);
 		return st;
 	}
+	if (made->impossible)
+		mt_error_clear();
 	made->next = cuda->plans;
 	cuda->plans = *plan = made;
 	return MT_OK;
 }
 
-enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p, const void *a,
-				const void *b, void *c, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes)
+enum mt_status cuda_product_run(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_product *p,
+				const struct cuda_operands *at, const cublasLtMatmulAlgo_t *algorithm, size_t workspace_bytes,
+				void **sums)
 {
 	const float one = 1, beta = (float)p->beta;
 	const double one_wide = 1, beta_wide = p->beta;
 	bool wide = p->dtype == MT_F64;
-	void *workspace;
-	MT_TRY(cuda_scratch(stream, workspace_bytes, &workspace));
-	BLAS_TRY(cublasLtMatmul(cuda->blas, p->how, wide ? (const void *)&one_wide : &one, a, p->a, b, p->b,
-				wide ? (const void *)&beta_wide : &beta, c, p->c, c, p->c, algorithm, workspace, workspace_bytes,
-				cuda_stream(stream)));
+	void *workspace, *bias = at->bias;
+	size_t before = (workspace_bytes + MT_ARENA_ALIGN_BYTES - 1) / MT_ARENA_ALIGN_BYTES * MT_ARENA_ALIGN_BYTES;
+	MT_TRY(cuda_scratch(stream, before + p->sums_bytes, &workspace));
+	if (p->sums_bytes && !bias)
+		*sums = bias = (void *)((uintptr_t)workspace + before);
+	MT_TRY(set_pointers(p, bias, at->aux));
+	BLAS_TRY(cublasLtMatmul(cuda->blas, p->how, wide ? (const void *)&one_wide : &one, at->a, p->a, at->b, p->b,
+				wide ? (const void *)&beta_wide : &beta, at->c, p->c, at->c, p->c, algorithm, workspace,
+				workspace_bytes, cuda_stream(stream)));
 	return MT_OK;
 }
 
@@ -286,22 +345,67 @@ static struct cuda_plan *find_plan(struct cuda_device *cuda, const struct plan_k
 	return NULL;
 }
 
-enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+/* dbias += what cuBLASLt left in scratch. */
+static enum mt_status add_sums(struct cuda_device *cuda, struct mt_stream *stream, const struct operands *o,
+			       const struct cuda_product *p, const void *sums)
+{
+	struct mt_cuda_launch launch = cuda->launch;
+	struct mt_op op = {.kind = MT_OP_COMBINE, .dtype = p->c_dtype};
+	op.combine = (struct mt_combine){.count = (int64_t)(p->sums_bytes / mt_dtype_bytes(p->c_dtype)),
+					 .alpha = 1,
+					 .beta = 1,
+					 .a = o->sums,
+					 .b = sums,
+					 .out = o->sums};
+	launch.stream = cuda_stream(stream);
+	return mt_cuda_combine(&launch, &op);
+}
+
+static enum mt_status run_plan(struct cuda_device *cuda, struct mt_stream *stream, const struct cuda_plan *plan,
+			       const struct operands *o)
+{
+	const struct cuda_operands at = {.a = o->a, .b = o->b, .c = o->c, .bias = (void *)(uintptr_t)o->bias, .aux = o->aux};
+	void *sums = NULL;
+	MT_TRY(cuda_product_run(cuda, stream, &plan->product, &at, &plan->algorithm, plan->workspace_bytes, &sums));
+	return sums ? add_sums(cuda, stream, o, &plan->product, sums) : MT_OK;
+}
+
+static enum mt_status get_plan(struct cuda_device *cuda, struct mt_stream *stream, const struct mt_op *op, const struct operands *o,
+			       struct cuda_plan **plan)
+{
+	struct plan_key key;
+	set_key(&key, op, o);
+	*plan = find_plan(cuda, &key);
+	return *plan ? MT_OK : make_plan(cuda, stream, op, o, &key, plan);
+}
+
+enum mt_status cuda_product_plan(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op, bool *possible)
+{
+	struct operands o = operands_of(op);
+	struct cuda_plan *plan;
+	MT_TRY(get_plan(cuda_of(device), stream, op, &o, &plan));
+	*possible = !plan->impossible;
+	return MT_OK;
+}
+
+enum mt_status cuda_product_whole(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
 	struct cuda_device *cuda = cuda_of(device);
 	struct operands o = operands_of(op);
-	struct plan_key key;
-	if (op->dtype == MT_I32)
-		return mt_fail(MT_UNAVAILABLE, "%s: no CUDA product for %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
-	set_key(&key, op, &o);
-	struct cuda_plan *plan = find_plan(cuda, &key);
-	if (!plan)
-		MT_TRY(make_plan(cuda, stream, op, &o, &key, &plan));
-	if (o.bias)
-		MT_TRY(set_bias(&plan->product, o.bias));
+	struct cuda_plan *plan;
+	MT_TRY(get_plan(cuda, stream, op, &o, &plan));
+	if (plan->impossible)
+		return mt_fail(MT_UNAVAILABLE, "cuBLASLt has no such epilogue for a product");
 	if (op->linear.fp8)
 		MT_TRY(set_scales(&plan->product, &o));
-	return cuda_product_run(cuda, stream, &plan->product, o.a, o.b, o.c, &plan->algorithm, plan->workspace_bytes);
+	return run_plan(cuda, stream, plan, &o);
+}
+
+enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	if (op->dtype == MT_I32)
+		return mt_fail(MT_UNAVAILABLE, "%s: no CUDA product for %s", mt_op_name(op->kind), mt_dtype_name(op->dtype));
+	return mt_op_is_fused(op) ? cuda_product_fused(device, stream, op) : cuda_product_whole(device, stream, op);
 }
 
 enum mt_status cuda_product_once(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
@@ -319,7 +423,7 @@ enum mt_status cuda_product_once(struct mt_device *device, struct mt_stream *str
 		st = choose_algorithm(cuda, stream, &plan);
 	cuda->choice = kept;
 	if (st == MT_OK)
-		st = cuda_product_run(cuda, stream, &plan.product, o.a, o.b, o.c, &plan.algorithm, plan.workspace_bytes);
+		st = run_plan(cuda, stream, &plan, &o);
 	free_product(&plan.product);
 	return st;
 }
@@ -355,6 +459,7 @@ enum mt_status cuda_products_open(struct cuda_device *cuda)
 
 void cuda_products_close(struct cuda_device *cuda)
 {
+	cuda_splits_close(cuda);
 	while (cuda->plans) {
 		struct cuda_plan *next = cuda->plans->next;
 		free_product(&cuda->plans->product);

@@ -13,8 +13,11 @@ struct trial {
 	struct cuda_device *cuda;
 	struct mt_stream *stream;
 	const struct cuda_product *p;
-	void *a, *b, *c, *first; /* first: the result of the first algorithm */
-	int *differs;            /* device memory: one number */
+	void *a, *b, *aux; /* aux: where it is read */
+	/* What is written: c, then GELU's input where that is, then sums, each at a multiple of MT_ARENA_ALIGN_BYTES. */
+	void *c, *first; /* first: the result of the first algorithm */
+	size_t written_bytes, aux_at, sums_at;
+	int *differs; /* device memory: one number */
 	cudaEvent_t start, end;
 };
 
@@ -26,7 +29,7 @@ static cudaError_t take(struct trial *t, void **memory, size_t bytes)
 
 static void give_back(struct trial *t)
 {
-	void *all[] = {t->a, t->b, t->c, t->first, t->differs};
+	void *all[] = {t->a, t->b, t->aux, t->c, t->first, t->differs};
 	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
 		if (all[i])
 			cudaFreeAsync(all[i], cuda_stream(t->stream));
@@ -41,26 +44,45 @@ static void give_back(struct trial *t)
 		cudaMemPoolTrimTo(pool, 0);
 }
 
+static size_t padded(size_t bytes)
+{
+	return (bytes + MT_ARENA_ALIGN_BYTES - 1) / MT_ARENA_ALIGN_BYTES * MT_ARENA_ALIGN_BYTES;
+}
+
 /* MT_NOMEM when it does not fit. */
 static enum mt_status prepare(struct trial *t)
 {
 	const struct cuda_product *p = t->p;
 	struct mt_cuda_launch launch = t->cuda->launch;
 	launch.stream = cuda_stream(t->stream);
-	if (take(t, &t->a, p->a_bytes) || take(t, &t->b, p->b_bytes) || take(t, &t->c, p->c_bytes) ||
-	    take(t, &t->first, p->c_bytes) || take(t, (void **)&t->differs, sizeof *t->differs)) {
+	size_t read_bytes = p->aux_written ? 0 : p->aux_bytes;
+	t->aux_at = padded(p->c_bytes);
+	t->sums_at = t->aux_at + padded(p->aux_bytes - read_bytes);
+	t->written_bytes = t->sums_at + padded(p->sums_bytes);
+	if (take(t, &t->a, p->a_bytes) || take(t, &t->b, p->b_bytes) || (read_bytes && take(t, &t->aux, read_bytes)) ||
+	    take(t, &t->c, t->written_bytes) || take(t, &t->first, t->written_bytes) ||
+	    take(t, (void **)&t->differs, sizeof *t->differs)) {
 		cudaGetLastError();
 		return MT_NOMEM;
 	}
 	CUDA_TRY(cudaEventCreate(&t->start));
 	CUDA_TRY(cudaEventCreate(&t->end));
 	MT_TRY(mt_cuda_trial_fill(&launch, t->a, (int64_t)(p->a_bytes / mt_dtype_bytes(p->a_dtype)), p->a_dtype, 1));
+	if (read_bytes)
+		MT_TRY(mt_cuda_trial_fill(&launch, t->aux, (int64_t)(read_bytes / mt_dtype_bytes(p->dtype)), p->dtype, 3));
 	return mt_cuda_trial_fill(&launch, t->b, (int64_t)(p->b_bytes / mt_dtype_bytes(p->b_dtype)), p->b_dtype, 2);
 }
 
 static enum mt_status run(struct trial *t, const cublasLtMatmulHeuristicResult_t *algorithm)
 {
-	return cuda_product_run(t->cuda, t->stream, t->p, t->a, t->b, t->c, &algorithm->algo, algorithm->workspaceSize);
+	const struct cuda_product *p = t->p;
+	struct cuda_operands at = {.a = t->a, .b = t->b, .c = t->c, .aux = t->aux};
+	void *sums = NULL;
+	if (p->aux_written)
+		at.aux = p->aux_bytes ? (char *)t->c + t->aux_at : NULL;
+	if (p->sums_bytes)
+		at.bias = (char *)t->c + t->sums_at;
+	return cuda_product_run(t->cuda, t->stream, p, &at, &algorithm->algo, algorithm->workspaceSize, &sums);
 }
 
 /* Whether the algorithm gives the bits of the first. The first is run, and kept. */
@@ -69,15 +91,15 @@ static enum mt_status agrees(struct trial *t, const cublasLtMatmulHeuristicResul
 	struct mt_cuda_launch launch = t->cuda->launch;
 	int differs = 0;
 	launch.stream = cuda_stream(t->stream);
-	CUDA_TRY(cudaMemsetAsync(t->c, 0, t->p->c_bytes, cuda_stream(t->stream)));
+	CUDA_TRY(cudaMemsetAsync(t->c, 0, t->written_bytes, cuda_stream(t->stream)));
 	MT_TRY(run(t, algorithm));
 	*same = true;
 	if (is_first) {
-		CUDA_TRY(cudaMemcpyAsync(t->first, t->c, t->p->c_bytes, cudaMemcpyDeviceToDevice, cuda_stream(t->stream)));
+		CUDA_TRY(cudaMemcpyAsync(t->first, t->c, t->written_bytes, cudaMemcpyDeviceToDevice, cuda_stream(t->stream)));
 		return MT_OK;
 	}
 	CUDA_TRY(cudaMemsetAsync(t->differs, 0, sizeof *t->differs, cuda_stream(t->stream)));
-	MT_TRY(mt_cuda_trial_compare(&launch, t->c, t->first, t->p->c_bytes, t->differs));
+	MT_TRY(mt_cuda_trial_compare(&launch, t->c, t->first, t->written_bytes, t->differs));
 	CUDA_TRY(cudaMemcpyAsync(&differs, t->differs, sizeof differs, cudaMemcpyDeviceToHost, cuda_stream(t->stream)));
 	CUDA_TRY(cudaStreamSynchronize(cuda_stream(t->stream)));
 	*same = !differs;

@@ -9,12 +9,12 @@
 #define GELU_SCALE 0.79788456080286535588 /* sqrt(2/pi) */
 #define GELU_CUBE  0.044715
 
-static double gelu(double x)
+double mt_reference_gelu(double x)
 {
 	return 0.5 * x * (1 + tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
 }
 
-static double gelu_slope(double x)
+double mt_reference_gelu_slope(double x)
 {
 	double t = tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x));
 	return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x);
@@ -33,7 +33,7 @@ enum mt_status mt_reference_activation(const struct mt_op *op)
 		for (int64_t c = 0; c < a->cols; c++) {
 			int64_t i = r * a->cols + c, gate = 2 * r * a->cols + c;
 			if (a->kind == MT_GELU) {
-				store(t, a->y, i, gelu(load(t, a->x, i)));
+				store(t, a->y, i, mt_reference_gelu(load(t, a->x, i)));
 			} else {
 				double g = load(t, a->x, gate);
 				store(t, a->y, i, g * sigmoid(g) * load(t, a->x, gate + a->cols));
@@ -52,7 +52,7 @@ enum mt_status mt_reference_activation_bwd(const struct mt_op *op)
 			int64_t i = r * a->cols + c, gate = 2 * r * a->cols + c, up = gate + a->cols;
 			double dy = load(t, a->dy, i);
 			if (a->kind == MT_GELU) {
-				store(t, a->dx, i, dy * gelu_slope(load(t, a->x, i)));
+				store(t, a->dx, i, dy * mt_reference_gelu_slope(load(t, a->x, i)));
 			} else {
 				double g = load(t, a->x, gate), u = load(t, a->x, up), s = sigmoid(g);
 				store(t, a->dx, gate, dy * u * s * (1 + g * (1 - s)));

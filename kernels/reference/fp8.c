@@ -75,12 +75,13 @@ enum mt_status mt_reference_linear_fp8(const struct mt_op *op)
 	for (int64_t r = 0; op->kind == MT_OP_LINEAR && r < l->rows; r++)
 		for (int64_t n = 0; n < l->out; n++) {
 			double sum = dot_rows(MT_E4M3, l->x, r, MT_E4M3, l->w, n, l->in) * factor_of(l->x_inverse, l->w_inverse);
-			store(t, l->y, r * l->out + n, sum + (l->bias ? load(t, l->bias, n) : 0));
+			mt_reference_store_y(op, r * l->out + n, sum + (l->bias ? load(t, l->bias, n) : 0));
 		}
 	for (int64_t r = 0; op->kind == MT_OP_LINEAR_DGRAD && r < l->rows; r++)
 		for (int64_t k = 0; k < l->in; k++)
-			store(t, l->dx, r * l->in + k,
-			      dot_rows(dy, l->dy, r, MT_E4M3, l->w, k, l->out) * factor_of(l->dy_inverse, l->w_inverse));
+			mt_reference_store_dx(op, r, k,
+					      dot_rows(dy, l->dy, r, MT_E4M3, l->w, k, l->out) *
+						      factor_of(l->dy_inverse, l->w_inverse));
 	for (int64_t n = 0; op->kind == MT_OP_LINEAR_WGRAD && n < l->out; n++)
 		for (int64_t k = 0; k < l->in; k++)
 			accumulate(wide(op), l->dw, n * l->in + k,

@@ -78,6 +78,12 @@ static inline enum mt_dtype wide(const struct mt_op *op)
 	return op->dtype == MT_F64 ? MT_F64 : MT_F32;
 }
 
+double mt_reference_gelu(double x);
+double mt_reference_gelu_slope(double x);
+/* A result of a product, where the product has GELU or its gradient: what op.h says of `pre` and, of dgrad, `dbias`. */
+void mt_reference_store_y(const struct mt_op *op, int64_t i, double sum);
+void mt_reference_store_dx(const struct mt_op *op, int64_t row, int64_t col, double sum);
+
 enum mt_status mt_reference_linear(const struct mt_op *op);
 enum mt_status mt_reference_linear_dgrad(const struct mt_op *op);
 enum mt_status mt_reference_linear_wgrad(const struct mt_op *op);

@@ -63,6 +63,12 @@ static void products(struct bench *b, const struct mt_model *m, int64_t rows)
 		ROW(b, MT_OP_LINEAR_DGRAD, rows, shapes[i][0], shapes[i][1]);
 		ROW(b, MT_OP_LINEAR_WGRAD, rows, shapes[i][0], shapes[i][1]);
 	}
+	if (m->mlp != MT_MODEL_SWIGLU) {
+		ROW(b, MT_OP_LINEAR, rows, c, m->ffn, MT_LINEAR_GELU | (m->bias ? MT_LINEAR_BIAS : 0));
+		ROW(b, MT_OP_LINEAR_DGRAD, rows, m->ffn, c, MT_LINEAR_GELU);
+	}
+	if (m->bias)
+		ROW(b, MT_OP_LINEAR_WGRAD, rows, c, m->ffn, MT_LINEAR_DBIAS);
 	ROW(b, MT_OP_LINEAR, rows, c, m->vocab);
 	ROW(b, MT_OP_LINEAR_DGRAD, rows, c, m->vocab);
 	ROW(b, MT_OP_LINEAR_WGRAD, rows, c, m->vocab);

@@ -24,6 +24,7 @@ struct cuda_range {
 	size_t reserved_bytes, committed_bytes;
 	struct piece *pieces; /* owned */
 	int piece_count, piece_room;
+	bool is_scratch; /* of a stream, beside the arenas */
 };
 
 /* The process' entry points of the driver: the same for every device, and found anew for each call of `find` at no cost to speak
@@ -143,15 +144,17 @@ static CUresult map(struct cuda_device *cuda, const struct driver *driver, struc
 	return result;
 }
 
-/* What the GPU has left, for whoever did not fit. */
-static void tell_left(char why[160], const char *error)
+/* What the GPU has left, and what of the rest no arena counts, for whoever did not fit. */
+static void tell_left(const struct cuda_device *cuda, char why[160], const char *error)
 {
-	char left[MT_UNITS_TEXT], all[MT_UNITS_TEXT];
-	size_t free_bytes = 0, total_bytes = 0;
+	char left[MT_UNITS_TEXT], all[MT_UNITS_TEXT], beside[MT_UNITS_TEXT];
+	size_t free_bytes = 0, total_bytes = 0, scratch_bytes = 0;
+	for (const struct cuda_range *range = cuda->ranges; range; range = range->next)
+		scratch_bytes += range->is_scratch ? range->committed_bytes : 0;
 	if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
 		cudaGetLastError();
-	snprintf(why, 160, "the GPU has %s left of %s (%s)", mt_units_bytes(left, (double)free_bytes),
-		 mt_units_bytes(all, (double)total_bytes), error);
+	snprintf(why, 160, "the GPU has %s left of %s, scratch of streams %s (%s)", mt_units_bytes(left, (double)free_bytes),
+		 mt_units_bytes(all, (double)total_bytes), mt_units_bytes(beside, (double)scratch_bytes), error);
 }
 
 static enum mt_status grow(struct cuda_device *cuda, struct cuda_range *range, size_t to_bytes, char why[160])
@@ -178,7 +181,7 @@ static enum mt_status grow(struct cuda_device *cuda, struct cuda_range *range, s
 	if (result == CUDA_SUCCESS && (result = map(cuda, &driver, range, &piece)) != CUDA_SUCCESS)
 		driver.destroy(piece.handle);
 	if (result != CUDA_SUCCESS) {
-		tell_left(why, name_of(&driver, result));
+		tell_left(cuda, why, name_of(&driver, result));
 		return MT_NOMEM;
 	}
 	range->pieces[range->piece_count++] = piece;
@@ -240,6 +243,7 @@ enum mt_status cuda_scratch(struct mt_stream *stream, size_t bytes, void **scrat
 		if (!bytes)
 			return MT_OK;
 		MT_TRY(make_range(cuda, stream->device->info.memory_bytes, &kept->scratch));
+		kept->scratch->is_scratch = true;
 	}
 	*scratch = (void *)(uintptr_t)kept->scratch->base;
 	if (bytes <= kept->scratch->committed_bytes)

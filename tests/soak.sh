@@ -83,7 +83,7 @@ set xlabel 'step'
 set ylabel 'loss'
 set grid ytics lc rgb '#dddddd'
 set key off
-plot '$OUT/losses.tsv' using 1:2 with lines lw 1.5 lc rgb '#1f77b4'
+plot '$OUT/losses.tsv' using 1:2 with lines lw 1.5 lc rgb '#1f77b4' title 'loss'
 PLOT
 fi
 echo "$passed passed, $failed failed, 0 skipped"

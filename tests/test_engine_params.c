@@ -80,6 +80,7 @@ static void free_tables(struct mt_engine *e)
 	mt_shards_destroy(e);
 	mt_param_table_free(&e->table);
 	free(e->segments);
+	free(e->updates);
 }
 
 /* Calls check for every layout of up to 8 ranks of both models, several bucket sizes, sharded and not. */

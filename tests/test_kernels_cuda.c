@@ -57,8 +57,11 @@ static void a_plugin_of_other_structures_is_refused(void **state)
 static void the_driver_is_not_linked(void **state)
 {
 	struct mt_process_result result;
-	char *readelf = mt_process_find("readelf"), *self = mt_process_self();
+	char *readelf, *self;
+
 	need_plugin();
+	readelf = mt_process_find("readelf");
+	self = mt_process_self();
 	if (!readelf) {
 		free(self);
 		print_message("skipped: no readelf\n");

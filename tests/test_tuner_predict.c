@@ -74,7 +74,7 @@ static int for_all_layouts(const struct problem *p,
 	make_up(&made, p->world, p->latency_us, p->gbps, 5e10, 1e10, 1e-6);
 	made.cost.overlap_steals = p->overlap_steals;
 	must(mt_card_cache_create(&cache));
-	must(mt_space_enumerate(&space, &run.model, &run.layout, p->world, NULL, 0));
+	must(mt_space_enumerate(&space, &run.model, &run.layout, p->world, NULL, 0, NULL));
 	count = space.count;
 	for (int i = 0; i < count; i++) {
 		struct mt_candidate card = {.layout = space.candidates[i].layout}, dry = card;

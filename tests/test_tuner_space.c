@@ -19,7 +19,7 @@ static void enumerate(struct problem *p, const struct tiny_model *model, int64_t
 	p->run.model.layers = layers;
 	p->run.layout.gbs = gbs;
 	p->run.layout.seq = seq;
-	if (mt_space_enumerate(&p->space, &p->run.model, &p->run.layout, world, NULL, 0) != MT_OK)
+	if (mt_space_enumerate(&p->space, &p->run.model, &p->run.layout, world, NULL, 0, NULL) != MT_OK)
 		fail_msg("%s", mt_error_message());
 }
 
@@ -83,7 +83,7 @@ static void choices_of_threads_multiply_the_space(void **state)
 	int with_three = 0;
 
 	set_tiny_run(&p.run, &TINY_GPT);
-	assert_int_equal(mt_space_enumerate(&p.space, &p.run.model, &p.run.layout, 2, threads, 2), MT_OK);
+	assert_int_equal(mt_space_enumerate(&p.space, &p.run.model, &p.run.layout, 2, threads, 2, NULL), MT_OK);
 	assert_counts(&p.space, 78, 78);
 	for (int i = 0; i < p.space.count; i++)
 		with_three += p.space.candidates[i].layout.threads == 3;

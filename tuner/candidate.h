@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "engine/run.h"
 #include "engine/trace.h"
+#include "tuner/axes.h"
 
 enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
@@ -50,10 +51,10 @@ struct mt_space {
 	int64_t considered;
 };
 
-/* Enumerates tp, pp, dp with tp*pp*dp = world, every divisor as micro-batch, sp, zero, recompute; each of `threads` (count 0: the
- * base's); `base` gives gbs, seq, dtype, bucket size. Layouts that break a rule are counted under it. */
+/* Enumerates the values of the axes (NULL: mt_axes_plain) with tp*cp*pp*dp = world; each of `threads` (count 0: the base's); `base`
+ * gives gbs, seq, dtype, bucket size. Layouts that break a rule are counted under it. */
 enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
-				  const int64_t *threads, int thread_count);
+				  const int64_t *threads, int thread_count, const struct mt_axes *axes);
 void mt_space_free(struct mt_space *space);
 /* Removes candidates whose predicted resident size at any stage is above the limit, and counts them. */
 void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes);

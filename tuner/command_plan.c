@@ -18,7 +18,7 @@
 
 /* Our own command line for a step on all ranks: the options that decide what it measures, passed on. */
 struct arguments {
-	const char *argv[40];
+	const char *argv[64];
 	char numbers[8][32];
 	int count, used;
 };
@@ -79,6 +79,16 @@ static enum mt_status probe(struct mt_session *s, const char *path)
 	return run_step(s, "probe", &a, (int)s->options.threads, 60 + 20 * s->options.probe_budget_s);
 }
 
+/* What decides which kernels a search needs. */
+static void add_lists(struct arguments *a, const struct mt_tune_options *o)
+{
+	const char *const lists[] = {"--tp",      o->tp,      "--pp",  o->pp,  "--cp", o->cp,
+				     "--cp-kind", o->cp_kind, "--mbs", o->mbs, "--sp", o->sp};
+
+	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+		add(a, lists[i]);
+}
+
 static enum mt_status profile(struct mt_session *s, const char *model, const char *machine, const struct mt_cost_model *cost)
 {
 	char *store = mt_session_store_path(s);
@@ -103,6 +113,7 @@ static enum mt_status profile(struct mt_session *s, const char *model, const cha
 	add_number(&a, "--seq", (double)s->base.seq);
 	add_number(&a, "--threads", cost->threads);
 	add_number(&a, "--profile-budget-s", s->options.profile_budget_s / s->thread_choices);
+	add_lists(&a, &s->options);
 	st = run_step(s, "profile", &a, cost->threads, 120 + 20 * s->options.profile_budget_s);
 	free(store);
 	return st;
@@ -215,7 +226,7 @@ static enum mt_status check_input(struct mt_session *s)
 		MT_TRY(mt_dataset_open(&dataset, &data, s->model.vocab, s->base.seq, (uint64_t)s->options.seed));
 		mt_dataset_close(dataset);
 	}
-	MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world, NULL, 0));
+	MT_TRY(mt_space_enumerate(&s->space, &s->model, &s->base, s->world, NULL, 0, &s->axes));
 	bool none = s->space.count == 0;
 	mt_space_free(&s->space);
 	return none ? mt_search(s) : MT_OK; /* the search tells the rules that reject them all */

@@ -42,7 +42,8 @@ static enum mt_status open_all(struct profiler *p, const struct mt_cli *cli)
 		return mt_fail(MT_INPUT, "profile needs a measured machine, for its fingerprint: run `megatune probe` and name its "
 					 "file with --machine");
 	MT_TRY(mt_session_load_profile(&p->session, &rows));
-	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world, NULL, 0));
+	MT_TRY(mt_space_enumerate(&p->session.space, &p->session.model, &p->session.base, p->session.world, NULL, 0,
+				  &p->session.axes));
 	MT_TRY(mt_slices_of(&p->session.space, &p->session.model, &p->slices, &p->slice_count));
 	device = (struct mt_device_config){.kind = p->session.options.device, .threads = (int)p->session.base.threads};
 	return mt_device_create(&p->device, &device);

@@ -36,9 +36,9 @@ bool mt_cost_scales(int32_t kind);
 struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int threads, int busy_ranks);
 
 /* Fills in step_s, the split, memory by stage, and the interval of a candidate.
- * Cards: sums of blocks along the schedule (compose.c); the cards of equal local shapes are shared through `cache` (mt_card_cache_create).
- * Dry run: the engine itself, one thread a stage; `spans` (NULL: not wanted) gets stages traces, each to be destroyed by the
- * caller. */
+ * Cards: sums of blocks along the schedule (compose.c); the cards of equal local shapes are shared through `cache`
+ * (mt_card_cache_create). Dry run: the engine itself, one thread a stage; `spans` (NULL: not wanted) gets stages traces, each to be
+ * destroyed by the caller. */
 struct mt_card_cache;
 enum mt_status mt_card_cache_create(struct mt_card_cache **cache);
 void mt_card_cache_destroy(struct mt_card_cache *cache);

@@ -29,6 +29,9 @@ struct mt_tune_options {
 	char *launch;     /* command that starts ranks, -n N PROGRAM is appended; overrides launcher */
 	bool report;
 	int64_t seed;
+	/* what the search varies: lists of values (tuner/axes.h); "all" for tp, pp and mbs */
+	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *offload_layers, *cp_kind, *ep, *etp,
+		*schedule, *vp, *first_layers, *last_layers;
 };
 
 extern const struct mt_option_table mt_tune_options_table;

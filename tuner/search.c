@@ -83,7 +83,7 @@ enum mt_status mt_search(struct mt_session *session)
 	for (int i = 0; i < session->thread_choices; i++)
 		threads[i] = session->costs[i].threads;
 	MT_TRY(mt_space_enumerate(&session->space, &session->model, &session->base, session->world, threads,
-				  session->thread_choices));
+				  session->thread_choices, &session->axes));
 	if (session->space.count == 0)
 		return nothing_left(session);
 	MT_TRY(cost_all(session));

@@ -88,6 +88,7 @@ enum mt_status mt_session_open(struct mt_session *session, const char *model)
 	session->base.gbs = session->options.gbs;
 	session->base.seq = session->options.seq ? session->options.seq : session->model.seq < 256 ? session->model.seq : 256;
 	session->base.fp8 = session->options.fp8;
+	MT_TRY(mt_axes_read(&session->axes, &session->options));
 	return settle_dtype(session);
 }
 

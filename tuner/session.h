@@ -14,6 +14,7 @@ struct mt_session {
 	const char *command; /* "plan" or "tune" */
 	struct mt_tune_options options;
 	struct mt_layout base; /* gbs, seq, dtype, threads, bucket size of every candidate */
+	struct mt_axes axes;   /* what the search varies */
 	struct mt_model model;
 	struct mt_machine machine;
 	/* One a number of threads that layouts may have, most first; each with its own profile (owned). */

@@ -13,7 +13,8 @@ enum { SLICE_LAYERS = 2, LEAST_STEPS = 2, MOST_STEPS = 50 };
 
 static bool same_slice(const struct mt_layout *a, const struct mt_layout *b)
 {
-	return a->tp == b->tp && a->sp == b->sp && a->mbs == b->mbs;
+	return a->tp == b->tp && a->sp == b->sp && a->mbs == b->mbs && a->cp == b->cp && a->cp_kind == b->cp_kind &&
+	       a->cp_inner == b->cp_inner;
 }
 
 enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model *model, struct mt_slice **slices, int *count)
@@ -27,7 +28,10 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 		struct mt_layout layout = space->candidates[i].layout;
 		int known = 0;
 
-		layout.dp = layout.pp = 1;
+		layout.dp = layout.pp = layout.vp = layout.ep = 1;
+		layout.schedule = MT_SCHEDULE_1F1B;
+		layout.etp = layout.zero_group = layout.first_layers = layout.last_layers = 0;
+		layout.recompute_layers = layout.offload_layers = 0;
 		layout.gbs = layout.mbs;
 		layout.zero = 0;
 		layout.recompute = MT_RECOMPUTE_NONE;

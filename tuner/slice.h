@@ -1,7 +1,8 @@
 /* slice: the short runs that profile a model's layouts: two layers with embedding and head, on all ranks at once, through
  * the engine itself, so that every kernel is timed in its own order with as many ranks busy as will be. Each rank plays one
  * tensor-parallel rank alone: collectives have curves of their own, and a slow network must not slow this down. Layouts with equal
- * (tp, sp, micro-batch) need the same kernels and share a slice. */
+ * (tp, sp, micro-batch, cp and its kind) need the same kernels and share a slice; of experts a slice has all, so that the products
+ * of fewer are interpolated. */
 #ifndef MT_TUNER_SLICE_H
 #define MT_TUNER_SLICE_H
 

@@ -47,42 +47,118 @@ static enum mt_status consider(struct mt_space *space, const struct mt_model *mo
 	return MT_OK;
 }
 
-/* The switches of one (tp, pp, dp, micro-batch). Combinations that mean the same as another are not listed twice:
- * sequence parallelism is a choice only with tp > 1, sharding only with dp or cp > 1. */
-static enum mt_status consider_switches(struct mt_space *space, const struct mt_model *model, struct mt_layout layout)
+/* An enumeration under way. */
+struct walk {
+	struct mt_space *space;
+	const struct mt_model *model;
+	const struct mt_axes *axes;
+	int world;
+};
+
+/* False where every value of the axis means the same. */
+static bool matters(const struct walk *w, const struct mt_layout *l, enum mt_axis axis)
 {
-	for (int sp = 0; sp <= (layout.tp > 1); sp++) {
-		for (int zero = 0; zero <= (layout.dp * layout.cp > 1); zero++) {
-			for (int recompute = MT_RECOMPUTE_NONE; recompute <= MT_RECOMPUTE_FULL; recompute++) {
-				layout.sp = sp;
-				layout.zero = zero;
-				layout.recompute = recompute;
-				MT_TRY(consider(space, model, &layout));
-			}
-		}
+	switch (axis) {
+	case MT_AXIS_SP:
+		return l->tp > 1;
+	case MT_AXIS_ZERO:
+		return l->dp * l->cp > 1;
+	case MT_AXIS_ZERO_GROUP:
+		return l->zero > 0;
+	case MT_AXIS_RECOMPUTE_LAYERS:
+		return l->recompute != MT_RECOMPUTE_NONE;
+	case MT_AXIS_CP_KIND:
+		return l->cp > 1;
+	case MT_AXIS_EP:
+	case MT_AXIS_ETP:
+		return w->model->experts > 0;
+	case MT_AXIS_SCHEDULE:
+	case MT_AXIS_FIRST_LAYERS:
+	case MT_AXIS_LAST_LAYERS:
+		return l->pp > 1;
+	case MT_AXIS_VP:
+		return l->pp > 1 && l->schedule == MT_SCHEDULE_1F1B;
+	default:
+		return true;
+	}
+}
+
+/* The value of an axis that does not matter. */
+static int64_t neutral(const struct mt_layout *l, enum mt_axis axis)
+{
+	if (axis == MT_AXIS_VP)
+		return l->schedule == MT_SCHEDULE_ZB_V ? 2 : 1;
+	return axis == MT_AXIS_EP ? 1 : 0; /* off, none, ring, 1f1b */
+}
+
+static enum mt_status choose(const struct walk *w, struct mt_layout layout, enum mt_axis axis);
+
+/* Heads exchanged by some of the ranks: by all it is ulysses, by one a ring. */
+static enum mt_status choose_inner(const struct walk *w, struct mt_layout layout, enum mt_axis next)
+{
+	if (layout.cp_inner > 1) /* the base's */
+		return choose(w, layout, next);
+	for (layout.cp_inner = 2; layout.cp_inner < layout.cp; layout.cp_inner++) {
+		if (layout.cp % layout.cp_inner == 0)
+			MT_TRY(choose(w, layout, next));
 	}
 	return MT_OK;
 }
 
-static enum mt_status consider_grids(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world)
+static enum mt_status choose(const struct walk *w, struct mt_layout layout, enum mt_axis axis)
 {
-	struct mt_layout layout = *base;
+	bool free;
 
-	int rest = world / (int)layout.cp; /* context parallelism is the base layout's */
+	if (axis == MT_AXES)
+		return consider(w->space, w->model, &layout);
+	free = matters(w, &layout, axis);
+	for (int i = 0; i < (free ? w->axes->count[axis] : 1); i++) {
+		mt_axis_set(&layout, axis, free ? w->axes->values[axis][i] : neutral(&layout, axis));
+		if (axis == MT_AXIS_CP_KIND && layout.cp_kind == MT_CONTEXT_HYBRID)
+			MT_TRY(choose_inner(w, layout, axis + 1));
+		else
+			MT_TRY(choose(w, layout, axis + 1));
+	}
+	return MT_OK;
+}
 
-	for (int tp = 1; world % layout.cp == 0 && tp <= rest; tp++) {
-		for (int pp = 1; rest % tp == 0 && pp <= rest / tp; pp++) {
-			if (rest / tp % pp)
-				continue;
-			layout.tp = tp;
-			layout.pp = pp;
-			layout.dp = rest / tp / pp;
-			/* Micro-batches that do not divide the batch of a data-parallel rank are no layouts at all. */
-			for (int64_t mbs = 1; mbs <= base->gbs; mbs++) {
-				layout.mbs = mbs;
-				if (base->gbs % (layout.dp * mbs) && (mbs > 1 || base->gbs % layout.dp == 0))
+/* Without a list micro-batches that do not divide the batch of a data-parallel rank are no layouts at all. */
+static enum mt_status choose_mbs(const struct walk *w, struct mt_layout layout)
+{
+	for (int i = 0; i < w->axes->count[MT_AXIS_MBS]; i++) {
+		layout.mbs = w->axes->values[MT_AXIS_MBS][i];
+		MT_TRY(choose(w, layout, MT_AXIS_MBS + 1));
+	}
+	for (layout.mbs = 1; w->axes->count[MT_AXIS_MBS] == 0 && layout.mbs <= layout.gbs; layout.mbs++) {
+		if (layout.gbs % (layout.dp * layout.mbs) == 0 || (layout.mbs == 1 && layout.gbs % layout.dp != 0))
+			MT_TRY(choose(w, layout, MT_AXIS_MBS + 1));
+	}
+	return MT_OK;
+}
+
+static bool listed(const struct mt_axes *axes, enum mt_axis axis, int64_t value)
+{
+	bool in = axes->count[axis] == 0;
+
+	for (int i = 0; i < axes->count[axis]; i++)
+		in |= axes->values[axis][i] == value;
+	return in;
+}
+
+static enum mt_status consider_grids(const struct walk *w, struct mt_layout layout)
+{
+	for (int i = 0; i < w->axes->count[MT_AXIS_CP]; i++) {
+		int64_t cp = w->axes->values[MT_AXIS_CP][i], rest = w->world / cp;
+
+		for (int64_t tp = 1; w->world % cp == 0 && tp <= rest; tp++) {
+			for (int64_t pp = 1; rest % tp == 0 && pp <= rest / tp; pp++) {
+				if (rest / tp % pp || !listed(w->axes, MT_AXIS_TP, tp) || !listed(w->axes, MT_AXIS_PP, pp))
 					continue;
-				MT_TRY(consider_switches(space, model, layout));
+				layout.cp = cp;
+				layout.tp = tp;
+				layout.pp = pp;
+				layout.dp = rest / tp / pp;
+				MT_TRY(choose_mbs(w, layout));
 			}
 		}
 	}
@@ -90,17 +166,22 @@ static enum mt_status consider_grids(struct mt_space *space, const struct mt_mod
 }
 
 enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
-				  const int64_t *threads, int thread_count)
+				  const int64_t *threads, int thread_count, const struct mt_axes *axes)
 {
+	struct walk w = {.space = space, .model = model, .axes = axes, .world = world};
 	struct mt_layout layout = *base;
+	struct mt_axes plain;
 
 	memset(space, 0, sizeof *space);
 	space->rejected = calloc((size_t)mt_space_rule_count(), sizeof *space->rejected);
 	if (!space->rejected)
 		return mt_fail(MT_NOMEM, "no memory for the search");
+	mt_axes_plain(&plain, base);
+	if (!axes)
+		w.axes = &plain;
 	for (int i = 0; i < (thread_count > 0 ? thread_count : 1); i++) {
 		layout.threads = thread_count > 0 ? threads[i] : base->threads;
-		MT_TRY(consider_grids(space, model, &layout, world));
+		MT_TRY(consider_grids(&w, layout));
 	}
 	return MT_OK;
 }

@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-enum { FEW = 60, MOST_WORLD = 64 };
+enum { FEW = 60, MOST_WORLD = 64, SPACES = 20 };
 
 /* Sums of live bytes leave out how they lie in the arena: 18% was the most of 1,000, where activations come back from the host. */
 #define MEMORY_FRAC 0.2
@@ -193,10 +193,82 @@ static void cards_tell_the_dry_run_of_random_layouts(void **unused)
 	free(memories);
 }
 
+/* All layouts of a space by both; the one that cards choose must be as fast by dry run as any. Returns how many. */
+static int compare_optimum(const struct mt_run *run, int world, const struct mt_axes *axes)
+{
+	struct mt_card_cache *cache;
+	struct mt_space space;
+	struct made_up made;
+	double best_s = INFINITY, card_s = INFINITY, chosen_s = INFINITY;
+	char best[96] = "none", chosen[96] = "none";
+	int count;
+
+	make_up(&made, world, (double)PICK(5, 20, 100), (double)PICK(1, 5, 50), 5e10, 1e10, 1e-6);
+	made.cost.overlap_steals = below(2);
+	must(mt_card_cache_create(&cache));
+	must(mt_space_enumerate(&space, &run->model, &run->layout, world, NULL, 0, axes));
+	count = space.count;
+	for (int i = 0; i < count; i++) {
+		struct mt_candidate card = {.layout = space.candidates[i].layout}, dry = card;
+
+		must(mt_predict_card(&card, &run->model, &made.cost, cache));
+		must(mt_predict_dry(&dry, &run->model, &made.cost, NULL));
+		if (dry.step_s < best_s) {
+			best_s = dry.step_s;
+			mt_layout_text(&dry.layout, best);
+		}
+		if (card.step_s < card_s) {
+			card_s = card.step_s;
+			chosen_s = dry.step_s;
+			mt_layout_text(&card.layout, chosen);
+		}
+		free_candidate(&card);
+		free_candidate(&dry);
+	}
+	if (!(chosen_s <= best_s * (1 + 1e-4)))
+		fail_msg("%d layouts of %d ranks: cards choose %s, %.6g s by dry run, the best is %s, %.6g s", count, world, chosen,
+			 chosen_s, best, best_s);
+	mt_space_free(&space);
+	mt_card_cache_destroy(cache);
+	make_up_end(&made);
+	return count;
+}
+
+static void the_optimum_by_cards_is_the_dry_runs(void **unused)
+{
+	int count = 0;
+
+	for (int i = 0; i < SPACES; i++) {
+		struct mt_tune_options options;
+		struct mt_axes axes;
+		struct mt_run run;
+		int family;
+
+		draw_model(&run, &family);
+		run.model.layers = 6;
+		run.layout.gbs = PICK(4, 6, 8);
+		run.layout.seq = run.model.seq;
+		mt_options_default(&mt_tune_options_table, &options);
+		must(mt_options_set(&mt_tune_options_table, &options, "cp", below(2) ? "1,2" : "1", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "zero", "0,1,2,3", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "schedule", "1f1b,zb-h1,zb-v", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "vp", "1,2", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "ep", "1,2", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "mbs", "1,2", "test"));
+		must(mt_options_set(&mt_tune_options_table, &options, "first_layers", below(2) ? "0,1" : "0", "test"));
+		must(mt_axes_read(&axes, &options));
+		count += compare_optimum(&run, (int)PICK(2, 4), &axes);
+		mt_options_free(&mt_tune_options_table, &options);
+		mt_run_free(&run);
+	}
+	print_message("%d spaces of %d layouts: the best by cards is the best by dry run\n", SPACES, count);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cards_tell_the_dry_run_of_random_layouts),
+		cmocka_unit_test(the_optimum_by_cards_is_the_dry_runs),
 	};
 
 	if (argc > 1 && atoi(argv[1]) > 0)

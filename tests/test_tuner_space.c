@@ -166,6 +166,82 @@ static void set_memory(struct mt_candidate *c, int64_t first_bytes, int64_t seco
 	c->stage[1].resident_bytes = second_bytes;
 }
 
+static void must_set(struct mt_tune_options *options, const char *name, const char *text)
+{
+	assert_int_equal(mt_options_set(&mt_tune_options_table, options, name, text, "test"), MT_OK);
+}
+
+static int by_layout(const void *a, const void *b)
+{
+	const struct mt_candidate *p = a, *q = b;
+
+	return memcmp(&p->layout, &q->layout, sizeof p->layout);
+}
+
+/* Every axis with several values: each is kept or rejected under its rule, nothing is listed twice, and every value occurs. */
+static void every_value_of_every_axis_is_listed_and_none_twice(void **state)
+{
+	struct mt_tune_options options;
+	struct mt_axes axes;
+	struct problem p;
+
+	mt_options_default(&mt_tune_options_table, &options);
+	must_set(&options, "cp", "1,2,4");
+	must_set(&options, "zero", "0,1,2,3");
+	must_set(&options, "schedule", "1f1b,zb-h1,zb-v");
+	must_set(&options, "vp", "1,2");
+	must_set(&options, "zero_group", "0,2");
+	must_set(&options, "recompute_layers", "0,1");
+	must_set(&options, "offload_layers", "0,1");
+	must_set(&options, "first_layers", "0,1");
+	must_set(&options, "last_layers", "0,1");
+	must_set(&options, "mbs", "1,2,2");
+	assert_int_equal(mt_axes_read(&axes, &options), MT_OK);
+	set_tiny_run(&p.run, &TINY_GPT);
+	p.run.model.layers = 6;
+	p.run.layout.gbs = 4;
+	p.run.layout.seq = TINY_SEQ;
+	assert_int_equal(mt_space_enumerate(&p.space, &p.run.model, &p.run.layout, 4, NULL, 0, &axes), MT_OK);
+	assert_int_equal(p.space.considered, p.space.count + rejected(&p.space));
+	qsort(p.space.candidates, (size_t)p.space.count, sizeof *p.space.candidates, by_layout);
+	for (int i = 0; i < p.space.count; i++) {
+		const struct mt_layout *l = &p.space.candidates[i].layout;
+
+		assert_int_equal(mt_layout_world(l), 4);
+		assert_int_equal(mt_layout_first_broken(&p.run.model, l), -1);
+		if (i > 0 && by_layout(&p.space.candidates[i - 1], &p.space.candidates[i]) == 0)
+			fail_msg("a layout is listed twice, at %d of %d", i, p.space.count);
+	}
+	for (enum mt_axis axis = 0; axis < MT_AXES; axis++) {
+		for (int v = 0; v < axes.count[axis]; v++) {
+			bool found = false;
+
+			for (int i = 0; i < p.space.count && !found; i++)
+				found = mt_axis_get(&p.space.candidates[i].layout, axis) == axes.values[axis][v];
+			if (!found)
+				fail_msg("%s %lld is in no layout", mt_axis_name(axis), (long long)axes.values[axis][v]);
+		}
+	}
+	mt_options_free(&mt_tune_options_table, &options);
+	end(&p);
+}
+
+static void lists_that_make_no_sense_are_told(void **state)
+{
+	static const char *const bad[][2] = {{"zero", "0,4"}, {"schedule", "zbv"}, {"mbs", "all,1"}, {"cp", ""}, {"sp", "maybe"}};
+	struct mt_tune_options options;
+	struct mt_axes axes;
+
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		mt_options_default(&mt_tune_options_table, &options);
+		must_set(&options, bad[i][0], bad[i][1]);
+		mt_error_clear();
+		if (mt_axes_read(&axes, &options) != MT_INPUT || !strstr(mt_error_message(), bad[i][0]))
+			fail_msg("--%s %s: %s", bad[i][0], bad[i][1], mt_error_message());
+		mt_options_free(&mt_tune_options_table, &options);
+	}
+}
+
 static void a_stage_above_the_limit_drops_the_layout(void **state)
 {
 	struct problem p;
@@ -221,6 +297,8 @@ int main(void)
 		cmocka_unit_test(choices_of_threads_multiply_the_space),
 		cmocka_unit_test(rejections_are_counted_under_their_rule),
 		cmocka_unit_test(every_layout_considered_is_kept_or_rejected_and_none_twice),
+		cmocka_unit_test(every_value_of_every_axis_is_listed_and_none_twice),
+		cmocka_unit_test(lists_that_make_no_sense_are_told),
 		cmocka_unit_test(a_stage_above_the_limit_drops_the_layout),
 		cmocka_unit_test(measured_come_first_then_dry_runs_then_cards_then_failures),
 	};

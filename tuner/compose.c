@@ -173,7 +173,6 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 			    l->bucket_bytes,
 			    l->reduce_dtype,
 			    l->vp_group,
-			    run->model.experts > 0 ? l->mbs : 0,
 			    mt_layout_microbatches(l) > 1};
 	struct grid *g;
 

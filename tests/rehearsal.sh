@@ -89,7 +89,7 @@ while read -r ranks model options; do
 	for option in $options; do arguments+=("--$option"); done
 	if ! OMP_NUM_THREADS=1 "${MPIRUN[@]}" -n "$ranks" "$PROGRAM" rehearse "$run" --machine "$MACHINE" --step_wall_s "$STEP_S" \
 		"${arguments[@]}" --json >"$TABLE.json" 2>"$TABLE.log" </dev/null && [ ! -s "$TABLE.json" ]; then
-		echo "failed: $ranks $model $options: $(tail -n 3 "$TABLE.log")" | tee -a "$TABLE" ${OUT:+"$OUT"}
+		echo "failed: $ranks $model $options: $(grep -m 1 . "$TABLE.log")" | tee -a "$TABLE" ${OUT:+"$OUT"}
 	else
 		line "$TABLE.json" | tee -a "$TABLE" ${OUT:+"$OUT"}
 	fi

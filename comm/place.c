@@ -109,6 +109,8 @@ static enum mt_status from_slurm(struct mt_place *p)
 	MT_TRY(number("SLURM_STEP_ID", 0, 0x7fffffff, &step));
 	if (get("MASTER_ADDR"))
 		snprintf(p->address, sizeof p->address, "%s", get("MASTER_ADDR"));
+	else if (get("SLURM_STEP_NUM_NODES") && strcmp(get("SLURM_STEP_NUM_NODES"), "1") == 0) /* a node's name need not resolve */
+		strcpy(p->address, "127.0.0.1");
 	else if (hosts)
 		MT_TRY(mt_place_first_host(hosts, p->address, sizeof p->address));
 	else

@@ -84,7 +84,7 @@ sourced() { # FILE: the array that it defines, one word a line
 	finished
 	grep -q '^#SBATCH --nodes=2$' job.sh
 	grep -q '^#SBATCH --gpus-per-node=8$' job.sh
-	grep -q '^#SBATCH --signal=USR1@120$' job.sh
+	grep -q '^#SBATCH --signal=B:USR1@120$' job.sh
 	bash -n job.sh
 	attempt megatune export "$GIVEN/it's a run.yaml" --to slurm --program megatron --gpus-per-node 4 --out megatron.sh
 	finished

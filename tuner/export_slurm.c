@@ -1,5 +1,6 @@
-/* export_slurm: a batch script. The engine saves on SIGUSR1, which Slurm sends before the time is over; the job is put back in the
- * queue then and goes on from its last checkpoint, where the run has save_dir and resume. */
+/* export_slurm: a batch script. Where the run saves and resumes, Slurm sends the script SIGUSR1 before the time is over. The script
+ * passes it on to the ranks, which save and end, and puts the job back in the queue, to go on from the checkpoint: Slurm itself
+ * queues a job again after a node's failure or preemption only. */
 #include "tuner/export.h"
 
 #include <string.h>
@@ -31,11 +32,36 @@ static enum mt_status check_word(const char *option, const char *word)
 	return MT_OK;
 }
 
-static void put_megatune(FILE *file, const char *run_path)
+/* Whether a run that is started again goes on where it was. */
+static bool goes_on(const struct mt_run *run)
+{
+	return run->train.save_dir && (!run->train.resume || strcmp(run->train.resume, "auto") == 0);
+}
+
+/* `wait` returns when the signal comes, too: then srun is waited for again. */
+static void put_megatune(FILE *file, const struct mt_run *run, const char *run_path)
 {
 	fputs("run=", file);
 	put_quoted(run_path, file);
-	fputs("\n\nexport OMP_PROC_BIND=false\nexec srun --kill-on-bad-exit=1 megatune train \"$run\"\n", file);
+	fputs("\n\nexport OMP_PROC_BIND=false\n", file);
+	if (!goes_on(run)) {
+		fputs("exec srun --kill-on-bad-exit=1 megatune train \"$run\"\n", file);
+		return;
+	}
+	fputs("again=\n"
+	      "trap 'again=yes; scancel --signal=USR1 \"$SLURM_JOB_ID\"' USR1\n"
+	      "srun --kill-on-bad-exit=1 megatune train \"$run\" &\n"
+	      "status=0\n"
+	      "wait $! || status=$?\n"
+	      "while kill -0 $! 2>/dev/null; do\n"
+	      "\tstatus=0\n"
+	      "\twait $! || status=$?\n"
+	      "done\n"
+	      "if [ -n \"$again\" ] && [ \"$status\" -eq 0 ]; then\n"
+	      "\tscontrol requeue \"$SLURM_JOB_ID\"\n"
+	      "fi\n"
+	      "exit \"$status\"\n",
+	      file);
 }
 
 static void put_megatron(FILE *file, const struct mt_export *e, int64_t per_node)
@@ -79,12 +105,12 @@ enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const char 
 	if (o->account)
 		fprintf(file, "#SBATCH --account=%s\n", o->account);
 	if (o->program == 0)
-		fputs("#SBATCH --signal=USR1@120\n#SBATCH --requeue\n", file);
+		fputs(goes_on(run) ? "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n" : "#SBATCH --no-requeue\n", file);
 	fputs("#SBATCH --open-mode=append\n#SBATCH --output=%x-%j.log\n\nset -euo pipefail\n\n", file);
 	if (o->program == 1)
 		put_megatron(file, &e, per_node);
 	else
-		put_megatune(file, run_path);
+		put_megatune(file, run, run_path);
 	mt_export_free(&e);
 	return MT_OK;
 }

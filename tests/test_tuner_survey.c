@@ -387,6 +387,30 @@ static void fixed_axes_have_one_value(void **state)
 	close_query();
 }
 
+/* A shared expert has weights of its own on every rank, and every token meets it: 6 FLOPs a weight and token. */
+static void a_shared_expert_is_weights_and_work_of_every_token(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[10]);
+	struct mt_case c = q.model;
+	struct mt_forecast none, shared;
+	double expert, width = 512, matrices = c.gated ? 3 : 2, before = mt_case_layer_parameters(&c, &expert), more;
+
+	c.tp = 2;
+	c.pp = c.vp = c.cp = c.ep = c.mbs = 1;
+	c.dp = 4;
+	mt_forecast_step(&none, &c, q.target, q.stack, &mt_factors_none);
+	c.shared_ffn = width;
+	mt_forecast_step(&shared, &c, q.target, q.stack, &mt_factors_none);
+	more = mt_case_layer_parameters(&c, &expert) - before;
+	assert_float_equal(more, matrices * c.hidden * width, 0.5);
+	assert_float_equal((shared.model_flops - none.model_flops) / (6 * c.gbs * c.seq * c.layers * more), 1, 1e-9);
+	assert_float_equal((shared.memory[0].parameters - none.memory[0].parameters) / (2 * c.layers * more / c.tp), 1, 1e-9);
+	assert_true(shared.memory[0].activations > none.memory[0].activations);
+	/* no faster than the peak allows, and not free */
+	assert_true(shared.step_s - none.step_s > (shared.model_flops - none.model_flops) / (8 * q.target->tflops_16 * 1e12));
+	close_query();
+}
+
 static void rules_stand_by_level(void **state)
 {
 	struct mt_survey_query q = query_of(&spaces[0]);
@@ -413,6 +437,7 @@ int main(void)
 		cmocka_unit_test(more_layers_recompute_longer_and_keep_less),
 		cmocka_unit_test(a_search_out_of_time_says_what_is_left),
 		cmocka_unit_test(fixed_axes_have_one_value),
+		cmocka_unit_test(a_shared_expert_is_weights_and_work_of_every_token),
 		cmocka_unit_test(rules_stand_by_level),
 	};
 	return cmocka_run_group_tests_name("tuner_survey", tests, NULL, NULL);

@@ -17,8 +17,10 @@ double mt_case_layer_parameters(const struct mt_case *c, double *expert)
 {
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, mlp = (c->gated ? 3 : 2) * c->hidden * c->ffn;
 
+	double shared = (c->gated ? 3 : 2) * c->hidden * c->shared_ffn;
+
 	*expert = c->experts > 0 ? c->experts * mlp : 0;
-	return c->hidden * (q + 2 * kv) + q * c->hidden + (c->experts > 0 ? c->hidden * c->experts : mlp) + *expert;
+	return c->hidden * (q + 2 * kv) + q * c->hidden + shared + (c->experts > 0 ? c->hidden * c->experts : mlp) + *expert;
 }
 
 double mt_case_model_flops(const struct mt_case *c)

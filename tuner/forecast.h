@@ -12,6 +12,7 @@ enum mt_case_recompute { MT_CASE_NONE, MT_CASE_SELECTIVE, MT_CASE_FULL };
 struct mt_case {
 	double layers, hidden, heads, kv_heads, head_dim, ffn, vocab, seq;
 	double experts, topk; /* 0: dense */
+	double shared_ffn;    /* width of the expert that all tokens meet; 0: none */
 	bool gated;           /* three matrices in the MLP */
 	bool dropout;         /* masks are kept: GPT-2's shape */
 	double tp, pp, vp, cp, ep, dp, mbs, gbs;

@@ -123,7 +123,8 @@ static double vector_bytes(const struct mt_case *c, double tokens)
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim,
 	       whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
 	double routed = c->experts > 0 ? c->topk : 1;
-	double parts = routed * (c->gated ? 6 : 4) * c->ffn + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
+	double parts = (c->gated ? 6 : 4) * (routed * c->ffn + c->shared_ffn) + (c->dropout ? 2 : 4) * (q + kv) +
+		       (c->fused_attention ? 0 : 8 * q);
 
 	if (c->experts > 0) /* permuted by expert, then by rank, and both undone; scores */
 		whole += 16 * c->topk * c->hidden + 8 * c->experts;
@@ -194,6 +195,10 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, q / c->tp);
 	if (c->experts > 0) {
 		experts(&lin, card, c, t, s, f, tokens);
+		if (c->shared_ffn > 0) { /* one after the other: hiding it beside the exchange is not modelled */
+			add_linear(&lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * c->shared_ffn / c->tp, c->hidden);
+			add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, c->shared_ffn / c->tp);
+		}
 	} else {
 		add_linear(&lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * c->ffn / c->tp, c->hidden);
 		add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, c->ffn / c->tp);

@@ -16,7 +16,7 @@ static double layer_bytes(const struct mt_case *c, bool whole)
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, routed = c->experts > 0 ? c->topk : 1;
 	double tokens = c->mbs * c->seq / c->cp, spread = c->sp ? c->tp : 1;
 	double unsharded = (8 + (c->dropout ? 2 : 0)) * c->hidden + (c->experts > 0 ? 4 * c->topk * c->hidden : 0);
-	double sharded = 2 * (q + 2 * kv) + 2 * q + routed * 2 * c->ffn * (c->gated ? 3 : 2);
+	double sharded = 2 * (q + 2 * kv) + 2 * q + 2 * (routed * c->ffn + c->shared_ffn) * (c->gated ? 3 : 2);
 
 	if (!whole && c->recompute == MT_CASE_FULL)
 		return tokens * 2 * c->hidden / spread;

@@ -202,8 +202,10 @@ static void model_case(struct mt_case *c, const struct mt_model *model, const st
 	}
 	c->experts = (double)model->experts;
 	c->topk = (double)model->top_k;
-	if (model->experts > 0)
+	if (model->experts > 0) {
 		c->ffn = (double)model->expert_ffn;
+		c->shared_ffn = (double)model->shared_ffn;
+	}
 	c->gated = model->mlp == MT_MODEL_SWIGLU;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = stack->fused_attention;
@@ -216,8 +218,8 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 	mt_survey_default(query);
 	if (mt_model_is_latent(model) || model->mtp > 0)
 		return mt_fail(MT_INPUT, "%s: the forecast does not know latent attention and multi-token prediction", model->name);
-	if (model->experts > 0 && (model->shared_ffn > 0 || mt_model_expert_layers(model) != model->layers))
-		return mt_fail(MT_INPUT, "%s: the forecast knows experts in every layer and none that is shared", model->name);
+	if (model->experts > 0 && mt_model_expert_layers(model) != model->layers)
+		return mt_fail(MT_INPUT, "%s: the forecast knows experts in every layer only", model->name);
 	model_case(&query->model, model, &setting->stack);
 	query->model.gbs = (double)gbs;
 	query->model.seq = (double)(seq > 0 ? seq : model->seq);

@@ -35,7 +35,7 @@ RULE(kv_heads_divisible_by_tp)
 
 RULE(ffn_divisible_by_tp)
 {
-	return !divides(l->tp, q->model.ffn);
+	return !divides(l->tp, q->model.ffn) || (q->model.shared_ffn > 0 && !divides(l->tp, q->model.shared_ffn));
 }
 
 RULE(stack_has_tp)

@@ -16,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-MODEL=tests/data/cluster-model.yaml GBS=16 SEQ=64 STEPS=3 ORDERS=20
+MODEL=tests/data/cluster-model.yaml GBS=16 SEQ=128 STEPS=2 ORDERS=20
 while getopts m:g:s:k:n: option; do
 	case $option in
 	m) MODEL=$OPTARG ;;

@@ -156,8 +156,8 @@ static enum mt_status make_flights(struct mt_engine *e)
 	e->flights = calloc((size_t)e->flight_count, sizeof *e->flights);
 	e->host_tokens = calloc((size_t)e->rows * 2, sizeof *e->host_tokens);
 	e->host_losses = calloc((size_t)(e->microbatches * e->rows), sizeof(double));
-	e->mtp_tokens = calloc((size_t)(e->model->mtp * 2 * e->rows) + 1, sizeof *e->mtp_tokens);
-	if (!e->flights || !e->host_tokens || !e->host_losses || !e->mtp_tokens)
+	e->mtp_none = calloc((size_t)(e->model->mtp * 2 * e->rows) + 1, sizeof *e->mtp_none);
+	if (!e->flights || !e->host_tokens || !e->host_losses || !e->mtp_none)
 		return mt_fail(MT_NOMEM, "no memory for %lld micro-batches of %lld rows", (long long)e->microbatches,
 			       (long long)e->rows);
 	for (int64_t i = 0; i < e->flight_count; i++) {
@@ -272,8 +272,8 @@ void mt_flights_destroy(struct mt_engine *e)
 	mt_schedule_free(&e->schedule);
 	free(e->host_tokens);
 	free(e->host_losses);
-	free(e->mtp_tokens);
-	e->host_tokens = e->mtp_tokens = NULL;
+	free(e->mtp_none);
+	e->host_tokens = e->mtp_none = NULL;
 	e->host_losses = NULL;
 }
 

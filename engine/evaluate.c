@@ -17,7 +17,8 @@ enum mt_status mt_engine_open_loader(struct mt_engine *e, struct mt_dataset *dat
 					  .apart = l->documents == MT_DOCUMENTS_APART,
 					  .count_boundaries = e->config.run->data.count_boundaries,
 					  .rows = e->rows_taken,
-					  .row_count = e->seq};
+					  .row_count = e->seq,
+					  .modules = e->table.module_count};
 
 	if (!dataset || (!e->first && !e->last && !config.apart))
 		return MT_OK;

@@ -180,7 +180,8 @@ struct mt_engine {
 	void *numbers;                          /* f64 (4): square sum of gradients, sum of losses, sum of those of mtp */
 	int32_t *host_tokens;                   /* owned: what a micro-batch is without a data set */
 	int32_t *host_rows;                     /* owned: positions, then starts, on their way to the device */
-	int32_t *mtp_tokens;                    /* owned: (mtp,2,R) tokens and targets of the modules, last stage */
+	const int32_t *mtp_next;                /* (mtp,2,R) tokens and targets of the modules, of the micro-batch at work */
+	int32_t *mtp_none;                      /* owned: the same without data */
 	struct mt_loader *loader, *eval_loader; /* NULL: no data set, or a stage that needs no tokens; none evaluated yet */
 	bool evaluating;                        /* only losses are wanted */
 	void *host_losses;                      /* owned: of the gradients' type */

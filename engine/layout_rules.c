@@ -167,12 +167,6 @@ RULE(kv_heads_divisible_by_tp)
 	return indivisible(m->kv_heads, l->tp);
 }
 
-/* A row's next tokens may be another rank's. */
-RULE(mtp_needs_cp_of_one)
-{
-	return m->mtp > 0 && l->cp > 1;
-}
-
 RULE(mtp_tokens_within_seq)
 {
 	return m->mtp > 0 && l->seq <= m->mtp;
@@ -377,7 +371,6 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(hidden_divisible_by_heads, "hidden heads", "hidden must be a multiple of heads unless head_dim is given"),
 	ROW(heads_divisible_by_tp, "heads tp", "attention heads must be a multiple of tp"),
 	ROW(kv_heads_divisible_by_tp, "kv_heads tp", "key and value heads must be a multiple of tp"),
-	ROW(mtp_needs_cp_of_one, "mtp cp", "multi-token prediction needs cp 1"),
 	ROW(mtp_tokens_within_seq, "mtp seq", "a sequence must have more tokens than the model has multi-token modules"),
 	ROW(ffn_divisible_by_tp, "ffn tp", "the inner width of the MLP must be a multiple of tp"),
 	ROW(gbs_divisible_by_dp_mbs, "gbs dp mbs", "gbs must be a multiple of dp * mbs"),

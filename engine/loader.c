@@ -29,6 +29,34 @@ struct mt_loader {
 	char message[1024];
 };
 
+/* Row i gets what is `by` rows further in the sequence, -1 where that is none. */
+static int32_t further(const struct mt_loader *l, const int32_t *from, int64_t row, int64_t by)
+{
+	return row + by < l->config.seq ? from[row + by] : -1;
+}
+
+/* What the modules of sequence b read, module k so many tokens further. A target further on counts where those between do too: none
+ * of them is behind the end of a document kept apart. */
+static void fill_next(const struct mt_loader *l, const int32_t *all_tokens, const int32_t *all_targets, int64_t b,
+		      struct mt_batch *batch)
+{
+	int64_t rows = l->config.row_count, size = l->config.mbs * rows;
+
+	for (int64_t k = 1; k <= l->config.modules; k++) {
+		int32_t *tokens = batch->next + 2 * (k - 1) * size + b * rows, *targets = tokens + size;
+
+		for (int64_t i = 0; i < rows; i++) {
+			int64_t row = l->config.rows ? l->config.rows[i] : i;
+			bool counts = true;
+
+			for (int64_t by = 0; by < k; by++)
+				counts = counts && further(l, all_targets, row, by) >= 0;
+			tokens[i] = further(l, all_tokens, row, k);
+			targets[i] = counts ? further(l, all_targets, row, k) : -1;
+		}
+	}
+}
+
 /* Global samples of a micro-batch: consecutive, interleaved over dp, so that a step's set does not depend on the layout. */
 static enum mt_status fill(const struct mt_loader *l, uint64_t origin, int64_t number, struct mt_batch *batch)
 {
@@ -49,6 +77,7 @@ static enum mt_status fill(const struct mt_loader *l, uint64_t origin, int64_t n
 			batch->tokens[b * c->row_count + i] = tokens[c->rows[i]];
 			batch->targets[b * c->row_count + i] = targets[c->rows[i]];
 		}
+		fill_next(l, tokens, targets, b, batch);
 	}
 	batch->counted = 0;
 	for (int64_t i = 0; i < c->mbs * c->row_count; i++)
@@ -97,7 +126,8 @@ static void *run(void *context)
 static enum mt_status make_slots(struct mt_loader *l)
 {
 	int64_t rows = l->config.mbs * l->config.row_count, slots = 2 * l->microbatches;
-	int64_t each = 2 * rows + (l->config.apart ? l->config.mbs * l->config.seq : 0);
+	int64_t starts = l->config.apart ? l->config.mbs * l->config.seq : 0, next = 2 * l->config.modules * rows;
+	int64_t each = 2 * rows + starts + next;
 
 	l->slots = calloc((size_t)slots, sizeof *l->slots);
 	l->memory = calloc((size_t)(slots * each), sizeof *l->memory);
@@ -107,7 +137,11 @@ static enum mt_status make_slots(struct mt_loader *l)
 		return mt_fail(MT_NOMEM, "out of memory for %lld micro-batches of %lld tokens", (long long)slots, (long long)rows);
 	for (int64_t i = 0; i < slots; i++) {
 		int32_t *at = l->memory + i * each;
-		l->slots[i] = (struct mt_batch){at, at + rows, l->config.apart ? at + 2 * rows : NULL, 0};
+
+		l->slots[i] = (struct mt_batch){.tokens = at,
+						.targets = at + rows,
+						.starts = starts > 0 ? at + 2 * rows : NULL,
+						.next = next > 0 ? at + 2 * rows + starts : NULL};
 	}
 	return MT_OK;
 }

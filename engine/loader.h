@@ -12,11 +12,13 @@ struct mt_loader_config {
 	bool count_boundaries;           /* apart: the target after a document's last token counts all the same */
 	const int32_t *rows;             /* of a sequence, those that are taken, in their order; NULL: all */
 	int64_t row_count;
+	int64_t modules; /* of multi-token prediction, for which next tokens are found */
 };
 
 struct mt_batch {
 	int32_t *tokens, *targets; /* (mbs, rows taken) */
 	int32_t *starts;           /* (mbs, seq), of all rows; NULL unless documents are kept apart */
+	int32_t *next;             /* (modules, 2, mbs, rows taken): tokens and targets of each module (mtp.c); NULL: no modules */
 	int64_t counted;           /* targets that are no -1 */
 };
 

@@ -59,32 +59,9 @@ void mt_mtp_free(struct mt_engine *e, struct mt_flight *flight)
 	}
 }
 
-/* Row i gets what is `by` rows further in its sequence, -1 where that is none. */
-static int32_t further(const struct mt_engine *e, const int32_t *from, int64_t row, int64_t by)
-{
-	return row % e->layout->seq + by < e->layout->seq ? from[row + by] : -1;
-}
-
-/* A target further on counts where those between do too: none of them is behind the end of a document kept apart. */
-void mt_mtp_load(struct mt_engine *e, const struct mt_batch *batch)
-{
-	for (int64_t k = 1; k <= e->model->mtp; k++) {
-		int32_t *tokens = e->mtp_tokens + 2 * (k - 1) * e->rows, *targets = tokens + e->rows;
-
-		for (int64_t row = 0; row < e->rows; row++) {
-			bool counts = true;
-
-			for (int64_t by = 0; by < k; by++)
-				counts = counts && further(e, batch->targets, row, by) >= 0;
-			tokens[row] = further(e, batch->tokens, row, k);
-			targets[row] = counts ? further(e, batch->targets, row, k) : -1;
-		}
-	}
-}
-
 static enum mt_status upload(struct mt_engine *e, struct mt_flight *head)
 {
-	const int32_t *tokens = e->mtp_tokens + 2 * (head->depth - 1) * e->rows;
+	const int32_t *tokens = e->mtp_next + 2 * (head->depth - 1) * e->rows;
 	size_t bytes = (size_t)e->rows * sizeof *tokens;
 
 	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &head->tokens));

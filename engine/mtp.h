@@ -7,7 +7,6 @@
 
 #include <stdint.h>
 
-struct mt_batch;
 struct mt_engine;
 struct mt_flight;
 
@@ -23,8 +22,6 @@ struct mt_mtp_params {
 enum mt_status mt_mtp_create(struct mt_engine *e, struct mt_flight *flight);
 void mt_mtp_free(struct mt_engine *e, struct mt_flight *flight);
 void mt_mtp_destroy(struct mt_flight *flight);
-/* Keeps the tokens of the micro-batch for the modules of the forward pass that follows. */
-void mt_mtp_load(struct mt_engine *e, const struct mt_batch *batch);
 /* All modules of a micro-batch, after the model's own head: losses, and logits that have become gradients. */
 enum mt_status mt_mtp_forward(struct mt_engine *e, struct mt_flight *flight, int64_t microbatch);
 /* Before the head's own backward pass: leaves in *gradient (S,C), new, what the modules add to that of the final norm's output. */

@@ -20,7 +20,7 @@ static enum mt_status load(struct mt_engine *e, const struct mt_chunk *chunk, st
 		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
 		MT_TRY(mt_device_upload(e->device, e->compute, flight->targets, batch.targets, bytes));
 		e->counted += (double)batch.counted;
-		mt_mtp_load(e, &batch);
+		e->mtp_next = batch.next ? batch.next : e->mtp_none;
 	}
 	return mt_context_load(e, flight, &batch);
 }

@@ -113,7 +113,6 @@ static void set_run(struct mt_run *run, const struct row *row, char *path)
 	static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA, &TINY_QWEN, &TINY_DEEPSEEK};
 
 	set_tiny_run(run, models[row->model]);
-	run->model.mtp = 0; /* modules of next tokens need whole sequences */
 	run->model.layers = row->dtype == MT_BF16 ? 2 : 5;
 	run->model.seq = SEQ;
 	run->model.init_std = 0.15; /* larger weights would make more of the rounding errors of f32 */

@@ -195,16 +195,29 @@ static void packed_documents_train_as_each_alone(void **state)
 	}
 }
 
+/* A module's token is the next, and its target counts where the one before does; both are of the whole sequence. */
+static void check_next(const struct mt_batch *batch, const int32_t *taken, int64_t count, const int32_t *tokens,
+		       const int32_t *targets)
+{
+	for (int64_t t = 0; t < count; t++) {
+		int64_t row = taken ? taken[t] : t;
+		bool counts = row < 15 && targets[row] >= 0 && targets[row + 1] >= 0;
+
+		assert_int_equal(batch->next[t], row < 15 ? tokens[row + 1] : -1);
+		assert_int_equal(batch->next[count + t], counts ? targets[row + 1] : -1);
+	}
+}
+
 /* By default targets of another document do not count; they can be let to. Rows may be taken from a sequence in any number. */
 static void targets_of_another_document_count_when_told_to(void **state)
 {
 	static const int32_t taken[] = {1, 5, 6, 13, 15};
 	struct mt_data_options options = {0};
-	struct mt_loader_config config = {.seq = 16, .mbs = 1, .gbs = 1, .dp = 1, .apart = true};
+	struct mt_loader_config config = {.seq = 16, .mbs = 1, .gbs = 1, .dp = 1, .apart = true, .modules = 1};
 	struct mt_dataset *dataset = NULL;
 	struct mt_loader *loader = NULL;
 	struct mt_batch batch;
-	int32_t targets[16];
+	int32_t targets[2][16], tokens[16]; /* of the whole sequence, without and with boundaries */
 	double waited_s = 0;
 	char prefix[64];
 
@@ -223,12 +236,15 @@ static void targets_of_another_document_count_when_told_to(void **state)
 		assert_int_equal(mt_loader_get(loader, 0, &batch, &waited_s), MT_OK);
 		/* rows 5 and 13 are the last of a document */
 		assert_int_equal(batch.counted, count - (i & 1 ? 0 : 2));
-		if (i == 1)
-			memcpy(targets, batch.targets, sizeof targets);
+		if (i < 2) {
+			memcpy(targets[i], batch.targets, sizeof targets[i]);
+			memcpy(tokens, batch.tokens, sizeof tokens);
+		}
+		check_next(&batch, config.rows, count, tokens, targets[i & 1]);
 		for (int64_t t = 0; t < count && i > 1; t++) {
 			bool last = taken[t] == 5 || taken[t] == 13;
 
-			assert_int_equal(batch.targets[t], last && !(i & 1) ? -1 : targets[taken[t]]);
+			assert_int_equal(batch.targets[t], last && !(i & 1) ? -1 : targets[1][taken[t]]);
 		}
 		mt_loader_destroy(loader);
 	}

@@ -245,7 +245,6 @@ EDIT(pp_9, l->pp = 9)
 EDIT(hidden_63, m->hidden = 63, m->head_dim = 0)
 EDIT(heads_9, l->tp = 2, m->heads = 9)
 EDIT(kv_3, l->tp = 2, m->kv_heads = 3)
-EDIT(mtp_cp, m->mtp = 1, l->cp = 2)
 EDIT(mtp_long, m->mtp = 1, l->seq = 1)
 EDIT(ffn_255, l->tp = 2, m->ffn = 255)
 EDIT(gbs_9, l->gbs = 9, l->mbs = 2)
@@ -301,7 +300,6 @@ static const struct breaker breakers[] = {
 	{"hidden_divisible_by_heads", hidden_63},
 	{"heads_divisible_by_tp", heads_9},
 	{"kv_heads_divisible_by_tp", kv_3},
-	{"mtp_needs_cp_of_one", mtp_cp},
 	{"mtp_tokens_within_seq", mtp_long},
 	{"ffn_divisible_by_tp", ffn_255},
 	{"gbs_divisible_by_dp_mbs", gbs_9},

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "tuner/axes.h"
 #include "tuner/launch.h"
 
 #include <math.h>
@@ -128,6 +129,10 @@ static json_t *machine_json(const struct mt_session *s)
 
 static void set_layout(json_t *o, const struct mt_layout *l)
 {
+	/* Those that few layouts set: left out where 0. */
+	static const enum mt_axis seldom[] = {
+		MT_AXIS_ETP,          MT_AXIS_ZERO_GROUP, MT_AXIS_RECOMPUTE_LAYERS, MT_AXIS_OFFLOAD_LAYERS,
+		MT_AXIS_FIRST_LAYERS, MT_AXIS_LAST_LAYERS};
 	char text[96];
 
 	mt_layout_text(l, text);
@@ -148,6 +153,10 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 	set_int(o, "zero", l->zero);
 	set_string(o, "recompute", mt_layout_recompute_name(l));
 	set_string(o, "schedule", mt_layout_schedule_name(l));
+	for (size_t i = 0; i < sizeof seldom / sizeof *seldom; i++) {
+		if (mt_axis_get(l, seldom[i]) != 0)
+			set_int(o, mt_axis_name(seldom[i]), mt_axis_get(l, seldom[i]));
+	}
 	set_int(o, "threads", l->threads);
 	set_int(o, "microbatches", mt_layout_microbatches(l));
 }

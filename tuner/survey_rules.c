@@ -144,6 +144,12 @@ RULE(stack_interleaves)
 	return l->vp > 1 && l->schedule == MT_SURVEY_1F1B && !q->stack->interleaves;
 }
 
+/* An end that counts as a layer may not be a chunk by itself: no run file can say so. */
+RULE(layers_at_least_chunks)
+{
+	return q->model.layers < (double)l->pp * l->vp;
+}
+
 /* Megatron's rule: micro-batches go round the stages in groups of pp. */
 RULE(microbatches_divisible_by_pp)
 {
@@ -209,6 +215,7 @@ RULE(recompute_layers_divisible_by_vp)
 	ROW(ep_divides_dp_cp, PP, "dp * cp must be a multiple of ep")                                                              \
 	ROW(fixed_vp, CHUNKS, "vp or schedule has another value by --fix")                                                         \
 	ROW(stack_interleaves, CHUNKS, "the software has one model chunk a stage")                                                 \
+	ROW(layers_at_least_chunks, CHUNKS, "every model chunk must have a layer")                                                 \
 	ROW(microbatches_divisible_by_pp, CHUNKS, "with several model chunks a stage the micro-batches must be a multiple of pp")  \
 	ROW(fixed_zero, ZERO, "zero has another value by --fix")                                                                   \
 	ROW(zero_needs_dp, ZERO, "zero shards over dp * cp: it needs more than one of them")                                       \

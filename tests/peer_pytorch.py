@@ -90,7 +90,7 @@ def build(torch, shape, layers, tokens):
             for block in self.blocks:
                 h = block(h, self.cos, self.sin)
             logits = self.head(self.norm(h))
-            return F.cross_entropy(logits.view(-1, vocab).float(), y.view(-1))
+            return F.cross_entropy(logits.view(-1, vocab).float(), y.reshape(-1))
 
     return Model()
 

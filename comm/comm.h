@@ -116,6 +116,8 @@ void mt_dry_world_poison(struct mt_dry_world *world, const char *why);
 /* A group of `count` distinct world ranks, this rank among them; collective over its members only, in the same order of
  * groups on every member. `name` is copied (at most 15 characters). ranks[i] becomes group rank i. */
 enum mt_status mt_group_create(struct mt_fabric *fabric, const char *name, const int *ranks, int count, struct mt_group **group);
+/* The group of all ranks of a fabric, in order. */
+enum mt_status mt_group_create_all(struct mt_fabric *fabric, const char *name, struct mt_group **group);
 void mt_group_destroy(struct mt_group *group);
 int mt_group_rank(const struct mt_group *group);
 int mt_group_size(const struct mt_group *group);

@@ -115,6 +115,21 @@ fail:
 	return st;
 }
 
+enum mt_status mt_group_create_all(struct mt_fabric *fabric, const char *name, struct mt_group **group)
+{
+	int size = mt_fabric_size(fabric), *ranks = malloc((size_t)size * sizeof *ranks);
+	enum mt_status st;
+
+	*group = NULL;
+	if (!ranks)
+		return mt_fail(MT_NOMEM, "group %s: no memory for %d ranks", name, size);
+	for (int i = 0; i < size; i++)
+		ranks[i] = i;
+	st = mt_group_create(fabric, name, ranks, size, group);
+	free(ranks);
+	return st;
+}
+
 void mt_group_destroy(struct mt_group *group)
 {
 	if (!group)

@@ -105,16 +105,10 @@ static enum mt_status open_log(struct trainer *t)
 static enum mt_status open_all(struct trainer *t)
 {
 	const struct mt_run *run = t->run;
-	int size = mt_fabric_size(t->config->fabric);
-	int *ranks = malloc((size_t)size * sizeof *ranks);
 	struct mt_engine_config engine = {.run = run, .device = t->config->device, .fabric = t->config->fabric};
 	enum mt_status st = MT_OK;
 
-	if (!ranks)
-		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-	for (int i = 0; i < size; i++)
-		ranks[i] = i;
-	MT_GOTO(out, mt_group_create(t->config->fabric, "trainer", ranks, size, &t->world));
+	MT_GOTO(out, mt_group_create_all(t->config->fabric, "trainer", &t->world));
 	MT_GOTO(out, mt_dataset_open(&t->dataset, &run->data, run->model.vocab, run->layout.seq, (uint64_t)run->train.seed));
 	if (run->train.eval_every > 0)
 		MT_GOTO(out, mt_dataset_open_part(&t->validation, &run->data, MT_DATA_VALID, run->model.vocab, run->layout.seq,
@@ -134,7 +128,6 @@ static enum mt_status open_all(struct trainer *t)
 			st = mt_fail(MT_NOMEM, "no memory for %lld step times", (long long)run->train.steps);
 	}
 out:
-	free(ranks);
 	return st;
 }
 

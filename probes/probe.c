@@ -54,19 +54,6 @@ static void name_libraries(struct mt_probe *probe)
 	}
 }
 
-static enum mt_status open_probe(struct mt_probe *probe)
-{
-	enum mt_status st = MT_OK;
-	int *ranks = malloc((size_t)probe->size * sizeof *ranks);
-	if (!ranks)
-		return mt_fail(MT_NOMEM, "probe: no memory for %d ranks", probe->size);
-	for (int r = 0; r < probe->size; r++)
-		ranks[r] = r;
-	st = mt_group_create(probe->fabric, "probe world", ranks, probe->size, &probe->world);
-	free(ranks);
-	return st;
-}
-
 /* Cores over ranks of the fullest host, so that every rank uses the same number. */
 static int plan_threads(const struct mt_probe *probe)
 {
@@ -143,7 +130,7 @@ enum mt_status mt_probe_run(struct mt_machine *machine, const struct mt_probe_op
 	MT_TRY(check_options(options));
 	probe.rank = mt_fabric_rank(fabric);
 	probe.size = machine->world = mt_fabric_size(fabric);
-	MT_GOTO(out, open_probe(&probe));
+	MT_GOTO(out, mt_group_create_all(probe.fabric, "probe world", &probe.world));
 	probe.start_s = mt_clock_s();
 	MT_GOTO(out, mt_probe_gather_hosts(&probe));
 	MT_GOTO(out, mt_probe_gather_links(&probe));

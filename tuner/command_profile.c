@@ -191,17 +191,9 @@ static enum mt_status profile(struct profiler *p, bool json)
 {
 	struct mt_group *world = NULL;
 	double bytes;
-	int *ranks = NULL;
 	enum mt_status st = MT_OK;
 
-	ranks = malloc((size_t)p->session.world * sizeof *ranks);
-	if (!ranks) {
-		st = mt_fail(MT_NOMEM, "no memory for %d ranks", p->session.world);
-		goto out;
-	}
-	for (int i = 0; i < p->session.world; i++)
-		ranks[i] = i;
-	MT_GOTO(out, mt_group_create(p->fabric, "profile", ranks, p->session.world, &world));
+	MT_GOTO(out, mt_group_create_all(p->fabric, "profile", &world));
 	MT_GOTO(out, run_watched(p, world));
 	bytes = (double)p->process_bytes;
 	MT_GOTO(out, mt_comm_host_all_reduce(world, &bytes, 1, MT_MAX));
@@ -210,7 +202,6 @@ static enum mt_status profile(struct profiler *p, bool json)
 		st = save(p, json);
 out:
 	mt_group_destroy(world);
-	free(ranks);
 	return st;
 }
 

@@ -36,21 +36,6 @@ static enum mt_status first_failure(struct mt_group *world, enum mt_status st, i
 	return (enum mt_status)statuses[first];
 }
 
-static enum mt_status group_of_all(struct mt_fabric *fabric, struct mt_group **world)
-{
-	int size = mt_fabric_size(fabric), *ranks = malloc((size_t)size * sizeof *ranks);
-	enum mt_status st;
-
-	*world = NULL;
-	if (!ranks)
-		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-	for (int i = 0; i < size; i++)
-		ranks[i] = i;
-	st = mt_group_create(fabric, "job", ranks, size, world);
-	free(ranks);
-	return st;
-}
-
 enum mt_status mt_job_agree(struct mt_fabric *fabric, enum mt_status st)
 {
 	int size = mt_fabric_size(fabric);
@@ -62,7 +47,7 @@ enum mt_status mt_job_agree(struct mt_fabric *fabric, enum mt_status st)
 	statuses = malloc((size_t)size * sizeof *statuses);
 	if (!statuses)
 		st = mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-	else if (group_of_all(fabric, &world) == MT_OK)
+	else if (mt_group_create_all(fabric, "job", &world) == MT_OK)
 		st = first_failure(world, st, statuses);
 	else if (st == MT_OK)
 		st = MT_FAILED;
@@ -78,7 +63,7 @@ static enum mt_status agree_on(struct mt_fabric *fabric, bool *value)
 	double no = !*value;
 	enum mt_status st;
 
-	MT_GOTO(out, group_of_all(fabric, &world));
+	MT_GOTO(out, mt_group_create_all(fabric, "job", &world));
 	st = mt_comm_host_all_reduce(world, &no, 1, MT_MAX);
 	*value = no == 0;
 out:

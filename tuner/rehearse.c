@@ -32,20 +32,6 @@ static double transfer_s(void *context, size_t bytes)
 	return mt_cost_transfer_s(context, bytes);
 }
 
-static enum mt_status group_of_all(struct mt_fabric *fabric, struct mt_group **world)
-{
-	int size = mt_fabric_size(fabric), *ranks = malloc((size_t)size * sizeof *ranks);
-	enum mt_status st;
-
-	if (!ranks)
-		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-	for (int i = 0; i < size; i++)
-		ranks[i] = i;
-	st = mt_group_create(fabric, "rehearsal", ranks, size, world);
-	free(ranks);
-	return st;
-}
-
 static enum mt_status open_player(struct player *p)
 {
 	const struct mt_rehearse_config *c = p->config;
@@ -63,7 +49,7 @@ static enum mt_status open_player(struct player *p)
 	MT_TRY(mt_fabric_create(&p->fabric, &fabric));
 	engine.fabric = p->fabric;
 	MT_TRY(mt_engine_create(&p->engine, &engine));
-	return group_of_all(p->fabric, &p->world);
+	return mt_group_create_all(p->fabric, "rehearsal", &p->world);
 }
 
 static void close_player(struct player *p)

@@ -188,15 +188,9 @@ enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, st
 	struct mt_dataset *dataset = NULL;
 	struct mt_engine *engine = NULL;
 	struct mt_group *world = NULL;
-	int size = mt_fabric_size(fabric);
-	int *ranks = malloc((size_t)size * sizeof *ranks);
 	enum mt_status st;
 
-	if (!ranks)
-		return mt_fail(MT_NOMEM, "no memory for %d ranks", size);
-	for (int i = 0; i < size; i++)
-		ranks[i] = i;
-	MT_GOTO(out, mt_group_create(fabric, "slice", ranks, size, &world));
+	MT_GOTO(out, mt_group_create_all(fabric, "slice", &world));
 	alone.rank = mt_fabric_rank(fabric) % alone.size;
 	MT_GOTO(out, mt_fabric_create(&config.fabric, &alone));
 	MT_GOTO(out, mt_dataset_open(&dataset, &synthetic, slice->run.model.vocab, slice->run.layout.seq, 1));
@@ -211,7 +205,6 @@ out:
 	mt_dataset_close(dataset);
 	mt_fabric_destroy(config.fabric);
 	mt_group_destroy(world);
-	free(ranks);
 	return st;
 }
 

@@ -86,12 +86,44 @@ static void no_steps_have_no_pace(void **state)
 	assert_false(mt_trial_unsettled(&c));
 }
 
+static void where_predictions_are_far_off_other_families_are_tried(void **state)
+{
+	/* Three variants of one family and one of another, predicted 6% slower. */
+	struct mt_candidate c[4] = {
+		{.layout = {.tp = 2, .pp = 2}, .step_s = 1.00},
+		{.layout = {.tp = 2, .pp = 2, .mbs = 2}, .step_s = 1.01},
+		{.layout = {.tp = 2, .pp = 2, .mbs = 4}, .step_s = 1.02},
+		{.layout = {.tp = 1, .pp = 2}, .step_s = 1.06},
+	};
+
+	(void)state;
+	assert_int_equal(mt_trial_next(c, 4), 0);
+	c[0].run = true;
+	c[0].measured_s = 1.03; /* near: the next of the family is still the more promising */
+	assert_int_equal(mt_trial_next(c, 4), 1);
+	c[0].measured_s = 2; /* far: 1.06 is less than twice 1.01 */
+	assert_int_equal(mt_trial_next(c, 4), 3);
+	c[3].run = true;
+	c[3].measured_s = 2.5; /* further still: back to the first family */
+	assert_int_equal(mt_trial_next(c, 4), 1);
+	c[0].measured_s = 0.5; /* all predictions seem twice too long: no reason to leave the family */
+	c[3].run = false;
+	assert_int_equal(mt_trial_next(c, 4), 1);
+	c[0].failed = true;
+	assert_int_equal(mt_trial_next(c, 4), 3);
+	c[3].run = c[3].failed = true;
+	assert_int_equal(mt_trial_next(c, 4), 1);
+	c[1].run = c[2].run = true;
+	assert_int_equal(mt_trial_next(c, 4), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_slow_machine_is_told_from_a_slow_layout),
 		cmocka_unit_test(without_paces_the_lengths_decide),
 		cmocka_unit_test(no_steps_have_no_pace),
+		cmocka_unit_test(where_predictions_are_far_off_other_families_are_tried),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,7 +56,7 @@ struct mt_cost_model *mt_session_cost(struct mt_session *session, int64_t thread
 
 /* Search: enumerate, cards, dry runs; candidates sorted. MT_INPUT when no layout keeps every rule, with the rules. */
 enum mt_status mt_search(struct mt_session *session);
-/* Runs the best options.top candidates; sorts again, by measurement. */
+/* Runs options.top candidates, each the most promising after the ones before (trial.h); sorts again, by measurement. */
 enum mt_status mt_verify(struct mt_session *session);
 /* Chooses, and traces the choice; choice stays -1 when all candidates were run and failed. */
 enum mt_status mt_choose(struct mt_session *session);

@@ -1,6 +1,7 @@
 /* trial: see trial.h. */
 #include "tuner/trial.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* A pace below this part of the undisturbed one is a disturbed machine's. A lone product of 1024-cubes varies by some 5%; a
@@ -9,6 +10,9 @@
 
 /* The slowest rank's rate, which turbo may lift for a moment: not quite the highest. */
 #define PACE_QUANTILE 0.9
+
+/* Measured over predicted time of a family whose trials all failed: it comes after the others. */
+#define FAILED_RATIO 1e3
 
 enum mt_status mt_trial_add(struct mt_candidate *c, const json_t *times, const json_t *paces)
 {
@@ -82,4 +86,49 @@ void mt_trial_judge(struct mt_candidate *c, double pace_flops)
 bool mt_trial_unsettled(const struct mt_candidate *c)
 {
 	return c->run && !c->failed && 2 * c->undisturbed_steps < c->measured_steps;
+}
+
+static bool same_family(const struct mt_layout *a, const struct mt_layout *b)
+{
+	return a->tp == b->tp && a->cp == b->cp && a->ep == b->ep && a->pp == b->pp;
+}
+
+/* Measured over predicted time for layouts like this one: the least of its family, since other work only lengthens a trial;
+ * without a trial the least of all, and never above 1. */
+static double expected_ratio(const struct mt_candidate *candidates, int count, const struct mt_candidate *c)
+{
+	double family = INFINITY, all = 1;
+	bool failed = false;
+
+	for (int i = 0; i < count; i++) {
+		const struct mt_candidate *other = &candidates[i];
+		bool same = other->run && same_family(&other->layout, &c->layout);
+
+		failed |= same && other->failed;
+		if (!other->run || other->failed || !(other->step_s > 0))
+			continue;
+		all = fmin(all, other->measured_s / other->step_s);
+		if (same)
+			family = fmin(family, other->measured_s / other->step_s);
+	}
+	return isfinite(family) ? family : failed ? FAILED_RATIO : all;
+}
+
+int mt_trial_next(const struct mt_candidate *candidates, int count)
+{
+	double least_s = INFINITY;
+	int next = -1;
+
+	for (int i = 0; i < count; i++) {
+		double expected_s;
+
+		if (candidates[i].run)
+			continue;
+		expected_s = candidates[i].step_s * expected_ratio(candidates, count, &candidates[i]);
+		if (next < 0 || expected_s < least_s) {
+			least_s = expected_s;
+			next = i;
+		}
+	}
+	return next;
 }

@@ -16,6 +16,11 @@ enum mt_status mt_trial_add(struct mt_candidate *candidate, const json_t *times,
 double mt_trial_pace(const struct mt_candidate *candidates, int count);
 /* Sets measured_s and what goes with it. With no undisturbed step at all, all count. */
 void mt_trial_judge(struct mt_candidate *candidate, double pace_flops);
+/* Which candidate to run next, of those that were not: the least predicted time after what the trials so far say of the
+ * prediction; -1: all were run. The prediction of a family (equal tp, cp, ep, pp) is corrected by the family's own trials;
+ * of a family without one it is believed, so that where predictions are far off other families have their turn before more of the
+ * same. */
+int mt_trial_next(const struct mt_candidate *candidates, int count);
 /* It was run, and fewer than half of its steps agree: what it takes when nothing else runs is not known well. */
 bool mt_trial_unsettled(const struct mt_candidate *candidate);
 

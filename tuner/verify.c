@@ -1,4 +1,4 @@
-/* verify: runs the best layouts for a few steps each. A trial that fails is a result with its reason, never the end. */
+/* verify: runs the most promising layouts for a few steps each. A trial that fails is a result with its reason, never the end. */
 #include "tuner/session.h"
 
 #include "base/clock.h"
@@ -103,50 +103,69 @@ struct trials {
 	struct mt_session *session;
 	char *directory; /* owned */
 	struct mt_progress progress;
-	int count;
+	int *order; /* owned: candidates, in the order in which they are run */
+	int count, most;
 };
 
-/* MT_INTERRUPTED when the user stopped it. */
-static enum mt_status run_one(struct trials *t, int index, int round)
+/* What all steps so far say of the machine's pace may change what they say of a layout. */
+static void judge(struct trials *t)
 {
-	struct mt_candidate *c = &t->session->space.candidates[index];
-	char text[96], *path = mt_string("%s/%02d.yaml", t->directory, index + 1);
+	struct mt_space *space = &t->session->space;
+	double pace_flops = mt_trial_pace(space->candidates, space->count);
+
+	for (int i = 0; i < t->count; i++) {
+		struct mt_candidate *c = &space->candidates[t->order[i]];
+
+		if (c->measured_steps > 0)
+			mt_trial_judge(c, pace_flops);
+	}
+}
+
+/* MT_INTERRUPTED when the user stopped it. */
+static enum mt_status run_one(struct trials *t, int trial, int round)
+{
+	struct mt_candidate *c = &t->session->space.candidates[t->order[trial]];
+	char text[96], *path = mt_string("%s/%02d.yaml", t->directory, trial + 1);
 	enum mt_status st;
 
 	mt_layout_text(&c->layout, text);
 	if (round == 0)
-		mt_info("trial %d of %d: %s", index + 1, t->count, text);
+		mt_info("trial %d of %d: %s", trial + 1, t->most, text);
 	else
-		mt_info("trial %d of %d once more, its steps were disturbed: %s", index + 1, t->count, text);
+		mt_info("trial %d of %d once more, its steps were disturbed: %s", trial + 1, t->most, text);
 	mt_progress_advance(&t->progress, 0, text);
 	st = path ? run_trial(t->session, c, path) : mt_fail(MT_NOMEM, "no memory for a path");
 	free(path);
+	judge(t);
 	if (st == MT_OK)
 		mt_progress_advance(&t->progress, 1, text);
 	return st;
 }
 
-static void judge(struct trials *t)
+/* Each trial may change which layout is the next. */
+static enum mt_status run_all(struct trials *t)
 {
-	struct mt_candidate *candidates = t->session->space.candidates;
-	double pace_flops = mt_trial_pace(candidates, t->count);
+	struct mt_space *space = &t->session->space;
 
-	for (int i = 0; i < t->count; i++) {
-		if (candidates[i].measured_steps > 0)
-			mt_trial_judge(&candidates[i], pace_flops);
+	mt_progress_start(&t->progress, "trial", t->most);
+	while (t->count < t->most) {
+		t->order[t->count++] = mt_trial_next(space->candidates, space->count);
+		MT_TRY(run_one(t, t->count - 1, 0));
 	}
+	mt_progress_finish(&t->progress);
+	return MT_OK;
 }
 
 /* A disturbance of seconds hits all steps of a trial or none: a layout that met one has its next trial after all others. */
-static enum mt_status run_round(struct trials *t, int round)
+static enum mt_status run_again(struct trials *t, int round)
 {
 	int due = 0;
 
 	for (int i = 0; i < t->count; i++)
-		due += round == 0 || mt_trial_unsettled(&t->session->space.candidates[i]);
+		due += mt_trial_unsettled(&t->session->space.candidates[t->order[i]]);
 	mt_progress_start(&t->progress, "trial", due);
 	for (int i = 0; i < t->count; i++) {
-		if (round == 0 || mt_trial_unsettled(&t->session->space.candidates[i]))
+		if (mt_trial_unsettled(&t->session->space.candidates[t->order[i]]))
 			MT_TRY(run_one(t, i, round));
 	}
 	mt_progress_finish(&t->progress);
@@ -159,12 +178,13 @@ enum mt_status mt_verify(struct mt_session *session)
 	struct trials t = {.session = session, .directory = mt_session_path(session, "trials")};
 	enum mt_status st;
 
-	t.count = session->options.top < session->space.count ? (int)session->options.top : session->space.count;
-	MT_GOTO(out, t.directory ? mt_file_make_directory(t.directory) : mt_fail(MT_NOMEM, "no memory for a path"));
-	for (int round = 0; round < session->options.trial_rounds && st == MT_OK; round++) {
-		st = run_round(&t, round);
-		judge(&t);
-	}
+	t.most = session->options.top < session->space.count ? (int)session->options.top : session->space.count;
+	t.order = calloc((size_t)t.most + 1, sizeof *t.order);
+	MT_GOTO(out,
+		t.directory && t.order ? mt_file_make_directory(t.directory) : mt_fail(MT_NOMEM, "no memory for a list of trials"));
+	st = run_all(&t);
+	for (int round = 1; round < session->options.trial_rounds && st == MT_OK; round++)
+		st = run_again(&t, round);
 	if (st == MT_INTERRUPTED) {
 		session->partial = true;
 		st = MT_OK;
@@ -172,6 +192,7 @@ enum mt_status mt_verify(struct mt_session *session)
 out:
 	mt_progress_finish(&t.progress);
 	free(t.directory);
+	free(t.order);
 	mt_space_sort(&session->space);
 	mt_session_phase(session, "trials", start_s);
 	return st;

@@ -99,7 +99,7 @@ extern const struct mt_async_ops cuda_async;
 enum mt_status cuda_clock_open(struct cuda_device *cuda);
 void cuda_clock_close(struct cuda_device *cuda);
 
-/* product.c, product_fused.c, product_measure.c */
+/* product.c, product_fused.c, product_measure.c (which, as the second, measures by measure.h) */
 enum mt_status cuda_products_open(struct cuda_device *cuda);
 void cuda_products_close(struct cuda_device *cuda);
 enum mt_status cuda_product(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op);

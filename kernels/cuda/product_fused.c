@@ -1,14 +1,12 @@
 /* product_fused: products with GELU or a bias' gradient: which of cuBLASLt's epilogues, and which kernels of our own in their
  * place.
  *
- * There are up to three ways, from all in one to nothing in one:
- *   0  the product with the whole epilogue
- *   1  the gradient through GELU as the epilogue, the bias' gradient as a kernel (dgrad in bf16 and f16, whose vector of sums
- * cuBLASLt would round to their type) 2  the product, then kernels Shape, type and alignment say which there are, and the first of
- * these is the answer. The others are timed against it on operands of their own when a shape is first met, and take its place where
- * they are faster: by the rule of product_measure.c, so by default only one that gives the same bits, or the layout of a run would
- * not decide its bits; MEGATUNE_CUBLASLT=fastest is without that rule, and with `first` nothing is timed. */
-#include "kernels/cuda/cuda.h"
+ * There are up to three ways, from all in one to nothing in one. Way 0: the product with the whole epilogue. Way 1: the gradient
+ * through GELU as the epilogue, the bias' gradient as a kernel (dgrad in bf16 and f16, whose vector of sums cuBLASLt would round
+ * to their type). Way 2: the product, then kernels. Shape, type and alignment say which there are, and the first of these is the
+ * answer. The others are timed against it on operands of their own when a shape is first met, and take its place where they are
+ * faster, by the rule of measure.h; with MEGATUNE_CUBLASLT=first nothing is timed. */
+#include "kernels/cuda/measure.h"
 #include "kernels/cuda/trial.h"
 
 #include "kernels/fp8.h"
@@ -16,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WAYS = 3, MOST_PLACES = 5, ROUNDS = 5 };
+enum { WAYS = 3, MOST_PLACES = 5 };
 
 /* All bytes are compared. */
 struct split_key {
@@ -39,14 +37,9 @@ struct place {
 };
 
 struct trial {
-	struct cuda_device *cuda;
+	struct cuda_trial on;
 	struct mt_device *device;
-	struct mt_stream *stream;
 	struct mt_op op; /* on operands of its own */
-	char *read, *written, *first;
-	size_t read_bytes, written_bytes;
-	int *differs; /* device memory: one number */
-	cudaEvent_t start, end;
 };
 
 /* The operations of a way; 0: it is none for this product. */
@@ -122,135 +115,52 @@ static size_t room_of(const struct place *place)
 	return (bytes / MT_ARENA_ALIGN_BYTES + 2) * MT_ARENA_ALIGN_BYTES;
 }
 
-static cudaError_t take(struct trial *t, void *memory, size_t bytes)
-{
-	return cudaMallocAsync((void **)memory, bytes, cuda_stream(t->stream));
-}
-
-static void give_back(struct trial *t)
-{
-	void *all[] = {t->read, t->written, t->first, t->differs};
-	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-		if (all[i])
-			cudaFreeAsync(all[i], cuda_stream(t->stream));
-	if (t->start)
-		cudaEventDestroy(t->start);
-	if (t->end)
-		cudaEventDestroy(t->end);
-	/* The pool keeps what it was given; the arenas may want it. */
-	cudaMemPool_t pool;
-	if (cudaStreamSynchronize(cuda_stream(t->stream)) == cudaSuccess &&
-	    cudaDeviceGetDefaultMemPool(&pool, t->cuda->index) == cudaSuccess)
-		cudaMemPoolTrimTo(pool, 0);
-}
-
-/* MT_NOMEM when it does not fit. */
 static enum mt_status prepare(struct trial *t)
 {
 	struct place places[MOST_PLACES];
 	int count = places_of(&t->op, places);
-	struct mt_cuda_launch launch = t->cuda->launch;
-	size_t read_at = 0, written_at = 0;
-	launch.stream = cuda_stream(t->stream);
+	struct mt_cuda_launch launch = t->on.cuda->launch;
+	size_t bytes[2] = {0}, at[2] = {0}; /* read, written */
+	char *base[2];
+	launch.stream = cuda_stream(t->on.stream);
 	for (int i = 0; i < count; i++)
-		*(places[i].written ? &t->written_bytes : &t->read_bytes) += room_of(&places[i]);
-	if (take(t, &t->read, t->read_bytes) || take(t, &t->written, t->written_bytes) || take(t, &t->first, t->written_bytes) ||
-	    take(t, &t->differs, sizeof *t->differs)) {
-		cudaGetLastError();
-		return MT_NOMEM;
-	}
-	CUDA_TRY(cudaEventCreate(&t->start));
-	CUDA_TRY(cudaEventCreate(&t->end));
+		bytes[places[i].written] += room_of(&places[i]);
+	MT_TRY(cuda_trial_take(&t->on, &base[false], bytes[false]));
+	MT_TRY(cuda_trial_prepare(&t->on, bytes[true]));
+	base[true] = t->on.written;
 	for (int i = 0; i < count; i++) {
 		struct place *place = &places[i];
-		size_t *at = place->written ? &written_at : &read_at;
-		char *base = (place->written ? t->written : t->read) + *at;
-		*at += room_of(place);
-		*place->pointer = base + align_of(*place->pointer) % MT_ARENA_ALIGN_BYTES;
+		char *here = base[place->written] + at[place->written];
+		at[place->written] += room_of(place);
+		*place->pointer = here + align_of(*place->pointer) % MT_ARENA_ALIGN_BYTES;
 		if (!place->written)
 			MT_TRY(mt_cuda_trial_fill(&launch, *place->pointer, (int64_t)place->count, place->dtype, (uint32_t)i + 1));
 	}
 	return MT_OK;
 }
 
-/* One run on cleared results, and whether they are those of the first way that was run. */
-static enum mt_status agrees(struct trial *t, int way, bool is_first, bool *same)
+static enum mt_status run_trial(void *context, int way)
 {
-	struct mt_cuda_launch launch = t->cuda->launch;
-	cudaStream_t stream = cuda_stream(t->stream);
-	int differs = 0;
-	launch.stream = stream;
-	CUDA_TRY(cudaMemsetAsync(t->written, 0, t->written_bytes, stream));
-	MT_TRY(run_way(t->device, t->stream, &t->op, way));
-	*same = true;
-	if (is_first) {
-		CUDA_TRY(cudaMemcpyAsync(t->first, t->written, t->written_bytes, cudaMemcpyDeviceToDevice, stream));
-		return MT_OK;
-	}
-	CUDA_TRY(cudaMemsetAsync(t->differs, 0, sizeof *t->differs, stream));
-	MT_TRY(mt_cuda_trial_compare(&launch, t->written, t->first, t->written_bytes, t->differs));
-	CUDA_TRY(cudaMemcpyAsync(&differs, t->differs, sizeof differs, cudaMemcpyDeviceToHost, stream));
-	CUDA_TRY(cudaStreamSynchronize(stream));
-	*same = !differs;
-	return MT_OK;
-}
-
-/* The shortest of some runs, each alone between two events. */
-static enum mt_status time_way(struct trial *t, int way, float *best_ms)
-{
-	for (int i = 0; i < ROUNDS; i++) {
-		float ms;
-		CUDA_TRY(cudaEventRecord(t->start, cuda_stream(t->stream)));
-		MT_TRY(run_way(t->device, t->stream, &t->op, way));
-		CUDA_TRY(cudaEventRecord(t->end, cuda_stream(t->stream)));
-		CUDA_TRY(cudaEventSynchronize(t->end));
-		CUDA_TRY(cudaEventElapsedTime(&ms, t->start, t->end));
-		if (i == 0 || ms < *best_ms)
-			*best_ms = ms;
-	}
-	return MT_OK;
-}
-
-/* `chosen` is the first that there is. */
-static enum mt_status measure(struct trial *t, const bool possible[WAYS], int *chosen)
-{
-	float best_ms = 0, ms = 0;
-	int first = *chosen;
-	for (int way = first; way < WAYS; way++) {
-		bool same = true;
-		if (!possible[way])
-			continue;
-		enum mt_status st = agrees(t, way, way == first, &same);
-		bool taken = same || t->cuda->choice == CUDA_CHOICE_FASTEST;
-		if (st == MT_OK && taken)
-			st = time_way(t, way, &ms);
-		if (st != MT_OK && way == first)
-			return st;
-		if (st != MT_OK)
-			mt_error_clear();
-		if (st == MT_OK && taken && (way == first || ms < best_ms)) {
-			best_ms = ms;
-			*chosen = way;
-		}
-	}
-	return MT_OK;
+	struct trial *t = context;
+	return run_way(t->device, t->on.stream, &t->op, way);
 }
 
 static enum mt_status choose(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op, int *way)
 {
-	struct trial t = {.cuda = cuda_of(device), .device = device, .stream = stream, .op = *op};
+	struct trial t = {.on = {.cuda = cuda_of(device), .stream = stream, .run = run_trial}, .device = device, .op = *op};
 	bool possible[WAYS];
+	t.on.context = &t;
 	for (int i = 0; i < WAYS; i++)
 		MT_TRY(is_possible(device, stream, op, i, &possible[i]));
 	*way = possible[0] ? 0 : possible[1] ? 1 : 2;
-	if (*way == 2 || t.cuda->choice == CUDA_CHOICE_FIRST || op->linear.rows == 0)
+	if (*way == 2 || t.on.cuda->choice == CUDA_CHOICE_FIRST || op->linear.rows == 0)
 		return MT_OK;
 	enum mt_status st = prepare(&t);
 	if (st == MT_OK)
-		st = measure(&t, possible, way);
+		st = cuda_trial_choose(&t.on, possible, WAYS, way);
 	else if (st == MT_NOMEM)
 		st = MT_OK; /* the first, as if nothing were faster */
-	give_back(&t);
+	cuda_trial_end(&t.on);
 	return st;
 }
 

@@ -91,8 +91,6 @@ enum mt_status mt_model_complete(struct mt_model *model, const char *where);
 void mt_model_free(struct mt_model *model);
 /* Deep copy. */
 enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from);
-/* The directory that holds the model files: $MEGATUNE_DATA/models, beside the executable, or the install prefix. free() it. */
-char *mt_model_directory(void);
 
 /* Parameters, all and those of matrix products (no embeddings, norms, biases; the head counted apart). Unpadded vocabulary. */
 int64_t mt_model_parameters(const struct mt_model *model);

@@ -1,54 +1,18 @@
 /* model_load: from what a person writes to a model: a shipped name, a YAML file, a Hugging Face config.json or its folder. */
 #define _GNU_SOURCE
+#include "base/catalog.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/process.h"
 #include "engine/model_private.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#ifndef MT_PREFIX
-#define MT_PREFIX "/usr/local"
-#endif
 
 static bool is_directory(const char *path)
 {
 	struct stat info;
 	return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-/* A directory of the form BASE/SUFFIX, or NULL when there is none. */
-static char *directory_below(const char *base, const char *suffix)
-{
-	char *path = mt_string("%s/%s", base, suffix);
-
-	if (path && is_directory(path))
-		return path;
-	free(path);
-	return NULL;
-}
-
-char *mt_model_directory(void)
-{
-	static const char *const beside[] = {"examples/models", "../examples/models", "../../examples/models",
-					     "../share/megatune/models"};
-	const char *data = getenv("MEGATUNE_DATA");
-	char *found = NULL;
-
-	if (data && *data)
-		return mt_string("%s/models", data);
-	char *self = mt_process_self();
-	char *slash = self ? strrchr(self, '/') : NULL;
-	if (slash) {
-		*slash = '\0';
-		for (size_t i = 0; !found && i < sizeof beside / sizeof beside[0]; i++)
-			found = directory_below(self, beside[i]);
-	}
-	free(self);
-	return found ? found : mt_string("%s/share/megatune/models", MT_PREFIX);
 }
 
 static bool has_suffix(const char *text, const char *suffix)
@@ -126,56 +90,10 @@ static enum mt_status read_path(struct mt_model *model, const char *path)
 	return st;
 }
 
-static int is_model_file(const struct dirent *entry)
-{
-	return entry->d_name[0] != '.' && has_suffix(entry->d_name, ".yaml");
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-	return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-/* Refuses an unknown name with the nearest and all that are known. */
-static enum mt_status fail_unknown(const char *name, const char *directory)
-{
-	struct dirent **entries = NULL;
-	int count = scandir(directory, &entries, is_model_file, by_name);
-	char *known = NULL;
-	size_t bytes = 0;
-
-	if (count < 0)
-		return mt_fail(MT_INPUT,
-			       "no model '%s': the model directory %s cannot be read; set MEGATUNE_DATA to the directory "
-			       "above models/, or give a path",
-			       name, directory);
-	FILE *list = open_memstream(&known, &bytes);
-	for (int i = 0; i < count; i++) {
-		entries[i]->d_name[strlen(entries[i]->d_name) - strlen(".yaml")] = '\0';
-		if (list)
-			fprintf(list, "%s%s", i ? ", " : "", entries[i]->d_name);
-	}
-	if (list)
-		fclose(list);
-	const char *names[count > 0 ? count : 1];
-	for (int i = 0; i < count; i++)
-		names[i] = entries[i]->d_name;
-	const char *nearest = mt_options_nearest(name, names, (size_t)count);
-	enum mt_status st = mt_fail(
-		MT_INPUT, "no model '%s' in %s%s%s%s; known: %s; or give the path of a YAML file or a config.json", name, directory,
-		nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'?" : "", known && *known ? known : "none");
-	for (int i = 0; i < count; i++)
-		free(entries[i]);
-	free(entries);
-	free(known);
-	return st;
-}
-
 /* A bare word is first a shipped name, so that a file or folder of that name in the way changes nothing. */
 static enum mt_status read_named(struct mt_model *model, const char *name)
 {
-	char *directory = mt_model_directory();
-	char *path = directory ? mt_string("%s/%s.yaml", directory, name) : NULL;
+	char *path = mt_catalog_path("models", name);
 	enum mt_status st;
 
 	if (!path)
@@ -185,9 +103,8 @@ static enum mt_status read_named(struct mt_model *model, const char *name)
 	else if (mt_file_exists(name))
 		st = read_path(model, name);
 	else
-		st = fail_unknown(name, directory);
+		st = mt_catalog_unknown("models", name, "give the path of a YAML file or a config.json");
 	free(path);
-	free(directory);
 	return st;
 }
 

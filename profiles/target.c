@@ -3,16 +3,12 @@
 #define _GNU_SOURCE
 #include "profiles/target.h"
 
+#include "base/catalog.h"
 #include "base/file.h"
-#include "base/process.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifndef MT_PREFIX
-#define MT_PREFIX "/usr/local"
-#endif
 
 #define M(f) offsetof(struct mt_target, f)
 #define S(f) offsetof(struct mt_stack, f)
@@ -134,31 +130,9 @@ const char *mt_factor_name(enum mt_factor factor)
 	return factor_names[factor];
 }
 
-/* DIR/KIND/WHAT.yaml where DIR is $MEGATUNE_DATA, the source tree beside the build, or the install prefix. */
 char *mt_target_path(const char *kind, const char *what)
 {
-	static const char *const beside[] = {"profiles", "../profiles", "../../profiles", "../share/megatune"};
-	const char *data = getenv("MEGATUNE_DATA");
-	char *self, *slash, *path = NULL;
-
-	if (strchr(what, '/') || strstr(what, ".yaml"))
-		return strdup(what);
-	if (data && *data)
-		path = mt_string("%s/%s/%s.yaml", data, kind, what);
-	self = mt_process_self();
-	slash = self ? strrchr(self, '/') : NULL;
-	if (slash)
-		*slash = '\0';
-	for (size_t i = 0; self && i < sizeof beside / sizeof beside[0] && !(path && access(path, R_OK) == 0); i++) {
-		free(path);
-		path = mt_string("%s/%s/%s/%s.yaml", self, beside[i], kind, what);
-	}
-	if (path && access(path, R_OK) != 0) {
-		free(path);
-		path = mt_string("%s/share/megatune/%s/%s.yaml", MT_PREFIX, kind, what);
-	}
-	free(self);
-	return path;
+	return strchr(what, '/') || strstr(what, ".yaml") ? strdup(what) : mt_catalog_path(kind, what);
 }
 
 enum { LIKE_DEPTH = 6 };
@@ -173,9 +147,8 @@ static enum mt_status read_file(const struct mt_option_table *table, void *value
 	const char *base;
 	enum mt_status st = path ? MT_OK : mt_fail(MT_NOMEM, "no memory for a path");
 
-	if (st == MT_OK && access(path, R_OK) != 0)
-		st = mt_fail(MT_INPUT, "no file '%s' for '%s': give a name in profiles/%s or the path of a YAML file", path, what,
-			     kind);
+	if (st == MT_OK && strcmp(path, what) != 0 && access(path, R_OK) != 0)
+		st = mt_catalog_unknown(kind, what, "give the path of a YAML file");
 	if (st == MT_OK && depth > LIKE_DEPTH)
 		st = mt_fail(MT_INPUT, "%s: like: goes in a circle", path);
 	if (st != MT_OK)

@@ -139,6 +139,9 @@ enum mt_status mt_record_read(struct record *r, const json_t *document)
 	memset(r, 0, sizeof *r);
 	if (!json_is_object(document))
 		return mt_fail(MT_INPUT, "the result is no JSON object; give a result.json that megatune tune or plan wrote");
+	if (!json_object_get(document, "schema") && !json_object_get(document, "candidates"))
+		return mt_fail(MT_INPUT, "the file has neither 'schema' nor 'candidates': it is no result; give a result.json that "
+					 "megatune tune or plan wrote");
 	int64_t schema = mt_json_get_int(document, "schema", SCHEMA);
 	if (schema > SCHEMA)
 		return mt_fail(MT_INPUT, "the result has schema %lld, this megatune reads up to %d; use the megatune that wrote it",

@@ -62,7 +62,7 @@ static void casts_and_fills_are_exact(void **state)
 				half = mt_dtype_is_half((enum mt_dtype)from) ? (enum mt_dtype)from : half;
 				for (int i = 0; i < COUNT; i++)
 					if (from == MT_I32)
-						((int32_t *)(void *)src)[i] = i * 429497 - 1000000007;
+						((int32_t *)(void *)src)[i] = (int32_t)(i * INT64_C(429497) - 1000000007);
 					else if (from_bytes == 1)
 						src[i] = fp8_code(i, (enum mt_dtype)from);
 					else

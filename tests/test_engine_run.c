@@ -1,4 +1,5 @@
 /* Run files: what is written is read back, what is wrong is named. */
+#include "base/catalog.h"
 #include "base/file.h"
 #include "engine/run.h"
 
@@ -144,7 +145,7 @@ static void a_model_path_is_relative_to_the_run_file(void **state)
 static void the_shipped_runs_are_sound(void **state)
 {
 	static const char *const names[] = {"gpt-tiny", "llama-tiny-tp2-pp2", "gpt2-124m"};
-	char *models = mt_model_directory();
+	char *models = mt_catalog_directory("models");
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
 		struct mt_run run;

@@ -236,16 +236,20 @@ static void without_gnuplot_the_page_says_so_and_has_the_tables(void **state)
 static void what_is_no_result_is_refused(void **state)
 {
 	(void)state;
-	json_t *array = json_array(), *newer = json_pack("{s:i}", "schema", 2);
+	json_t *array = json_array(), *newer = json_pack("{s:i}", "schema", 2), *other = json_pack("{s:i}", "a", 1);
 	assert_int_equal(mt_report_write(array, scratch), MT_INPUT);
 	mt_error_clear();
 	assert_int_equal(mt_report_write(newer, scratch), MT_INPUT);
 	assert_non_null(strstr(mt_error_message(), "schema 2"));
 	mt_error_clear();
+	assert_int_equal(mt_report_write(other, scratch), MT_INPUT);
+	assert_non_null(strstr(mt_error_message(), "'candidates'"));
+	mt_error_clear();
 	assert_int_equal(mt_report_write(NULL, scratch), MT_INPUT);
 	mt_error_clear();
 	json_decref(array);
 	json_decref(newer);
+	json_decref(other);
 }
 
 static int keep_path(void **state)

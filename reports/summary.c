@@ -323,10 +323,23 @@ static void put_next(const struct summary *s)
 	wrapped(s, line);
 }
 
+/* The table of a scale document is in its page. */
+static enum mt_status print_scale(const json_t *result, FILE *file)
+{
+	fprintf(file, "megatune scale: %s on %s with %s\n  Report   scale.html\n",
+		mt_json_get_string(result, "model", "unnamed model"), mt_json_get_string(result, "machine", "unnamed machine"),
+		mt_json_get_string(result, "stack", "an unnamed stack"));
+	return ferror(file) ? mt_fail(MT_IO, "the summary could not be written") : MT_OK;
+}
+
 enum mt_status mt_report_print(const json_t *result, FILE *file, int colour)
 {
 	struct record record = {0};
-	enum mt_status st = mt_record_read(&record, result);
+	enum mt_status st;
+
+	if (strcmp(mt_json_get_string(result, "command", ""), "scale") == 0)
+		return print_scale(result, file);
+	st = mt_record_read(&record, result);
 
 	if (st == MT_OK) {
 		struct summary summary = {.file = file, .record = &record, .colour = colour};

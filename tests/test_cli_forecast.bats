@@ -121,6 +121,7 @@ setup() {
 	mv scaled/scale.html before.html
 	attempt megatune report scaled/scale.json
 	finished
+	grep -q 'megatune scale: llama3-8b on h100-80g-sxm with megatron-core' "$OUT"
 	cmp before.html scaled/scale.html
 }
 

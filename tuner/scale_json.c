@@ -66,6 +66,7 @@ json_t *mt_scale_json(const struct mt_scale *scale, const struct mt_setting *set
 	json_t *doc = json_object(), *rows = json_array();
 	struct mt_survey_query q;
 
+	json_object_set_new(doc, "schema", json_integer(1));
 	json_object_set_new(doc, "command", json_string("scale"));
 	json_object_set_new(doc, "megatune", json_string(MT_VERSION));
 	json_object_set_new(doc, "model", json_string(model->name));

@@ -133,6 +133,7 @@ static enum mt_status run_alone(struct mt_stream *stream, const struct mt_comm_c
 static enum mt_status run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call)
 {
 	MT_TRY(check(group, stream, call));
+	MT_TRY(mt_stream_flush(stream));
 	if (group->size == 1)
 		return run_alone(stream, call);
 	return group->fabric->ops->run(group, stream, call);

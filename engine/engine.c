@@ -39,6 +39,25 @@ static enum mt_status make_arenas(struct mt_engine *e)
 	return MT_OK;
 }
 
+/* A device that computes nothing stands for one that may have them. */
+static enum mt_status use_graphs(struct mt_engine *e)
+{
+	enum mt_graphs_choice choice = (enum mt_graphs_choice)e->config.run->train.cuda_graphs;
+
+	if (choice == MT_GRAPHS_OFF || !e->device->info.executes)
+		return MT_OK;
+	enum mt_status st = mt_stream_use_graphs(e->compute);
+	if (st != MT_UNAVAILABLE)
+		return st;
+	mt_error_clear();
+	return choice == MT_GRAPHS_AUTO
+		       ? MT_OK
+		       : mt_fail(MT_INPUT,
+				 "train.cuda_graphs: layer, but the %s device launches no graphs: use device cuda, "
+				 "or cuda_graphs auto or off",
+				 e->device->info.kind);
+}
+
 static enum mt_status make_streams(struct mt_engine *e)
 {
 	static const char *const sends[MT_SCHEDULE_LANES] = {"send", "send up", "send back", "send back up"};
@@ -46,6 +65,7 @@ static enum mt_status make_streams(struct mt_engine *e)
 	int step = e->layout->schedule == MT_SCHEDULE_ZB_V ? 1 : 2; /* only a V has lanes of its second side */
 
 	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMPUTE, "compute", &e->compute));
+	MT_TRY(use_graphs(e));
 	MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, "dp", &e->dp_stream));
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane += step) {
 		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, sends[lane], &e->send_stream[lane]));
@@ -359,6 +379,11 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	e->step++;
 	e->samples += e->gbs;
 	return MT_OK;
+}
+
+struct mt_graph_stats mt_engine_graph_stats(const struct mt_engine *engine)
+{
+	return mt_stream_graph_stats(engine->compute);
 }
 
 int64_t mt_engine_steps_done(const struct mt_engine *engine)

@@ -55,8 +55,9 @@ int64_t mt_engine_steps_done(const struct mt_engine *engine); /* those of the ru
 /* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */
 #define MT_ENGINE_ARENAS 5
 void mt_engine_memory(const struct mt_engine *engine, struct mt_arena_stats stats[MT_ENGINE_ARENAS]);
-size_t mt_engine_host_bytes(const struct mt_engine *engine); /* peak of offloaded activations in host memory */
-size_t mt_engine_peak_bytes(const struct mt_engine *engine); /* sum of the arenas' peaks */
+size_t mt_engine_host_bytes(const struct mt_engine *engine);                 /* peak of offloaded activations in host memory */
+struct mt_graph_stats mt_engine_graph_stats(const struct mt_engine *engine); /* since it was made; 0 without train.cuda_graphs */
+size_t mt_engine_peak_bytes(const struct mt_engine *engine);                 /* sum of the arenas' peaks */
 
 /* For tests and checkpoints: the number of parameters here, and one parameter's or its gradient's local values
  * (host memory, f32; gradient: after the reduction of the last step, before clipping). Reading a gradient is collective

@@ -362,7 +362,7 @@ static enum mt_status compute(struct mt_engine *e, int layer, struct mt_layer_sa
 	return at[MT_ROUTER] >= 0 ? mt_experts_begin(e, layer, saved, saved->norm2) : MT_OK;
 }
 
-enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
+static enum mt_status forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
 {
 	MT_TRY(compute(e, layer, saved));
 	MT_TRY(mlp_output(e, layer, saved, output));
@@ -371,6 +371,12 @@ enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_
 	if (recompute_of(e, layer) == MT_RECOMPUTE_SELECTIVE)
 		free_selected(e, saved);
 	return MT_OK;
+}
+
+enum mt_status mt_layer_forward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **output)
+{
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, forward(e, layer, saved, output));
 }
 
 /* Gradient dy(R,C) of the products of g -> of u, in s->up. `up_bias` becomes -1 where its gradient is done: that is where GELU's
@@ -521,7 +527,7 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 }
 
 /* *gradient (S,C) is of the layer's output and becomes that of its input; everything saved is freed. */
-enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient)
+static enum mt_status backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient)
 {
 	const int *at = e->table.layers[layer];
 
@@ -537,4 +543,10 @@ enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer
 	MT_TRY(attention_backward(e, at, saved, gradient));
 	mt_layer_free(e, saved);
 	return MT_OK;
+}
+
+enum mt_status mt_layer_backward(struct mt_engine *e, int layer, struct mt_layer_saved *saved, void **gradient)
+{
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, backward(e, layer, saved, gradient));
 }

@@ -18,6 +18,9 @@ enum mt_policy { MT_POLICY_SKIP, MT_POLICY_STOP, MT_POLICY_REWIND };
 /* What the ranks' collectives go over. */
 enum mt_fabric_choice { MT_FABRIC_AUTO, MT_FABRIC_SELF, MT_FABRIC_MPI, MT_FABRIC_TCP, MT_FABRIC_NCCL };
 
+/* Whether the operations of a layer's pass are launched as graphs (kernels/graph.c). auto: where the device can. */
+enum mt_graphs_choice { MT_GRAPHS_OFF, MT_GRAPHS_LAYER, MT_GRAPHS_AUTO };
+
 struct mt_train_options {
 	int64_t steps, seed;
 	double lr, min_lr;                      /* peak and final learning rate */
@@ -43,6 +46,7 @@ struct mt_train_options {
 	int64_t loss_scale_window, loss_scale_hysteresis; /* see engine/loss_scale.c */
 	char *device;                                     /* "cpu", "cuda", "reference" */
 	int fabric;                                       /* enum mt_fabric_choice */
+	int cuda_graphs;                                  /* enum mt_graphs_choice */
 	double watchdog_s;              /* of an operation that waits for other ranks; 0: 600, below 0: for ever */
 	char *log;                      /* JSON lines of every step; NULL: none */
 	char *trace;                    /* Chrome trace of the last step; NULL: none */

@@ -131,6 +131,20 @@ out:
 	return st;
 }
 
+/* Nothing where no list was met: graphs are not used. */
+static void set_graphs(json_t *line, const struct mt_graph_stats *s)
+{
+	json_t *o;
+
+	if (s->missed == 0)
+		return;
+	o = json_pack("{s:I, s:I, s:I, s:I, s:I}", "launched", (json_int_t)s->launched, "operations", (json_int_t)s->operations,
+		      "captured", (json_int_t)s->captured, "missed", (json_int_t)s->missed, "refused", (json_int_t)s->refused);
+	if (s->refused > 0)
+		json_object_set_new(o, "refused_for", json_string(s->reason));
+	json_object_set_new(line, "graphs", o);
+}
+
 static void log_step(struct trainer *t, const struct mt_step_report *r)
 {
 	json_t *line = json_object();
@@ -162,6 +176,8 @@ static void log_step(struct trainer *t, const struct mt_step_report *r)
 		json_object_set_new(line, "skipped_for", json_string(mt_skipped_name(r->stats.skipped)));
 	if (r->stats.loss_scale > 0)
 		json_object_set_new(line, "loss_scale", mt_json_number(r->stats.loss_scale));
+	t->summary->graphs = mt_engine_graph_stats(t->engine);
+	set_graphs(line, &t->summary->graphs);
 	log_line(t, line);
 }
 
@@ -432,6 +448,7 @@ json_t *mt_train_summary_json(const struct mt_train_summary *s)
 	json_object_set_new(o, "first_step", json_integer(s->first_step));
 	json_object_set_new(o, "last_step", json_integer(s->last_step));
 	json_object_set_new(o, "saved", json_boolean(s->saved));
+	set_graphs(o, &s->graphs);
 	json_object_set(o, "ranks", s->ranks);
 	return o;
 }

@@ -34,6 +34,7 @@ struct mt_train_summary {
 	const char *reason;            /* why the run ended: "done", "deadline", "SIGTERM", ... */
 	int64_t first_step, last_step; /* steps done before this run began, and now: it may have been resumed */
 	bool saved;                    /* there is a checkpoint of last_step */
+	struct mt_graph_stats graphs;  /* of rank 0's compute stream; all 0 where none are used */
 	json_t *ranks;                 /* owned: phases of every rank and the stragglers, see engine/stragglers.h */
 };
 

@@ -52,7 +52,7 @@ static void release(struct mt_engine *e, const struct mt_wgrads *list, const voi
 	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], (void *)(uintptr_t)tensor);
 }
 
-enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer)
+static enum mt_status run(struct mt_engine *e, struct mt_wgrads *list, int layer)
 {
 	while (list->next < list->count && list->notes[list->next].layer == layer) {
 		struct mt_wgrad *note = &list->notes[list->next];
@@ -65,6 +65,12 @@ enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int la
 	if (list->next == list->count)
 		list->next = list->count = 0;
 	return MT_OK;
+}
+
+enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer)
+{
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, run(e, list, layer));
 }
 
 void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list)

@@ -14,6 +14,12 @@ enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, 
 /* Blocks until the asynchronous work of `stream` up to `ticket` is over and reports its first failure, once. */
 enum mt_status mt_stream_wait_ticket(struct mt_stream *stream, uint64_t ticket);
 
+/* graph.c: notes an operation of a list for a graph; what is not for one is enqueued by the caller, behind what was noted. */
+enum mt_status mt_graphs_note(struct mt_stream *stream, const struct mt_op *op, bool *noted);
+void mt_graphs_idle(struct mt_stream *stream);   /* the stream's work is over */
+void mt_graphs_forget(struct mt_stream *stream); /* what is noted is not enqueued */
+void mt_graphs_close(struct mt_stream *stream);
+
 /* trace.c: gives the sink what is over of a stream, all of whose work is; forgets what is pending on a stream. */
 enum mt_status mt_trace_flush(struct mt_stream *stream);
 void mt_trace_drop(struct mt_stream *stream);

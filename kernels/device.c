@@ -115,6 +115,10 @@ enum mt_status mt_device_enqueue(struct mt_device *device, struct mt_stream *str
 		return unsupported(device, "operations");
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	bool noted;
+	MT_TRY(mt_graphs_note(stream, op, &noted));
+	if (noted)
+		return MT_OK;
 	if (device->observer.begin)
 		device->observer.begin(device->observer.context, op, stream);
 	enum mt_status st = device->trace ? enqueue_traced(device, stream, op) : device->ops->enqueue(device, stream, op);
@@ -134,6 +138,7 @@ enum mt_status mt_device_enqueue_many(struct mt_device *device, struct mt_stream
 	for (int i = 0; i < count; i++)
 		MT_TRY(mt_op_check(&ops[i]));
 	MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	MT_TRY(mt_stream_flush(stream));
 	return device->ops->enqueue_many(device, stream, ops, count);
 }
 
@@ -143,6 +148,7 @@ enum mt_status mt_device_upload(struct mt_device *device, struct mt_stream *stre
 		return unsupported(device, "upload");
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	MT_TRY(mt_stream_flush(stream));
 	return device->ops->upload(device, stream, dst, src, bytes);
 }
 
@@ -152,6 +158,7 @@ enum mt_status mt_device_copy(struct mt_device *device, struct mt_stream *stream
 		return unsupported(device, "copy");
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+	MT_TRY(mt_stream_flush(stream));
 	return device->ops->copy(device, stream, dst, src, bytes);
 }
 

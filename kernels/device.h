@@ -96,6 +96,12 @@ struct mt_async_ops {
 	enum mt_status (*store)(struct mt_device *device, void *dst, const void *src, size_t bytes);
 	enum mt_status (*mark)(struct mt_stream *stream, struct mt_mark *mark);      /* sets native */
 	enum mt_status (*mark_read)(struct mt_device *device, struct mt_mark *mark); /* waits, sets time_s, frees native */
+	/* Operations that are enqueued between begin and end are kept as a graph and not run. With `st` not MT_OK what was kept is
+	 * dropped and st returned. After a failure the stream is as it was before begin. All NULL: unsupported. */
+	enum mt_status (*capture_begin)(struct mt_stream *stream);
+	enum mt_status (*capture_end)(struct mt_stream *stream, enum mt_status st, void **graph);
+	enum mt_status (*graph_launch)(struct mt_stream *stream, void *graph);
+	void (*graph_free)(struct mt_stream *stream, void *graph); /* its launches are over */
 };
 
 /* The functions of a backend, in this order in every backend; NULL means unsupported. */
@@ -206,6 +212,7 @@ struct mt_stream {
 	uint64_t issued, completed;
 	enum mt_status failure; /* first failure of asynchronous work, reported by the next wait */
 	char failure_message[512];
+	struct mt_graphs *graphs; /* owned; NULL: operations are launched one by one */
 };
 
 enum mt_status mt_stream_create(struct mt_device *device, enum mt_stream_kind kind, const char *name, struct mt_stream **stream);
@@ -218,6 +225,23 @@ enum mt_status mt_stream_synchronize(struct mt_stream *stream);
 double mt_stream_now_s(struct mt_stream *stream);
 /* The backend's own stream (a cudaStream_t), for fabrics; NULL on host devices. */
 void *mt_stream_native(struct mt_stream *stream);
+
+/* Lists: on a stream that uses graphs, operations between begin and end may be enqueued later, at the latest by the end or by
+ * whatever else is done on the stream, and those that come again as they were as one graph. The same results as without. Lists
+ * nest: the outermost counts. `st`: of what the list was made of, which is returned; with a failure the rest is not enqueued. */
+enum mt_status mt_stream_use_graphs(struct mt_stream *stream); /* MT_UNAVAILABLE: the device has none */
+void mt_stream_list_begin(struct mt_stream *stream);
+enum mt_status mt_stream_list_end(struct mt_stream *stream, enum mt_status st);
+/* For fabrics, before they enqueue on the native stream. */
+enum mt_status mt_stream_flush(struct mt_stream *stream);
+struct mt_graph_stats {
+	int64_t launched, operations; /* graphs, and the operations in them */
+	int64_t captured;             /* lists that became graphs */
+	int64_t missed;               /* lists not met before, enqueued one by one */
+	int64_t refused;              /* lists that the device could not capture, enqueued one by one each time */
+	char reason[256];             /* of the first of these */
+};
+struct mt_graph_stats mt_stream_graph_stats(const struct mt_stream *stream);
 
 /* Marks the time when all that is enqueued is over. Cheap on every device; each mark is read once. */
 enum mt_status mt_stream_mark(struct mt_stream *stream, struct mt_mark *mark);

@@ -118,9 +118,11 @@ void mt_stream_destroy(struct mt_stream *stream)
 	}
 	if (stream->device->info.real_time)
 		await_ticket(stream, stream->issued);
+	mt_graphs_forget(stream);
 	if (stream->device->ops->async) {
 		mt_stream_synchronize(stream); /* a failure stays recorded; there is nobody to return it to */
 		mt_trace_drop(stream);
+		mt_graphs_close(stream);
 		stream->device->ops->async->stream_close(stream);
 	}
 	/* The thread that ended the last ticket may still be inside its unlock. */
@@ -134,12 +136,14 @@ void mt_stream_destroy(struct mt_stream *stream)
 enum mt_status mt_stream_synchronize(struct mt_stream *stream)
 {
 	struct mt_device *device = stream->device;
+	MT_TRY(mt_stream_flush(stream));
 	if (device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
 	if (device->ops->async) {
 		MT_TRY(device->ops->async->stream_synchronize(stream));
 		/* What a fabric found meanwhile: the work ended because it was aborted. */
 		MT_TRY(mt_stream_wait_ticket(stream, stream->issued));
+		mt_graphs_idle(stream);
 		return mt_trace_flush(stream);
 	}
 	if (device->info.real_time)
@@ -171,6 +175,7 @@ void *mt_stream_native(struct mt_stream *stream)
 enum mt_status mt_stream_mark(struct mt_stream *stream, struct mt_mark *mark)
 {
 	*mark = (struct mt_mark){.stream = stream};
+	MT_TRY(mt_stream_flush(stream));
 	if (stream->device->ops->async)
 		return stream->device->ops->async->mark(stream, mark);
 	mark->time_s = mt_stream_now_s(stream);
@@ -268,6 +273,7 @@ void mt_event_destroy(struct mt_event *event)
 
 enum mt_status mt_event_record(struct mt_event *event, struct mt_stream *stream)
 {
+	MT_TRY(mt_stream_flush(stream));
 	event->stream = stream;
 	event->ticket = stream->issued;
 	event->deferred = stream->deferred != NULL;
@@ -279,6 +285,7 @@ enum mt_status mt_stream_wait(struct mt_stream *stream, struct mt_event *event)
 {
 	if (!event->stream)
 		return MT_OK;
+	MT_TRY(mt_stream_flush(stream));
 	if (stream->device->info.real_time)
 		MT_TRY(mt_stream_wait_ticket(event->stream, event->ticket));
 	if (stream->device->ops->async)

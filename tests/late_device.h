@@ -4,7 +4,7 @@
  * Operations are queued by stream and run by one thread, by a host device of its own, as late as they may: a stream moves
  * when somebody waits for it (the host, or an event that a stream waited for needs), else only when its next piece of work
  * is older than the device's delay. So work that nothing orders before its reader comes after it. Pointers that the device hands
- * out are not addresses: any access by the host faults. */
+ * out are not addresses: any access by the host faults. A graph is a list of the operations as they were when it was captured. */
 #ifndef TESTS_LATE_DEVICE_H
 #define TESTS_LATE_DEVICE_H
 
@@ -44,8 +44,14 @@ struct late_work {
 	struct late_mark *mark;
 };
 
+struct late_graph {
+	int count, room;
+	struct mt_op *ops; /* owned */
+};
+
 struct late_stream {
 	struct late_stream *next;
+	struct late_graph *capturing; /* owned */
 	struct late_work *first, **end;
 	int waiters; /* threads that wait for the stream */
 	enum mt_status failure;
@@ -59,6 +65,7 @@ struct late_device {
 	bool stop;
 	double delay_s;
 	const char *inner_kind;
+	int refuse; /* so many captures fail */
 	struct late_stream *streams;
 	struct mt_arena_backing memory;
 	enum mt_status started; /* of the thread's own device */
@@ -204,10 +211,28 @@ static inline void *late_thread(void *context)
 
 /* ---- the device's functions ---- */
 
+static inline enum mt_status late_capture(struct late_graph *graph, const struct late_work *work)
+{
+	if (work->kind != LATE_OP)
+		return mt_fail(MT_FAILED, "late device: work of kind %d while operations are captured", work->kind);
+	if (graph->count == graph->room) {
+		int room = 2 * graph->room + 8;
+		struct mt_op *grown = realloc(graph->ops, (size_t)room * sizeof *grown);
+		if (!grown)
+			return mt_fail(MT_NOMEM, "late device: no memory");
+		graph->ops = grown;
+		graph->room = room;
+	}
+	graph->ops[graph->count++] = work->op;
+	return MT_OK;
+}
+
 static inline enum mt_status late_push(struct mt_stream *stream, const struct late_work *work)
 {
 	struct late_device *late = late_of(stream->device);
 	struct late_stream *s = stream->backend;
+	if (s->capturing)
+		return late_capture(s->capturing, work);
 	struct late_work *w = malloc(sizeof *w);
 	if (!w)
 		return mt_fail(MT_NOMEM, "late device: no memory");
@@ -380,6 +405,43 @@ static inline enum mt_status late_mark_read(struct mt_device *device, struct mt_
 	return MT_OK;
 }
 
+static inline void late_graph_free(struct mt_stream *stream, void *graph)
+{
+	struct late_graph *g = graph;
+	free(g->ops);
+	free(g);
+}
+
+static inline enum mt_status late_capture_begin(struct mt_stream *stream)
+{
+	struct late_stream *s = stream->backend;
+	s->capturing = calloc(1, sizeof *s->capturing);
+	return s->capturing ? MT_OK : mt_fail(MT_NOMEM, "late device: no memory");
+}
+
+static inline enum mt_status late_capture_end(struct mt_stream *stream, enum mt_status st, void **graph)
+{
+	struct late_stream *s = stream->backend;
+	struct late_device *late = late_of(stream->device);
+	*graph = s->capturing;
+	s->capturing = NULL;
+	if (st == MT_OK && late->refuse > 0 && late->refuse--)
+		st = mt_fail(MT_FAILED, "late device: told to refuse");
+	if (st != MT_OK) {
+		late_graph_free(stream, *graph);
+		*graph = NULL;
+	}
+	return st;
+}
+
+static inline enum mt_status late_graph_launch(struct mt_stream *stream, void *graph)
+{
+	const struct late_graph *g = graph;
+	for (int i = 0; i < g->count; i++)
+		MT_TRY(late_push(stream, &(struct late_work){.kind = LATE_OP, .op = g->ops[i]}));
+	return MT_OK;
+}
+
 static inline enum mt_status late_reserve(void *context, size_t bytes, void **base)
 {
 	MT_TRY(mt_arena_host.reserve(NULL, bytes, base));
@@ -451,6 +513,10 @@ static const struct mt_async_ops late_async = {
 	.store = late_store,
 	.mark = late_mark_set,
 	.mark_read = late_mark_read,
+	.capture_begin = late_capture_begin,
+	.capture_end = late_capture_end,
+	.graph_launch = late_graph_launch,
+	.graph_free = late_graph_free,
 };
 
 static const struct mt_device_ops late_ops = {

@@ -164,6 +164,190 @@ static void a_failure_behind_the_host_is_reported_by_the_next_wait(void **state)
 	assert_int_equal(mt_stream_synchronize(f->compute), MT_OK);
 }
 
+/* ---- lists and graphs ---- */
+
+/* a = value, b = a + a, as a list. */
+static enum mt_status run_list(struct fixture *f, double value)
+{
+	struct mt_op sum = {.kind = MT_OP_ADD, .dtype = MT_F32};
+	sum.add = (struct mt_add){.rows = 1, .cols = COUNT, .a = f->a, .b = f->a, .out = f->b};
+	mt_stream_list_begin(f->compute);
+	fill(f, f->a, value);
+	return mt_stream_list_end(f->compute, mt_device_enqueue(f->device, f->compute, &sum));
+}
+
+static void expect_stats(struct fixture *f, int64_t missed, int64_t captured, int64_t launched, int64_t refused)
+{
+	struct mt_graph_stats stats = mt_stream_graph_stats(f->compute);
+	assert_int_equal(stats.missed, missed);
+	assert_int_equal(stats.captured, captured);
+	assert_int_equal(stats.launched, launched);
+	assert_int_equal(stats.operations, 2 * launched);
+	assert_int_equal(stats.refused, refused);
+}
+
+static void a_list_that_comes_again_is_launched_as_a_graph(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(run_list(f, 1), MT_OK); /* without graphs: as ever */
+	assert_true(first_of(f, f->compute, f->b) == 2);
+	expect_stats(f, 0, 0, 0, 0);
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	for (int turn = 0; turn < 4; turn++) {
+		fill(f, f->a, 100 + turn); /* outside of the list */
+		assert_int_equal(run_list(f, 3), MT_OK);
+		assert_true(first_of(f, f->compute, f->b) == 6);
+	}
+	expect_stats(f, 1, 1, 3, 0);
+}
+
+static void a_list_with_another_argument_is_another_list(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	for (int turn = 0; turn < 6; turn++) {
+		assert_int_equal(run_list(f, turn % 2), MT_OK);
+		assert_true(first_of(f, f->compute, f->b) == 2 * (turn % 2));
+	}
+	expect_stats(f, 2, 2, 4, 0);
+	for (int turn = 10; turn < 14; turn++) {
+		assert_int_equal(run_list(f, turn), MT_OK);
+		assert_true(first_of(f, f->compute, f->b) == 2 * turn);
+	}
+	expect_stats(f, 6, 2, 4, 0);
+}
+
+/* Whatever else comes on the stream comes behind the operations before it. */
+static void what_is_no_operation_ends_a_list(void **state)
+{
+	struct fixture *f = *state;
+	float values[COUNT] = {9};
+	struct mt_mark mark;
+	double time_s;
+	bool over;
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	for (int turn = 0; turn < 3; turn++) {
+		mt_stream_list_begin(f->compute);
+		fill(f, f->a, 1);
+		assert_true(first_of(f, f->compute, f->a) == 1);
+		fill(f, f->a, 2);
+		assert_int_equal(mt_device_upload(f->device, f->compute, f->a, values, sizeof values), MT_OK);
+		fill(f, f->b, 3);
+		assert_int_equal(mt_device_copy(f->device, f->compute, f->b, f->a, sizeof values), MT_OK);
+		assert_true(first_of(f, f->compute, f->b) == 9);
+		fill(f, f->a, 4);
+		fill(f, f->b, 5);
+		assert_int_equal(mt_event_record(f->event, f->compute), MT_OK);
+		assert_int_equal(mt_stream_wait(f->comm, f->event), MT_OK);
+		assert_int_equal(mt_device_copy(f->device, f->comm, f->a, f->b, sizeof values), MT_OK);
+		assert_int_equal(mt_event_record(f->event, f->comm), MT_OK);
+		fill(f, f->a, 6); /* before the wait, so before the copy */
+		assert_int_equal(mt_stream_wait(f->compute, f->event), MT_OK);
+		assert_true(first_of(f, f->compute, f->a) == 5);
+		fill(f, f->a, 7);
+		assert_int_equal(mt_stream_mark(f->compute, &mark), MT_OK);
+		assert_int_equal(mt_mark_read(&mark, &time_s), MT_OK);
+		assert_int_equal(mt_event_record(f->event, f->compute), MT_OK);
+		assert_int_equal(mt_stream_synchronize(f->compute), MT_OK);
+		assert_int_equal(mt_event_over(f->event, &over), MT_OK);
+		assert_true(over);
+		assert_int_equal(mt_stream_list_end(f->compute, MT_OK), MT_OK);
+	}
+}
+
+static void what_cannot_be_captured_is_enqueued_one_by_one(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	late_of(f->device)->refuse = 1;
+	for (int turn = 0; turn < 4; turn++) {
+		assert_int_equal(run_list(f, 3), MT_OK);
+		assert_true(first_of(f, f->compute, f->b) == 6);
+		assert_string_equal(mt_error_message(), "");
+	}
+	expect_stats(f, 1, 0, 0, 1);
+	assert_string_equal(mt_stream_graph_stats(f->compute).reason, "late device: told to refuse");
+	for (int turn = 0; turn < 3; turn++) /* of one list nothing is said about others */
+		assert_int_equal(run_list(f, 4), MT_OK);
+	assert_true(first_of(f, f->compute, f->b) == 8);
+	expect_stats(f, 2, 1, 2, 1);
+}
+
+static bool adds_fail;
+
+static enum mt_status failing_enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
+{
+	if (adds_fail && op->kind == MT_OP_ADD)
+		return mt_fail(MT_FAILED, "no sums today");
+	return late_enqueue(device, stream, op);
+}
+
+static void a_failure_in_a_list_is_returned_by_its_end(void **state)
+{
+	struct fixture *f = *state;
+	struct mt_device_ops ops = late_ops;
+	const struct mt_device_ops *before = f->device->ops;
+	ops.enqueue = failing_enqueue;
+	f->device->ops = &ops;
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	adds_fail = true;
+	for (int turn = 0; turn < 3; turn++) { /* when it is new, captured, refused */
+		assert_int_equal(run_list(f, 3), MT_FAILED);
+		assert_string_equal(mt_error_message(), "no sums today");
+		mt_error_clear();
+	}
+	expect_stats(f, 1, 0, 0, 1);
+	adds_fail = false;
+	assert_int_equal(run_list(f, 3), MT_OK);
+	assert_true(first_of(f, f->compute, f->b) == 6);
+	/* What made the list has failed: what it noted is not enqueued. */
+	mt_stream_list_begin(f->compute);
+	mt_stream_list_begin(f->compute);
+	fill(f, f->a, 50);
+	assert_int_equal(mt_stream_list_end(f->compute, MT_INPUT), MT_INPUT);
+	assert_int_equal(mt_stream_list_end(f->compute, MT_INPUT), MT_INPUT);
+	assert_true(first_of(f, f->compute, f->a) == 3);
+	f->device->ops = before;
+}
+
+static void lists_that_do_not_come_again_are_dropped(void **state)
+{
+	enum { MANY = 5000 };
+	struct fixture *f = *state;
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	for (int turn = 0; turn < 3; turn++)
+		assert_int_equal(run_list(f, -1), MT_OK);
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(run_list(f, i), MT_OK);
+	assert_int_equal(run_list(f, MANY - 1), MT_OK); /* there was no room to keep it */
+	expect_stats(f, 1 + MANY + 1, 1, 2, 0);
+	for (int turn = 0; turn < 2; turn++) /* all of them were met before the first wait, only two between it and the next */
+		assert_true(first_of(f, f->compute, f->b) == (turn ? -2 : 2 * (MANY - 1)) && run_list(f, -1) == MT_OK);
+	for (int turn = 0; turn < 3; turn++)
+		assert_int_equal(run_list(f, MANY - 1), MT_OK);
+	assert_true(first_of(f, f->compute, f->b) == 2 * (MANY - 1));
+	expect_stats(f, 1 + MANY + 2, 2, 6, 0);
+}
+
+static void traced_work_is_not_in_graphs(void **state)
+{
+	struct fixture *f = *state;
+	struct told told = {0};
+	assert_int_equal(mt_stream_use_graphs(f->compute), MT_OK);
+	for (int turn = 0; turn < 3; turn++)
+		assert_int_equal(run_list(f, 3), MT_OK);
+	mt_stream_list_begin(f->compute);
+	fill(f, f->a, 5);
+	mt_device_set_trace(f->device, hear, &told);
+	fill(f, f->b, 6);
+	assert_int_equal(mt_stream_list_end(f->compute, MT_OK), MT_OK);
+	assert_int_equal(run_list(f, 3), MT_OK);
+	mt_device_set_trace(f->device, NULL, NULL);
+	assert_int_equal(told.fills, 2);
+	assert_int_equal(told.count, 3);
+	expect_stats(f, 1, 1, 2, 0);
+}
+
 /* ---- the engine ---- */
 
 enum { STEPS = 3 };
@@ -172,6 +356,7 @@ struct outcome {
 	double losses[STEPS], norms[STEPS];
 	double gradient_sum;
 };
+static struct mt_graph_stats engine_stats; /* of the last training */
 
 static void train(const struct mt_run *run, struct mt_device *device, struct outcome *o)
 {
@@ -204,6 +389,7 @@ static void train(const struct mt_run *run, struct mt_device *device, struct out
 			o->gradient_sum += values[k] * (double)(k % 7 + 1);
 		free(values);
 	}
+	engine_stats = mt_engine_graph_stats(engine);
 	mt_engine_destroy(engine);
 	mt_dataset_close(dataset);
 	mt_fabric_destroy(fabric);
@@ -226,6 +412,15 @@ static void expect_same(const struct tiny_model *model, enum mt_dtype dtype, int
 	train(&run, host, &expected);
 	train(&run, late, &got);
 	assert_memory_equal(&expected, &got, sizeof got);
+	assert_int_equal(engine_stats.missed, 0);
+	run.train.cuda_graphs = MT_GRAPHS_LAYER;
+	late_of(late)->refuse = 1;
+	got = (struct outcome){0};
+	train(&run, late, &got);
+	assert_memory_equal(&expected, &got, sizeof got);
+	assert_int_equal(engine_stats.refused, 1);
+	/* Of 3 steps of several micro-batches all lists but those of the first are met again. */
+	assert_true(engine_stats.captured > 0 && engine_stats.launched > 2 * engine_stats.missed);
 	mt_device_destroy(late);
 	mt_device_destroy(host);
 	mt_run_free(&run);
@@ -250,6 +445,13 @@ int main(void)
 		ON_DEVICE(a_mark_is_between_the_work_before_and_behind_it),
 		ON_DEVICE(traced_work_is_told_in_order_when_it_is_over),
 		ON_DEVICE(a_failure_behind_the_host_is_reported_by_the_next_wait),
+		ON_DEVICE(a_list_that_comes_again_is_launched_as_a_graph),
+		ON_DEVICE(a_list_with_another_argument_is_another_list),
+		ON_DEVICE(what_is_no_operation_ends_a_list),
+		ON_DEVICE(what_cannot_be_captured_is_enqueued_one_by_one),
+		ON_DEVICE(a_failure_in_a_list_is_returned_by_its_end),
+		ON_DEVICE(lists_that_do_not_come_again_are_dropped),
+		ON_DEVICE(traced_work_is_not_in_graphs),
 		cmocka_unit_test(the_engine_trains_to_the_same_bits_behind_the_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -108,6 +108,17 @@ static json_t *summary_json(const struct mt_train_summary *summary, const struct
 	return document;
 }
 
+static void print_graphs(const struct mt_graph_stats *s)
+{
+	if (s->missed == 0)
+		return;
+	printf("graphs  %lld launched for %lld operations, %lld captured, %lld lists met for the first time",
+	       (long long)s->launched, (long long)s->operations, (long long)s->captured, (long long)s->missed);
+	if (s->refused > 0)
+		printf(", %lld not captured: %s", (long long)s->refused, s->reason);
+	printf("\n");
+}
+
 /* Text lines on the first rank only; with --json the summary alone. */
 static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, const struct train_command *command,
 			    struct mt_fabric *fabric, struct mt_device *device)
@@ -133,6 +144,8 @@ static enum mt_status train(const struct mt_cli *cli, const struct mt_run *run, 
 		MT_GOTO(out, mt_cli_print_json(summary_json(&summary, gpus, gpu_count)));
 	if (prints)
 		mt_health_print(gpus, gpu_count, stdout);
+	if (prints)
+		print_graphs(&summary.graphs);
 	if (prints && summary.interrupted)
 		printf("stopped by %s after step %lld%s\n", summary.reason, (long long)summary.last_step - 1,
 		       summary.saved ? "; it is saved, and goes on where it was when started again" : "");

@@ -99,6 +99,12 @@ extern const struct mt_async_ops cuda_async;
 enum mt_status cuda_clock_open(struct cuda_device *cuda);
 void cuda_clock_close(struct cuda_device *cuda);
 
+/* graph.c */
+enum mt_status cuda_capture_begin(struct mt_stream *stream);
+enum mt_status cuda_capture_end(struct mt_stream *stream, enum mt_status st, void **graph);
+enum mt_status cuda_graph_launch(struct mt_stream *stream, void *graph);
+void cuda_graph_free(struct mt_stream *stream, void *graph);
+
 /* product.c, product_fused.c, product_measure.c (which, as the second, measures by measure.h) */
 enum mt_status cuda_products_open(struct cuda_device *cuda);
 void cuda_products_close(struct cuda_device *cuda);

@@ -200,4 +200,8 @@ const struct mt_async_ops cuda_async = {
 	.store = cuda_store,
 	.mark = mark,
 	.mark_read = mark_read,
+	.capture_begin = cuda_capture_begin,
+	.capture_end = cuda_capture_end,
+	.graph_launch = cuda_graph_launch,
+	.graph_free = cuda_graph_free,
 };

@@ -4,9 +4,9 @@
  * 4 ranks
  *
  * Layouts train to the losses of one rank on the plain device: f32 to a relative 1e-6 at the first of 20 steps and 1e-4 at the
- * last, bf16 and f16 to 2e-2; and twice to the same bits. Alone, 50 steps follow, held against the cpu device: f32 to 1e-6 at the
- * first and 1e-3 at the last, as differences of rounding grow with the steps, bf16 and f16 to 2e-2. A loss that is no number never
- * passes. */
+ * last, bf16 and f16 to 2e-2; twice to the same bits, and a third time in graphs where the device has them. Alone, 50 steps follow,
+ * held against the cpu device: f32 to 1e-6 at the first and 1e-3 at the last, as differences of rounding grow with the steps, bf16
+ * and f16 to 2e-2. A loss that is no number never passes. */
 #include "engine/engine.h"
 #include "tests/gpu_device.h"
 
@@ -71,7 +71,8 @@ static enum mt_status set_run(struct mt_run *run, const char *model, enum mt_dty
 }
 
 /* The losses of all steps of a run, on every rank of the fabric. */
-static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, struct mt_device *device, double *losses)
+static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, struct mt_device *device, double *losses,
+			    struct mt_graph_stats *graphs)
 {
 	struct mt_engine_config config = {.run = run, .fabric = fabric, .device = device};
 	struct mt_dataset *dataset = NULL;
@@ -86,6 +87,7 @@ static enum mt_status train(const struct mt_run *run, struct mt_fabric *fabric, 
 		MT_GOTO(out, mt_engine_step(engine, &stats));
 		losses[step] = stats.loss;
 	}
+	*graphs = mt_engine_graph_stats(engine);
 out:
 	mt_engine_destroy(engine);
 	mt_dataset_close(dataset);
@@ -97,9 +99,10 @@ static enum mt_status train_on_host(const struct mt_run *run, struct mt_fabric *
 {
 	struct mt_device *device = NULL;
 	struct mt_device_config config = {.kind = kind, .threads = (int)run->layout.threads};
+	struct mt_graph_stats none;
 	enum mt_status st = mt_device_create(&device, &config);
 	if (st == MT_OK)
-		st = train(run, fabric, device, losses);
+		st = train(run, fabric, device, losses, &none);
 	mt_device_destroy(device);
 	return st;
 }
@@ -141,8 +144,27 @@ static void need(struct job *job, enum mt_status st)
 	exit(4);
 }
 
+/* The same bits in graphs as without, and most lists of operations are launched as one. */
+static void run_graphs(struct job *job, struct mt_run *run, const double *want)
+{
+	double got[STEPS] = {0};
+	struct mt_graph_stats graphs = {0};
+	char why[512];
+	if (!job->device->ops->async || !job->device->ops->async->capture_begin)
+		return;
+	run->train.cuda_graphs = MT_GRAPHS_LAYER;
+	need(job, train(run, job->fabric, job->device, got, &graphs));
+	run->train.cuda_graphs = MT_GRAPHS_OFF;
+	bool same = memcmp((const char *)got, (const char *)want, sizeof got) == 0;
+	snprintf(why, sizeof why, "in graphs: %s bits, %lld launched, %lld lists missed, %lld refused%s%s",
+		 same ? "the same" : "other", (long long)graphs.launched, (long long)graphs.missed, (long long)graphs.refused,
+		 graphs.refused ? ": " : "", graphs.reason);
+	tell(job, run, same && graphs.launched > graphs.missed && graphs.refused == 0, why);
+}
+
 static void run_layout(struct job *job, const struct layout *l, struct mt_run *run, const double *want)
 {
+	struct mt_graph_stats none;
 	double got[STEPS] = {0}, again[STEPS] = {0};
 	char why[200];
 	run->layout.tp = l->tp, run->layout.pp = l->pp, run->layout.dp = l->dp;
@@ -150,14 +172,15 @@ static void run_layout(struct job *job, const struct layout *l, struct mt_run *r
 	run->layout.recompute = l->recompute, run->layout.schedule = l->schedule;
 	run->layout.vp = l->vp ? l->vp : 1;
 	need(job, mt_run_check(run, "gpu_engine"));
-	need(job, train(run, job->fabric, job->device, got));
-	need(job, train(run, job->fabric, job->device, again));
+	need(job, train(run, job->fabric, job->device, got, &none));
+	need(job, train(run, job->fabric, job->device, again, &none));
 	bool ok = are_close(run, got, want, 1e-4, why);
 	if (ok && memcmp((const char *)got, (const char *)again, sizeof got) != 0) {
 		ok = false;
 		snprintf(why, sizeof why, "the second run of the same layout differs in its bits");
 	}
 	tell(job, run, ok, why);
+	run_graphs(job, run, got);
 }
 
 /* Of one rank on the plain device: each case by another rank, told to all. */
@@ -210,6 +233,7 @@ static void run_layouts(struct job *job)
 static void run_long(struct job *job, const char *model, enum mt_dtype dtype, int64_t seq)
 {
 	double got[MOST_STEPS], want[MOST_STEPS];
+	struct mt_graph_stats none;
 	struct mt_run run;
 	char why[200];
 	need(job, set_run(&run, model, dtype));
@@ -219,7 +243,7 @@ static void run_long(struct job *job, const char *model, enum mt_dtype dtype, in
 	run.train.steps = run.train.decay_steps = MOST_STEPS;
 	run.train.lr = seq > 16 ? 3e-4 : 3e-3;
 	need(job, train_on_host(&run, job->fabric, "cpu", want));
-	need(job, train(&run, job->fabric, job->device, got));
+	need(job, train(&run, job->fabric, job->device, got, &none));
 	tell(job, &run, are_close(&run, got, want, 1e-3, why), why);
 	mt_run_free(&run);
 }

@@ -1,5 +1,5 @@
 /* gpu_step: the training step of a model on one device: as many of its layers as fit.
- *   gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS]
+ *   gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [graphs]]        (graphs: a layer's pass is launched as one)
  *
  * Prints one line: layers, shape, median ms a step, tokens/s, model TFLOP/s, MFU against the device's measured product rate,
  * memory. How many layers fit is counted by a dry run of the engine, whose memory is the live engine's; what the dry run does not
@@ -67,10 +67,11 @@ static enum mt_status fit_layers(struct mt_run *run, const struct mt_device *dev
 
 static void print(const struct mt_run *run, const struct mt_train_summary *s, int64_t all_layers)
 {
+	const char *graphs = run->train.cuda_graphs ? " in graphs" : "";
 	const double peak_bytes = s->stages > 0 ? (double)s->stage[0].peak_bytes : 0;
-	printf("megatune %s, %lld of %lld layers, %lld x %lld tokens, %s: %.2f ms a step, %.0f tokens/s, %.2f TFLOP/s, "
+	printf("megatune %s%s, %lld of %lld layers, %lld x %lld tokens, %s: %.2f ms a step, %.0f tokens/s, %.2f TFLOP/s, "
 	       "MFU %.3f of %.1f TFLOP/s, %.1f GiB, loss %.4f to %.4f\n",
-	       run->model.name, (long long)run->model.layers, (long long)all_layers, (long long)run->layout.mbs,
+	       run->model.name, graphs, (long long)run->model.layers, (long long)all_layers, (long long)run->layout.mbs,
 	       (long long)run->layout.seq, mt_dtype_name((enum mt_dtype)run->layout.dtype), s->median_step_s * 1e3, s->tokens_per_s,
 	       s->tflops_per_device, s->mfu_frac, s->peak_tflops, peak_bytes / 0x1p30, s->first_loss, s->last_loss);
 }
@@ -95,6 +96,8 @@ static enum mt_status run_steps(struct mt_run *run, struct mt_device *device)
 	}
 	if (st == MT_OK && !(summary.last_loss > 0 && summary.last_loss < 1e3))
 		st = mt_fail(MT_FAILED, "%s: the last loss is %g", run->model.name, summary.last_loss);
+	if (st == MT_OK && run->train.cuda_graphs && summary.graphs.launched == 0)
+		st = mt_fail(MT_FAILED, "%s: no graph was launched: %s", run->model.name, summary.graphs.reason);
 	if (st == MT_OK)
 		print(run, &summary, all_layers);
 out:
@@ -107,12 +110,13 @@ static enum mt_status open_run(struct mt_run *run, int argc, char **argv)
 {
 	mt_run_default(run);
 	if (argc < 5)
-		return mt_fail(MT_INPUT, "gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS]");
+		return mt_fail(MT_INPUT, "gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [graphs]]");
 	MT_TRY(mt_model_load(&run->model, argv[2]));
 	run->layout.mbs = run->layout.gbs = atoll(argv[3]);
 	run->layout.seq = atoll(argv[4]);
 	run->layout.dtype = MT_BF16;
 	run->train.steps = argc > 5 ? atoll(argv[5]) : 13;
+	run->train.cuda_graphs = argc > 6 && strcmp(argv[6], "graphs") == 0 ? MT_GRAPHS_LAYER : MT_GRAPHS_OFF;
 	run->train.warmup_steps = 2;
 	run->train.lr = 1e-4;
 	if (strcmp(argv[1], "late") == 0) /* its processor would take minutes for a GPU's cube */
@@ -128,6 +132,10 @@ int main(int argc, char **argv)
 
 	MT_GOTO(out, open_run(&run, argc, argv));
 	MT_GOTO(out, gpu_device_open(&device, argv[1], 0));
+	if (run.train.cuda_graphs && (!device->ops->async || !device->ops->async->capture_begin)) {
+		st = mt_fail(MT_UNAVAILABLE, "graphs   %s: the %s device launches none", run.model.name, argv[1]);
+		goto out;
+	}
 	st = run_steps(&run, device);
 out:
 	if (st != MT_OK)

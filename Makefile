@@ -203,6 +203,9 @@ $(filter $(BUILD)/tests/test_cuda_host_%,$(UNIT_TESTS)): $(BUILD)/tests/%: $(BUI
 	@mkdir -p $(@D)
 	$(Q)echo "link     $@"; $(CC) $(LDFLAGS_ALL) -o $@ $(call whole,$^) $(LIBS) -lcmocka
 
+# A file of the CUDA device against doubles of CUDA's calls.
+$(BUILD)/obj/tests/test_kernels_graph.o: EXTRA += -Itests/cuda_calls
+
 # A stand-in for the NVIDIA driver's management library.
 NVML_DOUBLE := $(BUILD)/tests/nvml/libnvidia-ml.so.1
 $(NVML_DOUBLE): tests/nvml/double.c

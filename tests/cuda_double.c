@@ -1,6 +1,7 @@
 /* A stand-in for the plugin of the CUDA device: streams that are threads (nccl_double.h), operations run on them by a cpu device.
  * With the double of NCCL beside it the program itself trains with `device: cuda` over several ranks on a machine without a GPU.
- * CUDA_DOUBLE_GPUS (8): how many there are. */
+ * CUDA_DOUBLE_GPUS (8): how many there are. A graph is a list of the operations as they were when it was captured;
+ * CUDA_DOUBLE_CAPTURE=refuse: none is made. */
 #include "base/plugin.h"
 #include "tests/nccl_double.h"
 
@@ -65,8 +66,64 @@ static enum mt_status push(const struct queued *work, void (*run)(void *))
 	return MT_OK;
 }
 
+struct graph {
+	int count, room;
+	struct mt_op *ops; /* owned */
+};
+
+static void graph_free(struct mt_stream *stream, void *graph)
+{
+	free(((struct graph *)graph)->ops);
+	free(graph);
+}
+
+/* What a stream captures stands in its `backend`. */
+static enum mt_status capture_begin(struct mt_stream *stream)
+{
+	stream->backend = calloc(1, sizeof(struct graph));
+	return stream->backend ? MT_OK : mt_fail(MT_NOMEM, "CUDA's double: no memory");
+}
+
+static enum mt_status capture_end(struct mt_stream *stream, enum mt_status st, void **graph)
+{
+	const char *capture = getenv("CUDA_DOUBLE_CAPTURE");
+	*graph = stream->backend;
+	stream->backend = NULL;
+	if (st == MT_OK && capture && strcmp(capture, "refuse") == 0)
+		st = mt_fail(MT_FAILED, "CUDA's double was told to refuse");
+	if (st != MT_OK) {
+		graph_free(stream, *graph);
+		*graph = NULL;
+	}
+	return st;
+}
+
+static enum mt_status add_to_graph(struct graph *graph, const struct mt_op *op)
+{
+	if (graph->count == graph->room) {
+		int room = 2 * graph->room + 8;
+		struct mt_op *grown = realloc(graph->ops, (size_t)room * sizeof *grown);
+		if (!grown)
+			return mt_fail(MT_NOMEM, "CUDA's double: no memory");
+		graph->ops = grown;
+		graph->room = room;
+	}
+	graph->ops[graph->count++] = *op;
+	return MT_OK;
+}
+
+static enum mt_status graph_launch(struct mt_stream *stream, void *graph)
+{
+	const struct graph *g = graph;
+	for (int i = 0; i < g->count; i++)
+		MT_TRY(push(&(struct queued){.stream = stream, .op = g->ops[i]}, run_op));
+	return MT_OK;
+}
+
 static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
+	if (stream->backend)
+		return add_to_graph(stream->backend, op);
 	return push(&(struct queued){.stream = stream, .op = *op}, run_op);
 }
 
@@ -156,6 +213,10 @@ static const struct mt_async_ops async_ops = {
 	.store = at_once,
 	.mark = mark,
 	.mark_read = mark_read,
+	.capture_begin = capture_begin,
+	.capture_end = capture_end,
+	.graph_launch = graph_launch,
+	.graph_free = graph_free,
 };
 
 static const struct mt_device_ops ops = {

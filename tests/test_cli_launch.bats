@@ -85,6 +85,31 @@ messages() {
 	[ "$status" -eq 77 ] && messages 1
 }
 
+@test "a layer's pass is launched as a graph where its operations come again, to the same losses" {
+	with_doubles
+	run_file two.yaml "tp: 2, sp: true" "device: cuda"
+	attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml"
+	finished
+	losses_of "$OUT" >"$GIVEN/plain"
+	attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --cuda-graphs layer --log log
+	finished
+	losses_of "$OUT" >"$GIVEN/graphs"
+	cmp "$GIVEN/plain" "$GIVEN/graphs"
+	grep -qE '^graphs +[1-9][0-9]* launched for [1-9][0-9]* operations, [1-9][0-9]* captured, [1-9][0-9]* lists' "$OUT"
+	grep -q '"event":"summary".*"graphs":{"launched":[1-9].*"refused":0}' log
+	grep -q '"event":"step".*"graphs":{"launched":[1-9]' log
+	# what cannot be captured runs as ever, and it is told why
+	CUDA_DOUBLE_CAPTURE=refuse attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --cuda-graphs auto
+	finished
+	losses_of "$OUT" >"$GIVEN/refused"
+	cmp "$GIVEN/plain" "$GIVEN/refused"
+	grep -q '^graphs  0 launched.* not captured: .*told to refuse' "$OUT"
+	attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --device cpu --cuda-graphs auto
+	finished
+	attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --device cpu --cuda-graphs layer
+	[ "$status" -eq 2 ] && messages 1 && grep -q 'the cpu device launches no graphs' "$ERR"
+}
+
 @test "a choice of fabric that cannot be is refused, once" {
 	run_file two.yaml "dp: 2, mbs: 1"
 	for fabric in self nccl; do

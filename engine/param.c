@@ -30,7 +30,7 @@ static int add(struct builder *b, const char *name, int64_t rows, int64_t cols, 
 	int64_t tp = b->layout->tp;
 
 	memset(p, 0, sizeof *p);
-	snprintf(p->name, sizeof p->name, "%s", name);
+	memcpy(p->name, name, strnlen(name, sizeof p->name - 1)); /* models have tens of thousands of them */
 	p->rows = p->global_rows = p->real_rows = rows;
 	p->cols = p->global_cols = cols;
 	p->shard_axis = shard;
@@ -326,6 +326,7 @@ static void place(struct builder *b)
 			if (end == bucket.offset)
 				bucket.first_unit = p->unit;
 			p->offset = end;
+			p->bucket = t->bucket_count; /* that it gets when it is closed */
 			end += size;
 			if (p->unit > bucket.unit)
 				bucket.unit = p->unit;
@@ -335,10 +336,6 @@ static void place(struct builder *b)
 		if (class == 1 && b->at.pp == mt_layout_head_stage(b->layout)) /* head or multi-token modules use it first */
 			bucket.first_unit = 0;
 		close_bucket(b, &bucket, end);
-	}
-	for (int i = 0; i < t->count; i++) {
-		while (t->params[i].offset >= t->buckets[t->params[i].bucket].offset + t->buckets[t->params[i].bucket].count)
-			t->params[i].bucket++;
 	}
 }
 

@@ -23,13 +23,12 @@ static int virtual_stage(const struct builder *b, int chunk)
 
 enum shard { WHOLE = -1, BY_ROWS = 0, BY_COLS = 1 };
 
-/* Adds one parameter; returns its index. Space was reserved by the caller. */
+/* Adds one parameter; returns its index. Space, of zeros, was reserved by the caller. */
 static int add(struct builder *b, const char *name, int64_t rows, int64_t cols, enum shard shard, enum mt_init init, int unit)
 {
 	struct mt_param *p = &b->table->params[b->table->count];
 	int64_t tp = b->layout->tp;
 
-	memset(p, 0, sizeof *p);
 	memcpy(p->name, name, strnlen(name, sizeof p->name - 1)); /* models have tens of thousands of them */
 	p->rows = p->global_rows = p->real_rows = rows;
 	p->cols = p->global_cols = cols;

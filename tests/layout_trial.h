@@ -1,6 +1,5 @@
-/* layout_trial: one layout trained beside one rank: losses, gradients of the first step, and memory beside the dry run's.
- *
- * References are trained by the ranks of a job in turn and kept in files of a directory that all of them see. */
+/* layout_trial: one layout trained beside one rank: losses, gradients of the first step, and memory beside the dry run's. What one
+ * rank gave is kept in a file. layout_job.h runs tables of them. */
 #ifndef TESTS_LAYOUT_TRIAL_H
 #define TESTS_LAYOUT_TRIAL_H
 
@@ -9,12 +8,12 @@
 
 #include <math.h>
 
-enum { TRIAL_STEPS = 10, TRIAL_PARAMS = 900, TRIAL_WHY = 240, ACTIVATIONS = 3 /* of the arenas */ };
+enum { TRIAL_MOST_STEPS = 20, TRIAL_PARAMS = 900, TRIAL_WHY = 240, ACTIVATIONS = 3 /* of the arenas */ };
 
 /* Losses, and the gradients of the first step by name. */
 struct trial {
-	double losses[TRIAL_STEPS];
-	int count;
+	double losses[TRIAL_MOST_STEPS];
+	int steps, count;
 	struct trial_tensor {
 		char name[64];
 		int64_t rows, cols, row, col; /* shape here, and where it lies in the whole */
@@ -64,8 +63,11 @@ static inline enum mt_status trial_train(const struct mt_run *run, const char *d
 	enum mt_status st;
 
 	memset(t, 0, sizeof *t);
+	t->steps = (int)run->train.steps;
+	if (t->steps < 1 || t->steps > TRIAL_MOST_STEPS)
+		return mt_fail(MT_FAILED, "%d steps", t->steps);
 	MT_GOTO(out, open_engine(&bench, run, device, fabric));
-	for (int step = 0; step < TRIAL_STEPS; step++) {
+	for (int step = 0; step < t->steps; step++) {
 		struct mt_step_stats stats;
 
 		MT_GOTO(out, mt_engine_step(bench.engine, &stats));
@@ -134,10 +136,13 @@ static inline double trial_distance(const struct trial_tensor *part, const struc
 	return sqrt(sum);
 }
 
-static inline void trial_compare_losses(const struct trial *got, const struct trial *want, double bound, char why[TRIAL_WHY])
+/* The bound goes from `first` at the first step to `last` at the last. */
+static inline void trial_compare_losses(const struct trial *got, const struct trial *want, double first, double last,
+					char why[TRIAL_WHY])
 {
-	for (int step = 0; step < TRIAL_STEPS && !why[0]; step++) {
+	for (int step = 0; step < want->steps && !why[0]; step++) {
 		double error = fabs(got->losses[step] - want->losses[step]) / fabs(want->losses[step]);
+		double bound = first + (last - first) * step / (want->steps > 1 ? want->steps - 1 : 1);
 
 		if (!(error <= bound))
 			snprintf(why, TRIAL_WHY, "step %d: loss %.9g, one rank %.9g, relative error %.3g above %.3g", step,
@@ -145,14 +150,17 @@ static inline void trial_compare_losses(const struct trial *got, const struct tr
 	}
 }
 
-/* Relative to a gradient's norm, or to a hundredth of that of all: those of keys' biases are nothing but rounding, as such a bias
- * moves all scores of a query alike. */
-static inline void trial_compare_gradients(const struct trial *got, const struct trial *want, double bound, char why[TRIAL_WHY])
+/* Relative to a gradient's norm, or to `least` of that of all: those of keys' biases are nothing but rounding, as such a bias moves
+ * all scores of a query alike. */
+static inline void trial_compare_gradients(const struct trial *got, const struct trial *want, double bound, double least,
+					   char why[TRIAL_WHY])
 {
 	double all = 0;
 
 	for (int i = 0; i < want->count; i++)
 		all += pow(trial_norm(&want->tensors[i]), 2);
+	if (!(all > 0) && !why[0])
+		snprintf(why, TRIAL_WHY, "one rank has no gradients");
 	for (int i = 0; i < got->count && !why[0]; i++) {
 		const struct trial_tensor *part = &got->tensors[i], *whole = NULL;
 		double error;
@@ -161,38 +169,63 @@ static inline void trial_compare_gradients(const struct trial *got, const struct
 			if (strcmp(want->tensors[k].name, part->name) == 0)
 				whole = &want->tensors[k];
 		}
-		error = whole ? trial_distance(part, whole) / fmax(trial_norm(whole), 1e-2 * sqrt(all)) : 1;
+		error = whole ? trial_distance(part, whole) / fmax(fmax(trial_norm(whole), least * sqrt(all)), 1e-300) : 1;
 		if (!(error <= bound))
 			snprintf(why, TRIAL_WHY, "gradient of %s: relative error %.3g above %.3g", part->name, error, bound);
 	}
 }
 
-/* Peaks by arena. Where experts of other ranks get what the router says, the activations' depends on data. */
-static inline enum mt_status trial_compare_memory(const struct mt_run *run, const struct trial *live, int rank,
-						  struct made_up *made, char why[TRIAL_WHY])
+enum { TRIAL_HOST = MT_ENGINE_ARENAS, TRIAL_BYTES };
+
+/* The dry run's peaks of this rank's stage: arenas, then the host's. The first rank of the block makes it for all. */
+static inline enum mt_status trial_predict(const struct mt_run *run, struct mt_fabric *block, struct made_up *made,
+					   double bytes[TRIAL_BYTES])
 {
 	struct mt_candidate candidate = {.layout = run->layout};
-	bool counts_known = run->model.experts == 0 || run->model.capacity_pad ||
-			    (run->layout.ep == 1 && mt_layout_etp(&run->layout) == run->layout.tp && !(run->model.capacity > 0));
-	enum mt_status st;
+	int stages = (int)run->layout.pp, first = mt_layout_coordinates(&run->layout, mt_fabric_rank(block)).pp * TRIAL_BYTES;
+	double *all = calloc((size_t)stages * TRIAL_BYTES + 1, sizeof *all), *bad = all + stages * TRIAL_BYTES;
+	struct mt_group *group = NULL;
+	enum mt_status st = MT_OK, dry = MT_OK;
 
+	if (!all)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", stages);
+	MT_GOTO(out, mt_group_create_all(block, "dry", &group));
 	made->cost.train = &run->train;
-	MT_GOTO(out, mt_predict_dry(&candidate, &run->model, &made->cost, NULL));
-	const struct mt_stage_prediction *stage = &candidate.stage[mt_layout_coordinates(&run->layout, rank).pp];
-
-	if (counts_known && stage->host_bytes != (int64_t)live->host_bytes)
-		snprintf(why, TRIAL_WHY, "host peak %lld dry, %zu live", (long long)stage->host_bytes, live->host_bytes);
-	for (int i = 0; i < MT_ENGINE_ARENAS && !why[0]; i++) {
-		static const char *const names[MT_ENGINE_ARENAS] = {"parameters", "gradients", "optimizer", "activations",
-								    "workspace"};
-
-		if ((counts_known || i != ACTIVATIONS) && stage->arena_bytes[i] != (int64_t)live->memory[i].peak_bytes)
-			snprintf(why, TRIAL_WHY, "%s peak %lld dry, %zu live", names[i], (long long)stage->arena_bytes[i],
-				 live->memory[i].peak_bytes);
+	if (mt_fabric_rank(block) == 0)
+		dry = mt_predict_dry(&candidate, &run->model, &made->cost, NULL);
+	*bad = dry != MT_OK;
+	for (int s = 0; s < candidate.stages && dry == MT_OK; s++) {
+		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+			all[s * TRIAL_BYTES + i] = (double)candidate.stage[s].arena_bytes[i];
+		all[s * TRIAL_BYTES + TRIAL_HOST] = (double)candidate.stage[s].host_bytes;
 	}
+	MT_GOTO(out, mt_comm_host_all_reduce(group, all, stages * TRIAL_BYTES + 1, MT_SUM));
+	if (*bad != 0)
+		st = dry != MT_OK ? dry : mt_fail(MT_FAILED, "the dry run failed on the first rank of the block");
+	memcpy(bytes, all + first, TRIAL_BYTES * sizeof *bytes);
 out:
 	free_candidate(&candidate);
+	mt_group_destroy(group);
+	free(all);
 	return st;
+}
+
+/* Peaks by arena; all ranks of the block. `activations`: their peak and the host's are known too; where experts of other ranks get
+ * what the router says they depend on data. */
+static inline enum mt_status trial_compare_memory(const struct mt_run *run, const struct trial *live, struct mt_fabric *block,
+						  struct made_up *made, bool activations, char why[TRIAL_WHY])
+{
+	static const char *const names[MT_ENGINE_ARENAS] = {"parameters", "gradients", "optimizer", "activations", "workspace"};
+	double bytes[TRIAL_BYTES] = {0};
+
+	MT_TRY(trial_predict(run, block, made, bytes));
+	if (activations && bytes[TRIAL_HOST] != (double)live->host_bytes && !why[0])
+		snprintf(why, TRIAL_WHY, "host peak %.0f dry, %zu live", bytes[TRIAL_HOST], live->host_bytes);
+	for (int i = 0; i < MT_ENGINE_ARENAS && !why[0]; i++) {
+		if ((activations || i != ACTIVATIONS) && bytes[i] != (double)live->memory[i].peak_bytes)
+			snprintf(why, TRIAL_WHY, "%s peak %.0f dry, %zu live", names[i], bytes[i], live->memory[i].peak_bytes);
+	}
+	return MT_OK;
 }
 
 #endif

@@ -4,32 +4,10 @@
 
 #include "tests/kernels_operands.h"
 
-static inline void linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, bool bias)
-{
-	struct problem p = start(kind, kind, 4e-6, 6e-3);
-	p.op.linear.rows = rows, p.op.linear.in = in, p.op.linear.out = out;
-	if (kind != MT_OP_LINEAR_DGRAD)
-		add(&p, "x", AT(linear.x), IN, ACT, rows, in);
-	if (kind != MT_OP_LINEAR_WGRAD)
-		normal(add(&p, "w", AT(linear.w), IN, ACT, out, in), 0.1, 0.0);
-	if (kind != MT_OP_LINEAR)
-		add(&p, "dy", AT(linear.dy), IN, ACT, rows, out);
-	if (kind == MT_OP_LINEAR) {
-		if (bias)
-			add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
-		add(&p, "y", AT(linear.y), OUT, ACT, rows, out);
-	} else if (kind == MT_OP_LINEAR_DGRAD) {
-		add(&p, "dx", AT(linear.dx), OUT, ACT, rows, in);
-	} else {
-		add(&p, "dw", AT(linear.dw), INOUT, STAT, out, in);
-	}
-	body(&p);
-}
-
 /* A product with what can be done where it is stored: `bits` of MT_LINEAR_*. */
 static inline void fused_linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, int bits)
 {
-	struct problem p = start(kind, kind, 4e-6, 8e-3);
+	struct problem p = start(kind, kind, 4e-6, bits & ~MT_LINEAR_BIAS ? 8e-3 : 6e-3);
 	p.op.linear.rows = rows, p.op.linear.in = in, p.op.linear.out = out;
 	if (kind != MT_OP_LINEAR_DGRAD)
 		add(&p, "x", AT(linear.x), IN, ACT, rows, in);
@@ -37,20 +15,24 @@ static inline void fused_linear(check *body, enum mt_op_kind kind, int64_t rows,
 		normal(add(&p, "w", AT(linear.w), IN, ACT, out, in), 0.1, 0.0);
 	if (kind != MT_OP_LINEAR)
 		add(&p, "dy", AT(linear.dy), IN, ACT, rows, out);
-	if (kind == MT_OP_LINEAR) {
-		if (bits & MT_LINEAR_BIAS)
-			add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
-		add(&p, "pre", AT(linear.pre), OUT, ACT, rows, out);
+	if (kind == MT_OP_LINEAR && (bits & MT_LINEAR_BIAS))
+		add(&p, "bias", AT(linear.bias), IN, ACT, 1, out);
+	if (bits & MT_LINEAR_GELU)
+		add(&p, "pre", AT(linear.pre), kind == MT_OP_LINEAR ? OUT : IN, ACT, rows, kind == MT_OP_LINEAR ? out : in);
+	if (kind == MT_OP_LINEAR)
 		add(&p, "y", AT(linear.y), OUT, ACT, rows, out);
-	} else if (kind == MT_OP_LINEAR_DGRAD) {
-		add(&p, "pre", AT(linear.pre), IN, ACT, rows, in);
+	else if (kind == MT_OP_LINEAR_DGRAD)
 		add(&p, "dx", AT(linear.dx), OUT, ACT, rows, in);
-	} else {
+	else
 		add(&p, "dw", AT(linear.dw), INOUT, STAT, out, in);
-	}
 	if (bits & MT_LINEAR_DBIAS)
 		add(&p, "dbias", AT(linear.dbias), INOUT, STAT, 1, kind == MT_OP_LINEAR_DGRAD ? in : out);
 	body(&p);
+}
+
+static inline void linear(check *body, enum mt_op_kind kind, int64_t rows, int64_t in, int64_t out, bool bias)
+{
+	fused_linear(body, kind, rows, in, out, bias ? MT_LINEAR_BIAS : 0);
 }
 
 /* Every form, in shapes of which some suit epilogues (rows of whole vectors) and some do not. */

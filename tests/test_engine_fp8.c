@@ -1,21 +1,8 @@
 /* Training in fp8: against an engine whose operands were rounded by hand, losses beside those of bf16, scales from the history as
  * the recipe says, and a run that goes on with the same bits. */
-#include "engine/checkpoint.h"
-#include "engine/internal.h"
-#include "tests/engine_problem.h"
+#include "tests/resume_check.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-static void need(enum mt_status st)
-{
-	if (st != MT_OK)
-		fail_msg("%s", mt_error_message());
-}
 
 /* Widths that are multiples of 16; bf16. */
 static void set_run(struct mt_run *run, const struct tiny_model *model, int recipe)
@@ -158,47 +145,13 @@ static void evaluation_changes_no_scale_and_no_bit(void **state)
 
 static void resumed_run_has_the_same_bits(void **state)
 {
-	char directory[] = "/tmp/megatune-fp8-XXXXXX", command[80];
-	struct engine_bench bench, again;
+	struct mt_step_stats want[7];
 	struct mt_run run;
-	struct mt_step_stats want[7], got;
-	struct mt_group *world = NULL;
-	struct mt_saver *saver = NULL;
-	int zero = 0;
 
-	assert_non_null(mkdtemp(directory));
 	set_run(&run, &TINY_GPT, MT_FP8_DELAYED);
 	run.layout.fp8_history = 3;
-	need(open_engine(&bench, &run, "cpu", NULL));
-	need(mt_group_create(bench.own, "test", &zero, 1, &world));
-	need(mt_saver_create(
-		&saver, &(struct mt_saver_config){.engine = bench.engine, .world = world, .run = &run, .directory = directory}));
-	for (int step = 0; step < 7; step++) {
-		if (step == 4) {
-			json_t *notes = json_object();
-			need(mt_saver_start(saver, notes));
-			need(mt_saver_finish(saver));
-			json_decref(notes);
-		}
-		need(mt_engine_step(bench.engine, &want[step]));
-	}
-	mt_saver_destroy(saver);
-	mt_group_destroy(world);
-	need(open_engine(&again, &run, "cpu", NULL));
-	char *path = mt_checkpoint_path(directory, 4);
-	need(mt_checkpoint_load(again.engine, path));
-	free(path);
-	for (int step = 4; step < 7; step++) {
-		need(mt_engine_step(again.engine, &got));
-		if (got.loss != want[step].loss || got.grad_norm != want[step].grad_norm)
-			fail_msg("step %d: loss %.9g norm %.9g, without the stop %.9g and %.9g", step, got.loss, got.grad_norm,
-				 want[step].loss, want[step].grad_norm);
-	}
-	close_engine(&bench);
-	close_engine(&again);
+	check_resume(&run, 4, 7, want);
 	mt_run_free(&run);
-	snprintf(command, sizeof command, "rm -rf %s", directory);
-	assert_int_equal(system(command), 0);
 }
 
 /* The cpu and the plain device round alike: what differs is the order of sums. */

@@ -1,21 +1,9 @@
 /* The loss scale of f16: when it grows and falls, that a step which overflowed changes nothing, that f16 trains as f32 does, and
  * that a run goes on with the scale it had. */
-#include "engine/internal.h"
 #include "engine/keeper.h"
-#include "tests/engine_problem.h"
+#include "tests/resume_check.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-static void need(enum mt_status st)
-{
-	if (st != MT_OK)
-		fail_msg("%s", mt_error_message());
-}
 
 static struct mt_train_options options_of(double initial, int64_t window, int64_t hysteresis)
 {
@@ -228,50 +216,17 @@ static void a_step_that_overflows_changes_nothing_and_does_not_count(void **stat
 /* A run that was saved between overflows goes on with the same bits. */
 static void resumed_run_has_the_same_scales_and_losses(void **state)
 {
-	char directory[] = "/tmp/megatune-scale-XXXXXX", command[80];
-	struct engine_bench bench, again;
+	struct mt_step_stats want[8];
 	struct mt_run run;
-	struct mt_step_stats want[8], got;
-	struct mt_group *world = NULL;
-	struct mt_saver *saver = NULL;
-	int zero = 0;
 
-	assert_non_null(mkdtemp(directory));
 	set_run(&run, &TINY_GPT, MT_F16);
 	run.train.loss_scale_initial = 1e12;
 	run.train.loss_scale_backoff = 1e-4;
 	run.train.loss_scale_window = 2;
 	run.layout.moment1_dtype = run.layout.moment2_dtype = MT_BF16;
-	need(open_engine(&bench, &run, "cpu", NULL));
-	need(mt_group_create(bench.own, "test", &zero, 1, &world));
-	need(mt_saver_create(
-		&saver, &(struct mt_saver_config){.engine = bench.engine, .world = world, .run = &run, .directory = directory}));
-	for (int step = 0; step < 8; step++) {
-		if (step == 5) {
-			json_t *notes = json_object();
-			need(mt_saver_start(saver, notes));
-			need(mt_saver_finish(saver));
-			json_decref(notes);
-		}
-		need(mt_engine_step(bench.engine, &want[step]));
-	}
-	mt_saver_destroy(saver);
-	mt_group_destroy(world);
-	need(open_engine(&again, &run, "cpu", NULL));
-	char *path = mt_checkpoint_path(directory, 5);
-	need(mt_checkpoint_load(again.engine, path));
-	free(path);
-	for (int step = 5; step < 8; step++) {
-		need(mt_engine_step(again.engine, &got));
-		assert_true(got.loss == want[step].loss && got.loss_scale == want[step].loss_scale &&
-			    got.grad_norm == want[step].grad_norm && got.step == step);
-	}
-	assert_true(want[0].skipped == MT_SKIPPED_OVERFLOW && again.engine->skipped == bench.engine->skipped);
-	close_engine(&bench);
-	close_engine(&again);
+	check_resume(&run, 5, 8, want);
+	assert_true(want[0].skipped == MT_SKIPPED_OVERFLOW);
 	mt_run_free(&run);
-	snprintf(command, sizeof command, "rm -rf %s", directory);
-	assert_int_equal(system(command), 0);
 }
 
 int main(void)

@@ -50,12 +50,11 @@ static enum mt_status use_graphs(struct mt_engine *e)
 	if (st != MT_UNAVAILABLE)
 		return st;
 	mt_error_clear();
-	return choice == MT_GRAPHS_AUTO
-		       ? MT_OK
-		       : mt_fail(MT_INPUT,
-				 "train.cuda_graphs: layer, but the %s device launches no graphs: use device cuda, "
-				 "or cuda_graphs auto or off",
-				 e->device->info.kind);
+	if (choice == MT_GRAPHS_AUTO)
+		return MT_OK;
+	return mt_fail(MT_INPUT,
+		       "train.cuda_graphs is %s, but the %s device launches no graphs: use device cuda, or cuda_graphs auto or off",
+		       choice == MT_GRAPHS_PASS ? "pass" : "layer", e->device->info.kind);
 }
 
 static enum mt_status make_streams(struct mt_engine *e)

@@ -13,7 +13,7 @@ static const char *const wsd_decays[] = {"exponential", "linear", "cosine", "min
 static const char *const optimizers[] = {"adamw", "sgd", "muon", NULL};
 static const char *const muon_scales[] = {"spectral", "shape", "unit-rms", NULL};
 static const char *const fabrics[] = {"auto", "self", "mpi", "tcp", "nccl", NULL};
-static const char *const graphs[] = {"off", "layer", "auto", NULL};
+static const char *const graphs[] = {"off", "layer", "pass", "auto", NULL};
 static const char *const policies[] = {"skip", "stop", "rewind", NULL};
 
 #define TRAIN(field, kind, value, least, most, choices, help)                                                                      \
@@ -69,8 +69,8 @@ static const struct mt_option train_options[] = {
 	      "what collectives go over; auto: nccl where each rank has a GPU of its own, else what joined the ranks: mpi under "
 	      "mpirun, tcp under megatune launch, torchrun or srun without MPI, self alone"),
 	TRAIN(cuda_graphs, CHOICE, "off", 0, 0, graphs,
-	      "layer: launch the operations of a layer's pass as one CUDA graph where they come again as they were; auto: "
-	      "where the device can"),
+	      "layer: launch the operations of a layer's pass as one CUDA graph where they come again as they were; pass: those "
+	      "of a micro-batch's forward or backward pass; auto: layer where the device can"),
 	TRAIN(watchdog_s, FLOAT, "0", -1, 1e6, NULL,
 	      "seconds that an operation may wait for other ranks before the run ends with its suspects; 0: 600, below 0: for "
 	      "ever"),

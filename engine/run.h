@@ -18,8 +18,9 @@ enum mt_policy { MT_POLICY_SKIP, MT_POLICY_STOP, MT_POLICY_REWIND };
 /* What the ranks' collectives go over. */
 enum mt_fabric_choice { MT_FABRIC_AUTO, MT_FABRIC_SELF, MT_FABRIC_MPI, MT_FABRIC_TCP, MT_FABRIC_NCCL };
 
-/* Whether the operations of a layer's pass are launched as graphs (kernels/graph.c). auto: where the device can. */
-enum mt_graphs_choice { MT_GRAPHS_OFF, MT_GRAPHS_LAYER, MT_GRAPHS_AUTO };
+/* Whether the operations of a layer's pass, or of a micro-batch's, are launched as graphs (kernels/graph.c). auto: of a layer's
+ * where the device can. */
+enum mt_graphs_choice { MT_GRAPHS_OFF, MT_GRAPHS_LAYER, MT_GRAPHS_PASS, MT_GRAPHS_AUTO };
 
 struct mt_train_options {
 	int64_t steps, seed;

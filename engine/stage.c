@@ -44,7 +44,13 @@ static int unit_before(const struct mt_engine *e, const struct mt_chunk *chunk, 
 	return i > 0 ? unit_of(e, chunk->first_layer + i - 1) : -1;
 }
 
-enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
+/* Whether a pass is one list of operations, not one a layer. */
+static bool is_list(const struct mt_engine *e)
+{
+	return e->config.run->train.cuda_graphs == MT_GRAPHS_PASS;
+}
+
+static enum mt_status forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
 {
 	const struct mt_chunk *chunk = &e->table.chunks[chunk_index];
 	void *x;
@@ -75,6 +81,14 @@ enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t mi
 		return MT_OK;
 	MT_TRY(mt_params_enter(e, 0, -1));
 	return mt_head_forward(e, flight, microbatch);
+}
+
+enum mt_status mt_stage_forward(struct mt_engine *e, int chunk_index, int64_t microbatch, struct mt_flight *flight)
+{
+	if (!is_list(e))
+		return forward(e, chunk_index, microbatch, flight);
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, forward(e, chunk_index, microbatch, flight));
 }
 
 /* The gradients of a unit are whole after its backward pass, or, when those of weights are put off, after their pass. */
@@ -122,7 +136,11 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt
 
 	e->running = flight;
 	e->collecting = mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? &flight->wgrads : NULL;
+	if (is_list(e))
+		mt_stream_list_begin(e->compute);
 	st = backward(e, &e->table.chunks[chunk_index], flight);
+	if (is_list(e))
+		st = mt_stream_list_end(e->compute, st);
 	e->collecting = NULL;
 	mt_engine_release(e, &flight->positions);
 	mt_engine_release(e, &flight->starts);
@@ -131,7 +149,7 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt
 	return st;
 }
 
-enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
+static enum mt_status wgrad(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
 {
 	const struct mt_chunk *chunk = &e->table.chunks[chunk_index];
 
@@ -142,6 +160,14 @@ enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_fl
 		MT_TRY(mt_reduce_unit(e, unit_of(e, chunk->first_layer + i)));
 	}
 	return chunk->first_layer == 0 ? mt_reduce_unit(e, e->table.units - 1) : MT_OK;
+}
+
+enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
+{
+	if (!is_list(e))
+		return wgrad(e, chunk_index, flight);
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, wgrad(e, chunk_index, flight));
 }
 
 /* After a failure: gives back whatever the micro-batch still holds. */

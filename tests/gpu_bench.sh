@@ -4,7 +4,7 @@
 #
 #   1. each kernel against its floor: its FLOPs and bytes over rates measured first (tests/gpu_bench.c)
 #   2. the training step of GPT-2 124M, GPT-2 1.5B and LLaMA-3 8B's shape, bf16, as many layers as fit: tokens/s, model TFLOP/s, MFU;
-#      and the same in graphs
+#      the first of them in graphs too
 #   3. PyTorch on the same shapes and layers, where it is installed (tests/peer_pytorch.py)
 # Exit: 0 done, 1 something failed, 77 no GPU. LIMIT_S (240) for all. SIZE=few: tiny models. PYTHON (python3).
 set -uo pipefail
@@ -61,9 +61,12 @@ for step in "${steps[@]}"; do
 	show $?
 	# shellcheck disable=SC2086
 	peer $step
-	# shellcheck disable=SC2086
-	limited 60 "${RUN[@]}" "$(program gpu_step)" "$DEVICE" $step 13 graphs
-	show $?
+	[ "$step" = "${steps[0]}" ] || continue
+	for graphs in layer pass; do
+		# shellcheck disable=SC2086
+		limited 60 "${RUN[@]}" "$(program gpu_step)" "$DEVICE" $step 13 $graphs
+		show $?
+	done
 done
 [ $done -gt 0 ] || status=1
 exit $status

@@ -1,5 +1,5 @@
 /* gpu_step: the training step of a model on one device: as many of its layers as fit.
- *   gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [graphs]]        (graphs: a layer's pass is launched as one)
+ *   gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [layer|pass]]        (layer, pass: what is launched as a graph)
  *
  * Prints one line: layers, shape, median ms a step, tokens/s, model TFLOP/s, MFU against the device's measured product rate,
  * memory. How many layers fit is counted by a dry run of the engine, whose memory is the live engine's; what the dry run does not
@@ -67,7 +67,8 @@ static enum mt_status fit_layers(struct mt_run *run, const struct mt_device *dev
 
 static void print(const struct mt_run *run, const struct mt_train_summary *s, int64_t all_layers)
 {
-	const char *graphs = run->train.cuda_graphs ? " in graphs" : "";
+	const int choice = run->train.cuda_graphs;
+	const char *graphs = choice == MT_GRAPHS_PASS ? " in graphs of a pass" : choice ? " in graphs of a layer" : "";
 	const double peak_bytes = s->stages > 0 ? (double)s->stage[0].peak_bytes : 0;
 	printf("megatune %s%s, %lld of %lld layers, %lld x %lld tokens, %s: %.2f ms a step, %.0f tokens/s, %.2f TFLOP/s, "
 	       "MFU %.3f of %.1f TFLOP/s, %.1f GiB, loss %.4f to %.4f\n",
@@ -110,13 +111,14 @@ static enum mt_status open_run(struct mt_run *run, int argc, char **argv)
 {
 	mt_run_default(run);
 	if (argc < 5)
-		return mt_fail(MT_INPUT, "gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [graphs]]");
+		return mt_fail(MT_INPUT, "gpu_step DEVICE MODEL SEQUENCES TOKENS [STEPS [layer|pass]]");
 	MT_TRY(mt_model_load(&run->model, argv[2]));
 	run->layout.mbs = run->layout.gbs = atoll(argv[3]);
 	run->layout.seq = atoll(argv[4]);
 	run->layout.dtype = MT_BF16;
 	run->train.steps = argc > 5 ? atoll(argv[5]) : 13;
-	run->train.cuda_graphs = argc > 6 && strcmp(argv[6], "graphs") == 0 ? MT_GRAPHS_LAYER : MT_GRAPHS_OFF;
+	if (argc > 6)
+		run->train.cuda_graphs = strcmp(argv[6], "pass") == 0 ? MT_GRAPHS_PASS : MT_GRAPHS_LAYER;
 	run->train.warmup_steps = 2;
 	run->train.lr = 1e-4;
 	if (strcmp(argv[1], "late") == 0) /* its processor would take minutes for a GPU's cube */

@@ -3,7 +3,8 @@
  *
  * The same operations and collectives in the same order give the same bits, unless one of them came before what it needed: so an
  * event that is missing between the compute stream and those of messages and reductions shows here, without a GPU. Collectives
- * are staged through host memory, so that path is tried too. Each layout twice: its operations one by one, and in graphs. */
+ * are staged through host memory, so that path is tried too. Each layout twice: its operations one by one, and in graphs
+ * of layers or, each second one, of passes. */
 #include "engine/engine.h"
 #include "engine/schedule.h"
 #include "tests/late_device.h"
@@ -148,7 +149,7 @@ static int passes(const struct layout *layout, struct mt_fabric *fabric)
 	MT_GOTO(out, set_run(&run, layout));
 	MT_GOTO(out, train(&run, fabric, false, expected, &none));
 	MT_GOTO(out, train(&run, fabric, true, plain, &none));
-	run.train.cuda_graphs = MT_GRAPHS_LAYER;
+	run.train.cuda_graphs = (layout - layouts) % 2 ? MT_GRAPHS_PASS : MT_GRAPHS_LAYER;
 	MT_GOTO(out, train(&run, fabric, true, graphed, &graphs));
 out:
 	if (st != MT_OK) { /* the others may wait for this rank */

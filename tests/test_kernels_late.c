@@ -421,6 +421,14 @@ static void expect_same(const struct tiny_model *model, enum mt_dtype dtype, int
 	assert_int_equal(engine_stats.refused, 1);
 	/* Of 3 steps of several micro-batches all lists but those of the first are met again. */
 	assert_true(engine_stats.captured > 0 && engine_stats.launched > 2 * engine_stats.missed);
+	struct mt_graph_stats of_layers = engine_stats;
+	run.train.cuda_graphs = MT_GRAPHS_PASS;
+	got = (struct outcome){0};
+	train(&run, late, &got);
+	assert_memory_equal(&expected, &got, sizeof got);
+	assert_int_equal(engine_stats.refused, 0);
+	assert_true(engine_stats.launched > 0 && engine_stats.launched < of_layers.launched);
+	assert_true(engine_stats.operations / engine_stats.launched > of_layers.operations / of_layers.launched);
 	mt_device_destroy(late);
 	mt_device_destroy(host);
 	mt_run_free(&run);

@@ -37,6 +37,15 @@ int64_t mt_model_expert_weights(const struct mt_model *model, bool met)
 	       (matrices * (experts * model->expert_ffn + model->shared_ffn) + model->experts + (model->shared_gate ? 1 : 0));
 }
 
+int64_t mt_model_set_best(const struct mt_model *model)
+{
+	int64_t each = model->top_k / model->set_top, size = model->experts / model->router_sets;
+
+	if (model->set_best > 0)
+		return model->set_best;
+	return each < 1 ? 1 : each < size ? each : size;
+}
+
 static enum mt_status check_router(const struct mt_model *m, const char *where)
 {
 	if (m->top_k > m->experts)
@@ -55,6 +64,11 @@ static enum mt_status check_router(const struct mt_model *m, const char *where)
 		return mt_fail(MT_INPUT, "%s: set_top %lld of %lld sets of %lld experts cannot give a token %lld experts", where,
 			       (long long)m->set_top, (long long)m->router_sets, (long long)(m->experts / m->router_sets),
 			       (long long)m->top_k);
+	if (m->set_best > 0 && m->router_sets == 1)
+		return mt_fail(MT_INPUT, "%s: set_best scores sets of experts: give router_sets", where);
+	if (m->set_best > m->experts / m->router_sets)
+		return mt_fail(MT_INPUT, "%s: set_best %lld is more than the %lld experts of a set", where, (long long)m->set_best,
+			       (long long)(m->experts / m->router_sets));
 	if (m->router_bias && m->router == MT_MODEL_SOFTMAX)
 		return mt_fail(MT_INPUT,
 			       "%s: router_bias is of the sigmoid router, whose scores do not sum to one: set router to sigmoid",

@@ -2,7 +2,7 @@
  * config.json says of them.
  *
  * Known are mixtral (all layers have experts, a softmax over those chosen), qwen3_moe (some layers dense), deepseek_v3 (sigmoid,
- * bias, sets, a shared expert, the first layers dense) and deepseek_v2 (a softmax over all, no sets). None has a gate of the shared
+ * bias, sets, a shared expert, the first layers dense) and deepseek_v2 (a softmax over all, sets). None has a gate of the shared
  * expert or capacities. */
 #include "engine/hf.h"
 #include "engine/weights.h"
@@ -38,16 +38,20 @@ static bool has_deepseek_layers(const struct mt_model *m)
 	return m->shared_ffn > 0 && m->shared_ffn % m->expert_ffn == 0 && (m->expert_every <= 1);
 }
 
-/* Its sets are scored by their best two. */
+/* Whether sets are scored by so many, or all are open anyway. */
+static bool has_sets_by(const struct mt_model *m, int64_t best)
+{
+	return m->set_top == m->router_sets || mt_model_set_best(m) == best;
+}
+
 static bool is_deepseek_v3(const struct mt_model *m)
 {
-	return m->router == MT_MODEL_SIGMOID && m->router_bias && has_deepseek_layers(m) &&
-	       (m->set_top == m->router_sets || m->top_k / m->set_top == 2);
+	return m->router == MT_MODEL_SIGMOID && m->router_bias && has_deepseek_layers(m) && has_sets_by(m, 2);
 }
 
 static bool is_deepseek_v2(const struct mt_model *m)
 {
-	return m->router == MT_MODEL_SOFTMAX && !m->router_normalize && m->router_sets == 1 && has_deepseek_layers(m);
+	return m->router == MT_MODEL_SOFTMAX && !m->router_normalize && has_deepseek_layers(m) && has_sets_by(m, 1);
 }
 
 /* NULL: transformers has none. */
@@ -74,8 +78,7 @@ enum mt_status mt_hf_check_experts(const struct mt_model *model)
 		"%s has no Hugging Face form: of models with experts known are mixtral (experts in every layer, softmax over the "
 		"chosen ones, no shared expert), qwen3_moe (qk_norm, softmax, no shared expert), deepseek_v3 (latent attention, "
 		"sigmoid, router_bias, shared expert, two scores a set) and deepseek_v2 (latent attention, softmax over all, "
-		"shared "
-		"expert, no sets)",
+		"shared expert, one score a set)",
 		model->name);
 }
 
@@ -162,7 +165,7 @@ static void set_deepseek(const struct mt_model *m, json_t *config)
 	json_object_set_new(config, "norm_topk_prob", json_boolean(m->router_normalize));
 	json_object_set_new(config, "routed_scaling_factor", json_real(m->router_scale));
 	json_object_set_new(config, "scoring_func", json_string(sigmoid ? "sigmoid" : "softmax"));
-	json_object_set_new(config, "topk_method", json_string(sigmoid ? "noaux_tc" : "greedy"));
+	json_object_set_new(config, "topk_method", json_string(sigmoid ? "noaux_tc" : m->router_sets > 1 ? "group_limited_greedy" : "greedy"));
 	json_object_set_new(config, "aux_loss_alpha", json_real(m->balance_loss));
 }
 

@@ -61,6 +61,7 @@ static const struct mt_option options[] = {
 	FLOAT(router_scale, "1", 0, 1000, "times which the weights of a token's experts are taken"),
 	INT(router_sets, "1", 1, 4096, "experts form so many sets of neighbours, of which a token's come from the best set_top"),
 	INT(set_top, "1", 1, 4096, "sets that a token's experts come from"),
+	INT(set_best, "0", 0, 4096, "scores of a set whose sum is its worth, the best ones; 0: top_k / set_top, at least one"),
 	BOOL(router_bias, "false", "a bias of each expert enters the choice, not the weights"),
 	FLOAT(bias_rate, "0.001", 0, 1,
 	      "by which that bias goes up or down each step as the expert had fewer or more tokens than the mean"),

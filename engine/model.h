@@ -41,6 +41,7 @@ struct mt_model {
 	bool router_normalize;        /* the weights of a token's experts sum to one, before the scale */
 	double router_scale;          /* of the weights */
 	int64_t router_sets, set_top; /* experts in sets of neighbours, of which so many are chosen from; 1: no sets */
+	int64_t set_best;             /* a set is worth the sum of so many best scores; 0: top_k / set_top */
 	bool router_bias;             /* added to the scores for the choice alone */
 	double bias_rate;             /* by which it follows the load at each step, without gradients */
 	double balance_loss, z_loss;  /* coefficients */
@@ -80,6 +81,7 @@ int64_t mt_model_expert_layers(const struct mt_model *model);
 int64_t mt_model_expert_modules(const struct mt_model *model); /* of the multi-token modules, which count on from the last layer */
 /* Weights of one layer's experts, router and shared expert: all, or those that a token meets. */
 int64_t mt_model_expert_weights(const struct mt_model *model, bool met);
+int64_t mt_model_set_best(const struct mt_model *model); /* scores whose sum is a set's worth */
 
 extern const struct mt_option_table mt_model_options;
 

@@ -259,6 +259,20 @@ static enum mt_status read_qwen3_moe(const struct reader *r)
 	return read_qwen_layers(r);
 }
 
+/* deepseek_v2 says by a word whether there are sets. */
+static enum mt_status read_choice(const struct reader *r)
+{
+	const char *method = mt_json_get_string(r->config, "topk_method", "greedy");
+	struct mt_model *m = r->model;
+
+	if (strcmp(method, "greedy") == 0)
+		m->router_sets = m->set_top = 1;
+	else if (strcmp(method, "group_limited_greedy") != 0)
+		return mt_fail(MT_INPUT, "%s: topk_method '%s' is not supported: known are greedy and group_limited_greedy", r->path,
+			       method);
+	return MT_OK;
+}
+
 /* Experts of deepseek_v3: sigmoid, a bias, sets scored by their best two. Of deepseek_v2: softmax over all; its sets are scored by
  * their best alone. */
 static enum mt_status read_deepseek_experts(const struct reader *r, bool v3)
@@ -280,14 +294,12 @@ static enum mt_status read_deepseek_experts(const struct reader *r, bool v3)
 	m->shared_ffn = shared * m->expert_ffn;
 	m->router = v3 ? MT_MODEL_SIGMOID : MT_MODEL_SOFTMAX;
 	m->router_bias = v3;
-	if (!v3 && strcmp(mt_json_get_string(r->config, "topk_method", "greedy"), "greedy") == 0)
-		m->router_sets = m->set_top = 1;
-	if (m->set_top < 1 || (m->set_top < m->router_sets && m->top_k / m->set_top != (v3 ? 2 : 1)))
-		return mt_fail(
-			MT_INPUT,
-			"%s: groups of experts are scored by their best %d, here by their best num_experts_per_tok / topk_group, "
-			"%lld: describe the model in a YAML file",
-			r->path, v3 ? 2 : 1, (long long)(m->set_top < 1 ? 0 : m->top_k / m->set_top));
+	if (!v3)
+		MT_TRY(read_choice(r));
+	if (m->router_sets < 1 || m->set_top < 1)
+		return mt_fail(MT_INPUT, "%s: n_group %lld and topk_group %lld must be at least 1", r->path, (long long)m->router_sets,
+			       (long long)m->set_top);
+	m->set_best = m->router_sets == 1 ? 0 : v3 ? 2 : 1;
 	return MT_OK;
 }
 

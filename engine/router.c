@@ -54,6 +54,7 @@ static struct mt_op route_op(const struct mt_engine *e, const struct mt_experts_
 				     .choices = m->top_k,
 				     .sets = m->router_sets,
 				     .set_choices = m->set_top,
+				     .set_best = mt_model_set_best(m),
 				     .scale = m->router_scale,
 				     .logits = s->logits,
 				     .index = s->index,

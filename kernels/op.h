@@ -377,7 +377,7 @@ enum mt_route_kind { MT_ROUTE_SOFTMAX, MT_ROUTE_SIGMOID };
 /* ROUTE       of logits(R,E): scores s = softmax or sigmoid; the K experts with the largest s + bias (bias(E), NULL: 0; equal
  *             ones: the first) by falling s + bias to index(R,K) i32; weights(R,K) = scale * s, divided by the sum of the K
  *             when `normalize`. With `sets` above 1 the experts are that many sets of neighbours, and only those of the
- *             set_choices sets with the largest sum of their best K / set_choices (at least 1) are chosen from.
+ *             set_choices sets with the largest sum of their best `set_best` are chosen from.
  * ROUTE_SUMS  sums(B,E,2) = for the rows of each of the B sequences and each expert {rows that chose it, sum of q},
  *             q = s / sum of s over all experts. The R rows are rows first_row.. of B sequences of `seq` rows.
  * ROUTE_LOSS  out(2) f64 += {aux_scale * sum over B,E of sums[0] * sums[1] (sums NULL: 0), z_scale * sum over rows of
@@ -388,7 +388,7 @@ enum mt_route_kind { MT_ROUTE_SOFTMAX, MT_ROUTE_SIGMOID };
 struct mt_route {
 	enum mt_route_kind kind;
 	bool normalize;
-	int64_t rows, experts, choices, sets, set_choices;
+	int64_t rows, experts, choices, sets, set_choices, set_best;
 	double scale;
 	const void *logits, *bias;
 	void *weights, *index;

@@ -101,6 +101,8 @@ static const char *check_route(const struct mt_op *op)
 	if (r->sets > 1 && (r->experts % r->sets || r->set_choices < 1 || r->set_choices > r->sets ||
 			    r->choices > r->set_choices * (r->experts / r->sets)))
 		return "sets must divide experts, and those chosen hold as many experts as there are choices";
+	if (r->sets > 1 && (r->set_best < 1 || r->set_best > r->experts / r->sets))
+		return "a set is scored by 1 to all of its experts";
 	if (op->kind != MT_OP_ROUTE && (r->sequences < 0 || r->seq < 1 || r->first_row < 0))
 		return "seq must be at least 1, sequences and first_row not negative";
 	return NULL;

@@ -48,6 +48,7 @@ void mt_operands_route(const int64_t *d, struct operands *to)
 					 .choices = choices,
 					 .sets = d[4],
 					 .set_choices = d[4],
+					 .set_best = 1,
 					 .scale = 1,
 					 .sequences = 1,
 					 .seq = rows > 0 ? rows : 1,

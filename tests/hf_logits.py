@@ -61,6 +61,10 @@ def small_configs():
     yield "deepseek_v2", t.DeepseekV2Config(**common, **latent, num_key_value_heads=4, first_k_dense_replace=1, topk_method="greedy",
                                             n_group=1, topk_group=1, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1,
                                             moe_intermediate_size=24, routed_scaling_factor=1.5)
+    yield "deepseek_v2, groups", t.DeepseekV2Config(**common, **latent, num_key_value_heads=4, first_k_dense_replace=1,
+                                                    topk_method="group_limited_greedy", n_group=4, topk_group=2,
+                                                    n_routed_experts=16, num_experts_per_tok=5, n_shared_experts=1,
+                                                    moe_intermediate_size=24, routed_scaling_factor=1.5)
 
 
 def make_random(config, directory):

@@ -25,7 +25,7 @@ static inline void grouped(check *body, enum mt_op_kind kind, int64_t rows, int6
 }
 
 struct routing {
-	int64_t rows, experts, choices, sets, set_choices;
+	int64_t rows, experts, choices, sets, set_choices, set_best;
 	enum mt_route_kind kind;
 	bool normalize, bias;
 };
@@ -41,6 +41,7 @@ static inline struct problem route_problem(const struct routing *r, enum mt_op_k
 				       .choices = r->choices,
 				       .sets = r->sets,
 				       .set_choices = r->set_choices,
+				       .set_best = r->set_best,
 				       .scale = 1.5,
 				       .sequences = 3,
 				       .seq = r->rows / 2 + 1,
@@ -152,13 +153,14 @@ static inline void products_of_groups(check *body)
 
 static inline void routings(check *body)
 {
-	routing(body, (struct routing){1, 1, 1, 1, 1, MT_ROUTE_SIGMOID, false, false});
-	routing(body, (struct routing){17, 8, 2, 1, 1, MT_ROUTE_SOFTMAX, true, false});
-	routing(body, (struct routing){40, 5, 1, 1, 1, MT_ROUTE_SOFTMAX, false, false});
-	routing(body, (struct routing){33, 64, 8, 8, 4, MT_ROUTE_SIGMOID, true, true});
-	routing(body, (struct routing){9, 129, 6, 3, 2, MT_ROUTE_SIGMOID, true, true});
-	routing(body, (struct routing){7, 40, 40, 1, 1, MT_ROUTE_SOFTMAX, true, false});
-	routing(body, (struct routing){12, 36, 4, 6, 2, MT_ROUTE_SOFTMAX, false, false});
+	routing(body, (struct routing){1, 1, 1, 1, 1, 1, MT_ROUTE_SIGMOID, false, false});
+	routing(body, (struct routing){17, 8, 2, 1, 1, 1, MT_ROUTE_SOFTMAX, true, false});
+	routing(body, (struct routing){40, 5, 1, 1, 1, 1, MT_ROUTE_SOFTMAX, false, false});
+	routing(body, (struct routing){33, 64, 8, 8, 4, 2, MT_ROUTE_SIGMOID, true, true});
+	routing(body, (struct routing){9, 129, 6, 3, 2, 3, MT_ROUTE_SIGMOID, true, true});
+	routing(body, (struct routing){7, 40, 40, 1, 1, 1, MT_ROUTE_SOFTMAX, true, false});
+	routing(body, (struct routing){12, 36, 4, 6, 2, 2, MT_ROUTE_SOFTMAX, false, false});
+	routing(body, (struct routing){31, 160, 6, 8, 3, 1, MT_ROUTE_SOFTMAX, false, false});
 }
 
 static inline void rows_of_experts(check *body)

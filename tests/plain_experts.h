@@ -23,10 +23,11 @@ static inline bool plain_among(const double *values, int64_t count, int64_t whic
 	return before < most;
 }
 
-/* Values of experts outside of the best sets become -inf: a set is worth the sum of its best top_k / set_top. */
+/* Values of experts outside of the best sets become -inf: a set is worth the sum of its best set_best, by default
+ * top_k / set_top. */
 static inline void plain_close_sets(const struct mt_model *m, double *ranked)
 {
-	int64_t size = m->experts / m->router_sets, few = m->top_k / m->set_top;
+	int64_t size = m->experts / m->router_sets, few = m->set_best ? m->set_best : m->top_k / m->set_top;
 	double worth[64] = {0};
 
 	for (int64_t e = 0; e < m->experts; e++) {

@@ -162,10 +162,11 @@ static inline int plain_best(const double *values, const bool *allowed, int64_t 
 	return best;
 }
 
-/* DeepSeek-V3: a set is worth the sum of its best two (top_k / set_top). */
+/* A set is worth the sum of its best: set_best (DeepSeek-V2: one) or top_k / set_top (DeepSeek-V3: two). */
 static inline void plain_sets(const struct mt_model *m, const double *values, bool *allowed)
 {
-	int64_t size = m->experts / m->router_sets, few = m->top_k / m->set_top > 1 ? m->top_k / m->set_top : 1;
+	int64_t size = m->experts / m->router_sets, share = m->top_k / m->set_top > 1 ? m->top_k / m->set_top : 1,
+		few = m->set_best ? m->set_best : share;
 	double worth[64] = {0};
 	bool open[64], in[256];
 

@@ -24,7 +24,7 @@ enum { ELEMENTS = 4 }; /* sampled of each parameter */
 
 struct variant {
 	const char *name;
-	int64_t experts, top_k, expert_ffn, shared_ffn, dense_first, expert_every, sets, set_top;
+	int64_t experts, top_k, expert_ffn, shared_ffn, dense_first, expert_every, sets, set_top, set_best;
 	int router, drop;
 	bool normalize, shared_gate, bias, pad;
 	double scale, balance, z, capacity;
@@ -47,6 +47,16 @@ static const struct variant variants[] = {
 	 .sets = 4,
 	 .set_top = 2,
 	 .bias = true,
+	 .balance = 0.1},
+	{.name = "deepseek v2",
+	 .experts = 16,
+	 .top_k = 5,
+	 .expert_ffn = 8,
+	 .shared_ffn = 16,
+	 .scale = 1.5,
+	 .sets = 4,
+	 .set_top = 2,
+	 .set_best = 1,
 	 .balance = 0.1},
 	{.name = "sigmoid", .experts = 4, .top_k = 2, .router = MT_MODEL_SIGMOID, .scale = 1.5, .balance = 0.1, .z = 0.1},
 	{.name = "capacity", .experts = 4, .top_k = 2, .normalize = true, .capacity = 0.75, .balance = 0.1},
@@ -103,6 +113,7 @@ static void set_run(struct mt_run *run, const struct variant *v, enum mt_dtype d
 	m->router_scale = v->scale > 0 ? v->scale : 1;
 	m->router_sets = v->sets ? v->sets : 1;
 	m->set_top = v->set_top ? v->set_top : 1;
+	m->set_best = v->set_best;
 	m->router_bias = v->bias;
 	m->balance_loss = v->balance;
 	m->z_loss = v->z;
@@ -451,15 +462,17 @@ static void options_that_exclude_each_other_are_refused(void **state)
 {
 	static const struct {
 		const char *word;
-		int64_t top_k, sets, set_top;
+		int64_t top_k, sets, set_top, set_best;
 		bool bias, router_bias, pad;
-	} wrong[] = {{"top_k 9 is more", 9, 1, 1, false, false, false},
-		     {"teaches the router nothing", 1, 1, 1, false, false, false},
-		     {"not a multiple of router_sets", 2, 3, 1, false, false, false},
-		     {"cannot give a token", 4, 4, 1, false, false, false},
-		     {"no biases", 2, 1, 1, true, false, false},
-		     {"router_bias is of the sigmoid", 2, 1, 1, false, true, false},
-		     {"needs a capacity", 2, 1, 1, false, false, true}};
+	} wrong[] = {{"top_k 9 is more", 9, 1, 1, 0, false, false, false},
+		     {"teaches the router nothing", 1, 1, 1, 0, false, false, false},
+		     {"not a multiple of router_sets", 2, 3, 1, 0, false, false, false},
+		     {"cannot give a token", 4, 4, 1, 0, false, false, false},
+		     {"give router_sets", 2, 1, 1, 1, false, false, false},
+		     {"set_best 3 is more than the 2", 2, 4, 2, 3, false, false, false},
+		     {"no biases", 2, 1, 1, 0, true, false, false},
+		     {"router_bias is of the sigmoid", 2, 1, 1, 0, false, true, false},
+		     {"needs a capacity", 2, 1, 1, 0, false, false, true}};
 
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
 		struct mt_run run;
@@ -469,6 +482,7 @@ static void options_that_exclude_each_other_are_refused(void **state)
 		m->top_k = wrong[i].top_k;
 		m->router_sets = wrong[i].sets;
 		m->set_top = wrong[i].set_top;
+		m->set_best = wrong[i].set_best;
 		m->mlp = wrong[i].bias ? MT_MODEL_GELU : m->mlp; /* swiglu refuses biases itself */
 		m->bias = wrong[i].bias;
 		m->router_bias = wrong[i].router_bias;

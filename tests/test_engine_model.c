@@ -1,6 +1,6 @@
 /* Models: the shipped descriptions against published counts, files of both kinds, and what is refused. */
 #include "base/file.h"
-#include "engine/model.h"
+#include "engine/weights.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -213,6 +213,15 @@ static const char deepseek_config[] =
 	" \"factor\": 40, \"mscale\": 1.0, \"mscale_all_dim\": 1.0, \"original_max_position_embeddings\": 4096,"
 	" \"type\": \"yarn\"}, \"rope_theta\": 10000, \"num_nextn_predict_layers\": 1, \"aux_loss_alpha\": 0.0001,"
 	" \"vocab_size\": 129280}";
+static const char deepseek_v2_config[] =
+	"{\"model_type\": \"deepseek_v2\", \"hidden_act\": \"silu\", \"hidden_size\": 5120, \"intermediate_size\": 12288,"
+	" \"kv_lora_rank\": 512, \"max_position_embeddings\": 163840, \"moe_intermediate_size\": 1536, \"n_group\": 8,"
+	" \"topk_group\": 3, \"topk_method\": \"group_limited_greedy\", \"norm_topk_prob\": false, \"num_experts_per_tok\": 6,"
+	" \"n_routed_experts\": 160, \"n_shared_experts\": 2, \"num_attention_heads\": 128, \"num_hidden_layers\": 60,"
+	" \"num_key_value_heads\": 128, \"q_lora_rank\": 1536, \"first_k_dense_replace\": 1, \"routed_scaling_factor\": 16.0,"
+	" \"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1, \"factor\": 40, \"mscale\": 0.707, \"mscale_all_dim\": 0.707,"
+	" \"original_max_position_embeddings\": 4096, \"type\": \"yarn\"}, \"rope_theta\": 10000, \"aux_loss_alpha\": 0.001,"
+	" \"vocab_size\": 102400}";
 static const char qwen_config[] =
 	"{\"model_type\": \"qwen3_moe\", \"hidden_act\": \"silu\", \"hidden_size\": 2048, \"intermediate_size\": 6144, "
 	"\"head_dim\": 128,"
@@ -251,6 +260,7 @@ static void a_config_json_equals_the_shipped_model(void **state)
 	same_as_shipped(write_text("config.json", gpt2_config), "gpt2-124m");
 	same_as_shipped(write_text("config.json", llama_config), "llama3-8b");
 	same_as_shipped(write_text("config.json", deepseek_config), "deepseek-v3");
+	same_as_shipped(write_text("config.json", deepseek_v2_config), "deepseek-v2");
 	same_as_shipped(write_text("config.json", qwen_config), "qwen3-30b-a3b");
 	snprintf(text, sizeof text, mistral_config, "null");
 	same_as_shipped(write_text("config.json", text), "mistral-7b");
@@ -261,6 +271,25 @@ static void a_config_json_equals_the_shipped_model(void **state)
 	load(&m, folder);
 	assert_string_equal(m.name, "Some-7B");
 	mt_model_free(&m);
+}
+
+/* The config.json written of a shipped model describes that model. */
+static void a_written_config_json_equals_the_shipped_model(void **state)
+{
+	static const char *const names[] = {"deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "qwen3-30b-a3b"};
+
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		struct mt_model model;
+
+		load(&model, names[i]);
+		json_t *config = mt_hf_config(&model, MT_STORED_BF16);
+		char *text = json_dumps(config, 0);
+
+		same_as_shipped(write_text("config.json", text), names[i]);
+		free(text);
+		json_decref(config);
+		mt_model_free(&model);
+	}
 }
 
 /* The config with one piece of text replaced. */
@@ -292,7 +321,8 @@ static void a_config_json_that_is_not_built_here_is_refused(void **state)
 		"longrope", "llama3");
 	refused(edited(deepseek_config, "\"n_group\": 8", "\"n_group\": 8, \"topk_group\": 8, \"moe_layer_freq\": 2"),
 		"moe_layer_freq", NULL, NULL);
-	refused(edited(deepseek_config, "\"n_group\": 8", "\"n_group\": 8, \"topk_group\": 2"), "best 2", "best", "YAML");
+	refused(edited(deepseek_config, "\"n_group\": 8", "\"n_group\": 8, \"topk_group\": 0"), "n_group 8", "topk_group 0", NULL);
+	refused(edited(deepseek_v2_config, "group_limited_greedy", "noaux_tc"), "topk_method", "noaux_tc", "group_limited_greedy");
 	refused(edited(qwen_config, "[]", "[3]"), "mlp_only_layers", "first layers", NULL);
 	refused(edited(qwen_config, "[]", "[], \"decoder_sparse_step\": 0"), "decoder_sparse_step", NULL, NULL);
 	refused(write_text("m.json", "{\"model_type\": 3}"), "model_type", NULL, NULL);
@@ -346,6 +376,7 @@ int main(void)
 		cmocka_unit_test(a_json_mapping_is_a_model_too),
 		cmocka_unit_test(a_wrong_model_is_refused_with_line_and_cause),
 		cmocka_unit_test(a_config_json_equals_the_shipped_model),
+		cmocka_unit_test(a_written_config_json_equals_the_shipped_model),
 		cmocka_unit_test(a_config_json_that_is_not_built_here_is_refused),
 		cmocka_unit_test(a_copy_is_equal_and_independent),
 	};

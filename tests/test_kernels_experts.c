@@ -27,7 +27,7 @@ static void bits_do_not_depend_on_threads(void **state)
 	routings(check_same_bits);
 	rows_of_experts(check_same_bits);
 	expert_activations(check_same_bits);
-	routing(check_same_bits, (struct routing){900, 64, 4, 4, 2, MT_ROUTE_SIGMOID, true, true}); /* more than one thread */
+	routing(check_same_bits, (struct routing){900, 64, 4, 4, 2, 2, MT_ROUTE_SIGMOID, true, true}); /* more than one thread */
 }
 
 /* Given offsets and an even spread are one thing; groups that got nothing are left alone. */

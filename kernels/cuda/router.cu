@@ -59,11 +59,10 @@ __device__ __forceinline__ int warp_largest(const float *values, int count)
 __device__ __forceinline__ void limit_to_sets(const struct mt_route &r, float *ranked, float *sums)
 {
 	const int size = (int)(r.experts / r.sets), lane = (int)threadIdx.x;
-	const int best = max(1, (int)(r.choices / r.set_choices));
 	for (int s = lane; s < (int)r.sets; s += 32) {
 		float sum = 0.0f, limit = INFINITY;
 		int limit_at = -1;
-		for (int k = 0; k < best && k < size; k++) { /* the next after the last taken, by value and then place */
+		for (int k = 0; k < (int)r.set_best; k++) { /* the next after the last taken, by value and then place */
 			float found = -INFINITY;
 			int at = -1;
 			for (int i = 0; i < size; i++) {

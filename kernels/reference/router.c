@@ -78,7 +78,7 @@ static double set_score(struct row *w, int64_t first, int64_t last, int64_t coun
 {
 	double sum = 0;
 
-	for (int64_t k = 0; k < count && k < last - first; k++) {
+	for (int64_t k = 0; k < count; k++) {
 		int64_t best = largest(w, first, last);
 
 		sum += w->ranked[best];
@@ -91,11 +91,11 @@ static double set_score(struct row *w, int64_t first, int64_t last, int64_t coun
 
 static void limit_to_sets(const struct mt_route *r, struct row *w)
 {
-	int64_t size = r->experts / r->sets, best = r->choices / r->set_choices > 1 ? r->choices / r->set_choices : 1;
+	int64_t size = r->experts / r->sets;
 	double *sums = w->slope; /* not yet in use */
 
 	for (int64_t s = 0; s < r->sets; s++)
-		sums[s] = set_score(w, s * size, (s + 1) * size, best);
+		sums[s] = set_score(w, s * size, (s + 1) * size, r->set_best);
 	for (int64_t s = 0; s < r->sets; s++) {
 		int64_t before = 0; /* sets that are better, or as good and earlier */
 

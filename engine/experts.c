@@ -83,6 +83,16 @@ static struct mt_op grouped(const struct mt_engine *e, const struct mt_experts_s
 	return op;
 }
 
+/* A forward product or a gradient of the input. */
+static enum mt_status run(struct mt_engine *e, int weight, struct mt_op *op)
+{
+	int product = mt_fp8_product(e, weight);
+
+	if (product < 0)
+		return mt_engine_enqueue(e, op);
+	return op->kind == MT_OP_GROUPED ? mt_fp8_forward(e, product, op) : mt_fp8_dgrad(e, product, op);
+}
+
 static enum mt_status wgrad(struct mt_engine *e, const struct mt_experts_saved *s, const void *dy, const void *x, int weight,
 			    int64_t in, int64_t out)
 {
@@ -90,6 +100,8 @@ static enum mt_status wgrad(struct mt_engine *e, const struct mt_experts_saved *
 
 	op.grouped.linear.x = x;
 	op.grouped.linear.dy = dy;
+	if (mt_fp8_product(e, weight) >= 0 && e->layout->fp8_wgrad)
+		return mt_fp8_wgrad(e, mt_fp8_product(e, weight), &op);
 	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
 }
 
@@ -192,7 +204,7 @@ enum mt_status mt_experts_begin(struct mt_engine *e, int layer, struct mt_layer_
 	op = grouped(e, s, MT_OP_GROUPED, at[MT_EXPERT_UP], C, up_cols(e));
 	op.grouped.linear.x = s->rows;
 	op.grouped.linear.y = s->up;
-	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(run(e, at[MT_EXPERT_UP], &op));
 	return mt_experts_activate(e, s);
 }
 
@@ -207,7 +219,7 @@ enum mt_status mt_experts_end(struct mt_engine *e, int layer, struct mt_layer_sa
 	MT_TRY(alloc(e, s->got * C, e->dtype, &y));
 	op.grouped.linear.x = s->activation;
 	op.grouped.linear.y = y;
-	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(run(e, at[MT_EXPERT_DOWN], &op));
 	MT_TRY(send_back(e, s, y, C, e->dtype, &back));
 	if (at[MT_SHARED_UP] >= 0)
 		MT_TRY(mt_shared_end(e, at, s, &shared));
@@ -228,7 +240,7 @@ static enum mt_status backward_here(struct mt_engine *e, const int *at, struct m
 	MT_TRY(alloc(e, s->got * F, e->dtype, &da));
 	op.grouped.linear.dy = *got;
 	op.grouped.linear.dx = da;
-	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(run(e, at[MT_EXPERT_DOWN], &op));
 	MT_TRY(wgrad(e, s, *got, s->activation, at[MT_EXPERT_DOWN], F, C));
 	release(e, got);
 	release(e, &s->activation);
@@ -244,7 +256,7 @@ static enum mt_status backward_here(struct mt_engine *e, const int *at, struct m
 	op = grouped(e, s, MT_OP_GROUPED_DGRAD, at[MT_EXPERT_UP], C, up_cols(e));
 	op.grouped.linear.dy = s->up;
 	op.grouped.linear.dx = *dx;
-	MT_TRY(mt_engine_enqueue(e, &op));
+	MT_TRY(run(e, at[MT_EXPERT_UP], &op));
 	MT_TRY(wgrad(e, s, s->up, s->rows, at[MT_EXPERT_UP], C, up_cols(e)));
 	release(e, &s->up);
 	release(e, &s->rows);

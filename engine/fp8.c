@@ -1,4 +1,5 @@
-/* fp8: the four products of a layer (query, key and value; attention's output; up; down) in 8 bits, forward and backward.
+/* fp8: the products of a layer (query, key and value; attention's output; up; down, of an MLP, experts and a shared expert) in 8
+ * bits, forward and backward.
  *
  * Each operand is multiplied by a scale that brings its greatest value to the greatest of the type, rounded, and the product is
  * divided by both scales (Micikevicius et al. 2022, arXiv:2209.05433). Inputs and weights are e4m3; gradients are e5m2, or e4m3
@@ -9,17 +10,10 @@
  *            are agreed on by all ranks at the end of a step, so they depend on no layout. While there is no history, in the first
  *            step, scales are current ones; Transformer Engine begins with 1 instead, and enters each micro-batch by itself.
  * A tensor is rounded where it is used, and again in the backward pass from what is kept of the forward pass anyway. Operands whose
- * summed dimension is not contiguous are turned while they are rounded, as the tensor cores of sm_89 and sm_90 want them. */
-#include "engine/internal.h"
+ * summed dimension is not contiguous are turned while they are rounded, as the tensor cores of sm_89 and sm_90 want them; rows of
+ * experts one by one, each filled up with zeros (kernels/op.h). */
+#include "engine/fp8_private.h"
 
-#include "kernels/fp8.h"
-
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-enum { PRODUCTS = 4, X = 0, W = 1, DY = 2, KINDS = 3 };
-enum { QKV, OUT, UP, DOWN };
 enum { TAIL_BYTES = 16 };
 
 /* A rounded operand: codes as the matrix lies, its transpose, and the inverse of the scale. */
@@ -43,18 +37,29 @@ static void *inverse_of(const struct mt_engine *e, int64_t tensor)
 	return at_f32(e->fp8.scales, e->fp8.tensors + tensor);
 }
 
-/* Whether each tp rank has a part of the tensor. */
-static bool split_over_tp(const struct mt_engine *e, int64_t tensor)
+/* Whether a product is of experts: whether its rows are in groups. */
+static bool is_grouped(const struct mt_engine *e, int64_t product)
 {
-	int64_t kind = tensor % KINDS, which = tensor / KINDS % PRODUCTS;
-	bool by_rows = which == OUT || which == DOWN; /* row-parallel: the input is split; else the output */
-
-	return e->layout->tp > 1 && (kind == W || (kind == X) == by_rows);
+	return product < e->model->layers * FP8_PRODUCTS && product % FP8_PRODUCTS >= FP8_UP &&
+	       mt_model_layer_has_experts(e->model, product / FP8_PRODUCTS);
 }
 
-static enum mt_dtype type_of(const struct mt_engine *e, int64_t tensor)
+/* The ranks that each have a part of the tensor; NULL: this one has all of it. */
+static struct mt_group *split_over(const struct mt_engine *e, int64_t product, int64_t kind)
 {
-	return tensor % KINDS == DY ? mt_fp8_gradient(e->layout->fp8_format) : MT_E4M3;
+	int64_t dense = e->model->layers * FP8_PRODUCTS, which = product % FP8_PRODUCTS;
+	bool by_rows = product < dense ? which == FP8_OUT || which == FP8_DOWN : (product - dense) % 2 == 1;
+	struct mt_group *group = is_grouped(e, product) ? e->experts.etp : e->tp;
+
+	/* row-parallel: the input is split; else the output */
+	return mt_group_size(group) > 1 && (kind == FP8_W || (kind == FP8_X) == by_rows) ? group : NULL;
+}
+
+enum mt_dtype mt_fp8_type(const struct mt_engine *e, int64_t tensor)
+{
+	bool gradient = tensor < e->fp8.products * FP8_KINDS && tensor % FP8_KINDS == FP8_DY;
+
+	return gradient ? mt_fp8_gradient(e->layout->fp8_format) : MT_E4M3;
 }
 
 static enum mt_status find_amax(struct mt_engine *e, enum mt_dtype dtype, const void *x, int64_t rows, int64_t cols, void *amax)
@@ -65,7 +70,7 @@ static enum mt_status find_amax(struct mt_engine *e, enum mt_dtype dtype, const 
 	return mt_engine_enqueue(e, &op);
 }
 
-static enum mt_status clear(struct mt_engine *e, void *values, int64_t count)
+enum mt_status mt_fp8_clear(struct mt_engine *e, void *values, int64_t count)
 {
 	struct mt_op op = {.kind = MT_OP_FILL, .dtype = MT_F32};
 
@@ -73,23 +78,37 @@ static enum mt_status clear(struct mt_engine *e, void *values, int64_t count)
 	return mt_engine_enqueue(e, &op);
 }
 
+/* amax(count) over the ranks that have parts of the tensors. */
+static enum mt_status agree(struct mt_engine *e, struct mt_group *group, void *amax, int64_t count)
+{
+	struct mt_mark start;
+
+	if (!group)
+		return MT_OK;
+	MT_TRY(mt_lap_begin(e, &start));
+	MT_TRY(mt_comm_all_reduce(group, e->compute, amax, amax, count, MT_F32, MT_MAX));
+	return mt_lap_end(e, &start, &e->tp_s);
+}
+
+/* Scales and inverses of `count` greatest values. */
+static enum mt_status make_scales(struct mt_engine *e, const struct mt_quantize *q, int64_t count)
+{
+	struct mt_op op = {.kind = MT_OP_FP8_SCALE, .dtype = MT_F32};
+
+	op.quantize = *q;
+	op.quantize.rows = 1;
+	op.quantize.cols = count;
+	op.quantize.pad = 0;
+	return mt_engine_enqueue(e, &op);
+}
+
 /* Scale and inverse of a tensor by its own greatest value. */
 static enum mt_status find_scale(struct mt_engine *e, int64_t tensor, const struct mt_quantize *q)
 {
-	struct mt_op op = {.kind = MT_OP_FP8_SCALE, .dtype = MT_F32};
-	struct mt_mark start;
-
-	MT_TRY(clear(e, q->amax, 1));
+	MT_TRY(mt_fp8_clear(e, q->amax, 1));
 	MT_TRY(find_amax(e, e->dtype, q->x, q->rows, q->cols, q->amax));
-	if (split_over_tp(e, tensor)) {
-		MT_TRY(mt_lap_begin(e, &start));
-		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, q->amax, q->amax, 1, MT_F32, MT_MAX));
-		MT_TRY(mt_lap_end(e, &start, &e->tp_s));
-	}
-	op.quantize = *q;
-	op.quantize.rows = 1;
-	op.quantize.cols = 1;
-	return mt_engine_enqueue(e, &op);
+	MT_TRY(agree(e, split_over(e, tensor / FP8_KINDS, tensor % FP8_KINDS), q->amax, 1));
+	return make_scales(e, q, 1);
 }
 
 static enum mt_status alloc_codes(struct mt_engine *e, int64_t bytes, void **codes)
@@ -101,53 +120,152 @@ static enum mt_status alloc_codes(struct mt_engine *e, int64_t bytes, void **cod
 static enum mt_status own_scale(struct mt_engine *e, int64_t tensor, void *tail, struct mt_quantize *q)
 {
 	struct mt_fp8 *f = &e->fp8;
-	bool weight = tensor % KINDS == W;
+	bool weight = tensor % FP8_KINDS == FP8_W;
 
 	q->amax = weight ? at_f32(f->amax, tensor) : tail;
 	q->scale = weight ? scale_of(e, tensor) : at_f32(tail, 1);
 	q->inverse = weight ? inverse_of(e, tensor) : at_f32(tail, 2);
-	if (!weight || !f->found[tensor / KINDS])
+	if (!weight || !f->found[tensor / FP8_KINDS])
 		MT_TRY(find_scale(e, tensor, q));
 	if (weight)
-		f->found[tensor / KINDS] = true;
+		f->found[tensor / FP8_KINDS] = true;
 	else if (f->delayed && !e->evaluating) /* the first step: into the history */
 		MT_TRY(find_amax(e, MT_F32, q->amax, 1, 1, at_f32(f->amax, tensor)));
 	q->amax = NULL;
 	return MT_OK;
 }
 
-/* Rounds x(rows, cols); new codes, turned ones, or both. `noted`: its greatest value goes into the history. */
-static enum mt_status quantize(struct mt_engine *e, int64_t tensor, const void *x, int64_t rows, int64_t cols, bool noted,
-			       bool straight, bool turned, struct operand *operand)
+/* A matrix to round, x(rows, cols): to new codes as it lies, turned, or both. */
+struct rounding {
+	int64_t tensor;
+	const void *x;
+	int64_t rows, cols;
+	const struct mt_grouped *groups; /* of the rows; NULL: they are one */
+	bool straight, turned;
+	bool noted; /* its greatest value goes into the history */
+};
+
+/* Rows of what is turned at most: so that memory hangs on the rows of all, not on who has them. */
+static int64_t turned_rows(const struct rounding *r)
+{
+	return r->rows + (r->groups ? r->groups->groups * (MT_FP8_ROWS - 1) : 0);
+}
+
+/* The rows of each group by themselves, as they are turned and filled up. */
+static enum mt_status round_groups(struct mt_engine *e, const struct rounding *r, struct mt_op *op)
+{
+	const struct mt_quantize all = op->quantize;
+	const int64_t *offsets = r->groups->offsets;
+	int64_t filled = 0;
+
+	for (int64_t i = 0; i < r->groups->groups; i++) {
+		int64_t rows = offsets[i + 1] - offsets[i];
+		uintptr_t first = (uintptr_t)(offsets[i] * r->cols);
+
+		if (rows == 0)
+			continue;
+		op->quantize.rows = rows;
+		op->quantize.pad = mt_op_group_rows(rows) - rows;
+		op->quantize.x = (const void *)((uintptr_t)all.x + first * mt_dtype_bytes(e->dtype));
+		op->quantize.y = all.y ? (void *)((uintptr_t)all.y + first) : NULL;
+		op->quantize.y_t = (void *)((uintptr_t)all.y_t + (uintptr_t)(filled * r->cols));
+		MT_TRY(mt_engine_enqueue(e, op));
+		filled += mt_op_group_rows(rows);
+	}
+	return MT_OK;
+}
+
+static int64_t padded_bytes(int64_t bytes)
+{
+	return (bytes + TAIL_BYTES - 1) / TAIL_BYTES * TAIL_BYTES;
+}
+
+static enum mt_status quantize(struct mt_engine *e, const struct rounding *r, struct operand *operand)
 {
 	struct mt_fp8 *f = &e->fp8;
 	struct mt_op op = {.kind = MT_OP_QUANTIZE, .dtype = e->dtype};
-	int64_t bytes = (rows * cols + TAIL_BYTES - 1) / TAIL_BYTES * TAIL_BYTES;
+	int64_t bytes = padded_bytes(r->rows * r->cols), turned_bytes = padded_bytes(turned_rows(r) * r->cols);
 	struct mt_quantize *q = &op.quantize;
 
 	*operand = (struct operand){0};
-	if (straight)
+	if (r->straight)
 		MT_TRY(alloc_codes(e, bytes + TAIL_BYTES, &operand->codes));
-	if (turned)
-		MT_TRY(alloc_codes(e, bytes + TAIL_BYTES, &operand->turned));
-	*q = (struct mt_quantize){.rows = rows,
-				  .cols = cols,
-				  .to = type_of(e, tensor),
+	if (r->turned)
+		MT_TRY(alloc_codes(e, turned_bytes + TAIL_BYTES, &operand->turned));
+	*q = (struct mt_quantize){.rows = r->rows,
+				  .cols = r->cols,
+				  .to = mt_fp8_type(e, r->tensor),
 				  .margin = (int)e->layout->fp8_margin,
-				  .x = x,
+				  .x = r->x,
 				  .y = operand->codes,
 				  .y_t = operand->turned};
 	if (f->delayed && f->steps > 0) {
-		q->scale = scale_of(e, tensor);
-		q->inverse = inverse_of(e, tensor);
-		q->amax = noted && !e->evaluating ? at_f32(f->amax, tensor) : NULL;
+		q->scale = scale_of(e, r->tensor);
+		q->inverse = inverse_of(e, r->tensor);
+		q->amax = r->noted && !e->evaluating ? at_f32(f->amax, r->tensor) : NULL;
 	} else {
-		void *last = turned ? operand->turned : operand->codes;
+		void *tail = r->turned ? (void *)((uintptr_t)operand->turned + (uintptr_t)turned_bytes)
+				       : (void *)((uintptr_t)operand->codes + (uintptr_t)bytes);
 
-		MT_TRY(own_scale(e, tensor, (void *)((uintptr_t)last + (uintptr_t)bytes), q));
+		MT_TRY(own_scale(e, r->tensor, tail, q));
 	}
 	operand->inverse = q->inverse;
-	return mt_engine_enqueue(e, &op);
+	return r->turned && r->groups ? round_groups(e, r, &op) : mt_engine_enqueue(e, &op);
+}
+
+/* The scales of the weights of experts, for this step, by their own greatest values. */
+static enum mt_status find_weight_scales(struct mt_engine *e, int product, int64_t first, const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+	int64_t count = op->grouped.groups, bytes = l->in * l->out * (int64_t)mt_dtype_bytes(e->dtype);
+	struct mt_quantize q = {.to = MT_E4M3,
+				.margin = (int)e->layout->fp8_margin,
+				.amax = at_f32(e->fp8.amax, first),
+				.scale = scale_of(e, first),
+				.inverse = inverse_of(e, first)};
+
+	if (e->fp8.found[product])
+		return MT_OK;
+	MT_TRY(mt_fp8_clear(e, q.amax, count));
+	for (int64_t i = 0; i < count; i++)
+		MT_TRY(find_amax(e, e->dtype, (const void *)((uintptr_t)l->w + (uintptr_t)(i * bytes)), l->out, l->in,
+				 at_f32(q.amax, i)));
+	MT_TRY(agree(e, split_over(e, product, FP8_W), q.amax, count));
+	e->fp8.found[product] = true;
+	return make_scales(e, &q, count);
+}
+
+/* The weights w(out, in) of the experts here, each by its own scale: as they lie, for the forward product, or turned. */
+static enum mt_status quantize_experts(struct mt_engine *e, int product, const struct mt_op *product_op, bool turned,
+				       struct operand *operand)
+{
+	const struct mt_linear *l = &product_op->linear;
+	struct mt_op op = {.kind = MT_OP_QUANTIZE, .dtype = e->dtype};
+	int64_t count = product_op->grouped.groups, size = l->in * l->out, layer = product / FP8_PRODUCTS;
+	int64_t first =
+		e->fp8.products * FP8_KINDS + (2 * layer + product % FP8_PRODUCTS - FP8_UP) * e->model->experts + e->at.ep * count;
+	bool by_history = e->fp8.delayed && e->fp8.steps > 0;
+	void **codes = turned ? &operand->turned : &operand->codes;
+
+	*operand = (struct operand){.inverse = inverse_of(e, first)};
+	if (!by_history)
+		MT_TRY(find_weight_scales(e, product, first, product_op));
+	MT_TRY(alloc_codes(e, count * size, codes));
+	for (int64_t i = 0; i < count; i++) {
+		void *to = (void *)((uintptr_t)*codes + (uintptr_t)(i * size));
+
+		op.quantize = (struct mt_quantize){
+			.rows = l->out,
+			.cols = l->in,
+			.to = MT_E4M3,
+			.x = (const void *)((uintptr_t)l->w + (uintptr_t)(i * size) * mt_dtype_bytes(e->dtype)),
+			.y = turned ? NULL : to,
+			.y_t = turned ? to : NULL,
+			.amax = by_history && !turned && !e->evaluating ? at_f32(e->fp8.amax, first + i) : NULL,
+			.scale = scale_of(e, first + i)};
+		MT_TRY(mt_engine_enqueue(e, &op));
+	}
+	return MT_OK;
 }
 
 int mt_fp8_product(const struct mt_engine *e, int weight)
@@ -157,16 +275,55 @@ int mt_fp8_product(const struct mt_engine *e, int weight)
 
 static int64_t tensor_of(int product, int kind)
 {
-	return (int64_t)product * KINDS + kind;
+	return (int64_t)product * FP8_KINDS + kind;
+}
+
+static const struct mt_grouped *groups_of(const struct mt_op *op)
+{
+	return op->kind >= MT_OP_GROUPED ? &op->grouped : NULL; /* whose `linear` is op->linear */
+}
+
+/* x(rows, in) of a product. */
+static struct rounding input_of(int product, const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+
+	return (struct rounding){
+		.tensor = tensor_of(product, FP8_X), .x = l->x, .rows = l->rows, .cols = l->in, .groups = groups_of(op)};
+}
+
+/* dy(rows, out). */
+static struct rounding gradient_of(int product, const struct mt_op *op)
+{
+	const struct mt_linear *l = &op->linear;
+
+	return (struct rounding){
+		.tensor = tensor_of(product, FP8_DY), .x = l->dy, .rows = l->rows, .cols = l->out, .groups = groups_of(op)};
+}
+
+/* w(out, in), as it lies for the forward product, turned for the gradient of the input. */
+static enum mt_status quantize_weight(struct mt_engine *e, int product, const struct mt_op *op, bool turned, struct operand *w)
+{
+	struct rounding r = {.tensor = tensor_of(product, FP8_W),
+			     .x = op->linear.w,
+			     .rows = op->linear.out,
+			     .cols = op->linear.in,
+			     .straight = !turned,
+			     .turned = turned,
+			     .noted = !turned};
+
+	return groups_of(op) ? quantize_experts(e, product, op, turned, w) : quantize(e, &r, w);
 }
 
 enum mt_status mt_fp8_forward(struct mt_engine *e, int product, struct mt_op *op)
 {
 	struct mt_linear *l = &op->linear;
+	struct rounding from = input_of(product, op);
 	struct operand x, w;
 
-	MT_TRY(quantize(e, tensor_of(product, X), l->x, l->rows, l->in, true, true, false, &x));
-	MT_TRY(quantize(e, tensor_of(product, W), l->w, l->out, l->in, true, true, false, &w));
+	from.straight = from.noted = true;
+	MT_TRY(quantize(e, &from, &x));
+	MT_TRY(quantize_weight(e, product, op, false, &w));
 	l->fp8 = e->layout->fp8_format;
 	l->x = x.codes;
 	l->w = w.codes;
@@ -178,7 +335,7 @@ enum mt_status mt_fp8_forward(struct mt_engine *e, int product, struct mt_op *op
 	return MT_OK;
 }
 
-static void drop_kept(struct mt_engine *e)
+void mt_fp8_drop_kept(struct mt_engine *e)
 {
 	if (e->fp8.kept)
 		mt_engine_release(e, &e->fp8.kept);
@@ -188,11 +345,14 @@ static void drop_kept(struct mt_engine *e)
 enum mt_status mt_fp8_dgrad(struct mt_engine *e, int product, struct mt_op *op)
 {
 	struct mt_linear *l = &op->linear;
+	struct rounding from = gradient_of(product, op);
 	struct operand dy, w;
 
-	drop_kept(e);
-	MT_TRY(quantize(e, tensor_of(product, DY), l->dy, l->rows, l->out, true, true, e->layout->fp8_wgrad, &dy));
-	MT_TRY(quantize(e, tensor_of(product, W), l->w, l->out, l->in, false, false, true, &w));
+	mt_fp8_drop_kept(e);
+	from.straight = from.noted = true;
+	from.turned = e->layout->fp8_wgrad;
+	MT_TRY(quantize(e, &from, &dy));
+	MT_TRY(quantize_weight(e, product, op, true, &w));
 	e->fp8.kept = dy.turned;
 	e->fp8.kept_dy = l->dy;
 	e->fp8.kept_inverse = dy.inverse;
@@ -212,15 +372,17 @@ enum mt_status mt_fp8_wgrad(struct mt_engine *e, int product, struct mt_op *op)
 {
 	struct mt_fp8 *f = &e->fp8;
 	struct mt_linear *l = &op->linear;
+	struct rounding from = input_of(product, op), gradient = gradient_of(product, op);
 	struct operand x, dy;
 
+	from.turned = gradient.turned = gradient.noted = true;
 	if (f->kept && f->kept_dy == l->dy) {
 		dy = (struct operand){.turned = f->kept, .inverse = f->kept_inverse};
 		f->kept = NULL;
 	} else {
-		MT_TRY(quantize(e, tensor_of(product, DY), l->dy, l->rows, l->out, true, false, true, &dy));
+		MT_TRY(quantize(e, &gradient, &dy));
 	}
-	MT_TRY(quantize(e, tensor_of(product, X), l->x, l->rows, l->in, false, false, true, &x));
+	MT_TRY(quantize(e, &from, &x));
 	l->fp8 = e->layout->fp8_format;
 	l->x = x.turned;
 	l->dy = dy.turned;
@@ -232,190 +394,4 @@ enum mt_status mt_fp8_wgrad(struct mt_engine *e, int product, struct mt_op *op)
 	mt_engine_release(e, &x.turned);
 	mt_engine_release(e, &dy.turned);
 	return MT_OK;
-}
-
-/* ---- scales from step to step ---- */
-
-void mt_fp8_begin(struct mt_engine *e)
-{
-	if (e->fp8.found)
-		memset(e->fp8.found, 0, (size_t)(e->fp8.tensors / KINDS) * sizeof *e->fp8.found);
-}
-
-static float *history_row(const struct mt_engine *e, int64_t step)
-{
-	return e->fp8.history + step % e->layout->fp8_history * e->fp8.tensors;
-}
-
-static float amax_of(const struct mt_engine *e, int64_t tensor)
-{
-	const struct mt_fp8 *f = &e->fp8;
-	int64_t rows = f->steps < e->layout->fp8_history ? f->steps : e->layout->fp8_history;
-	float most = 0;
-
-	if (e->layout->fp8_amax == MT_FP8_AMAX_LATEST)
-		return history_row(e, f->steps - 1)[tensor];
-	for (int64_t i = 0; i < rows; i++)
-		most = fmaxf(most, f->history[i * f->tensors + tensor]);
-	return most;
-}
-
-static enum mt_status send_scales(struct mt_engine *e)
-{
-	struct mt_fp8 *f = &e->fp8;
-	float *scale = f->host + f->tensors;
-
-	for (int64_t t = 0; t < f->tensors; t++)
-		scale[f->tensors + t] = 1 / scale[t];
-	return mt_device_upload(e->device, e->compute, f->scales, scale, 2 * (size_t)f->tensors * sizeof *scale);
-}
-
-/* A tensor without a greatest value, or with one that is no number, keeps its scale. */
-enum mt_status mt_fp8_finish(struct mt_engine *e)
-{
-	struct mt_fp8 *f = &e->fp8;
-	float *row;
-
-	if (!f->product_of || !f->delayed)
-		return MT_OK;
-	if (mt_group_size(e->world) > 1)
-		MT_TRY(mt_comm_all_reduce(e->world, e->compute, f->amax, f->amax, f->tensors, MT_F32, MT_MAX));
-	MT_TRY(mt_device_download(e->device, e->compute, f->host, f->amax, (size_t)f->tensors * sizeof *f->host));
-	MT_TRY(clear(e, f->amax, f->tensors));
-	row = history_row(e, f->steps++);
-	for (int64_t t = 0; t < f->tensors; t++)
-		row[t] = isfinite(f->host[t]) ? f->host[t] : 0;
-	for (int64_t t = 0; t < f->tensors; t++) {
-		float amax = amax_of(e, t);
-
-		if (amax > 0)
-			f->host[f->tensors + t] = mt_fp8_scale(amax, type_of(e, t), (int)e->layout->fp8_margin);
-	}
-	return send_scales(e);
-}
-
-/* ---- set-up ---- */
-
-/* Products of a layer by the roles of their weights; those that lie beside each other are one. */
-static void map_layer(struct mt_engine *e, const int *at, int64_t layer)
-{
-	const int roles[PRODUCTS] = {MT_ATTN_Q, MT_ATTN_OUT, e->model->mlp == MT_MODEL_SWIGLU ? MT_MLP_GATE : MT_MLP_UP,
-				     MT_MLP_DOWN};
-
-	for (int which = 0; which < PRODUCTS; which++) {
-		if (at[roles[which]] >= 0)
-			e->fp8.product_of[at[roles[which]]] = (int)layer * PRODUCTS + which;
-	}
-}
-
-static void map_products(struct mt_engine *e)
-{
-	const struct mt_layout *l = e->layout;
-
-	for (int i = 0; i < e->table.count; i++)
-		e->fp8.product_of[i] = -1;
-	for (int c = 0; c < e->table.chunk_count; c++) {
-		const struct mt_chunk *chunk = &e->table.chunks[c];
-		int v = mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, e->at.pp, c);
-		int64_t first, count;
-
-		mt_layout_stage_layers(e->model, l, v, &first, &count);
-		for (int64_t i = 0; i < chunk->layers; i++) {
-			if (first + i >= l->fp8_skip_first && first + i < e->model->layers - l->fp8_skip_last)
-				map_layer(e, e->table.layers[chunk->first_layer + i], first + i);
-		}
-	}
-}
-
-enum mt_status mt_fp8_open(struct mt_engine *e)
-{
-	struct mt_fp8 *f = &e->fp8;
-	const struct mt_layout *l = e->layout;
-
-	if (l->fp8 == MT_FP8_NONE)
-		return MT_OK;
-	f->delayed = l->fp8 == MT_FP8_DELAYED;
-	f->tensors = e->model->layers * PRODUCTS * KINDS;
-	f->product_of = malloc(((size_t)e->table.count + 1) * sizeof *f->product_of);
-	f->history = calloc((size_t)(l->fp8_history * f->tensors), sizeof *f->history);
-	f->host = calloc((size_t)f->tensors * 3, sizeof *f->host);
-	f->found = calloc((size_t)(f->tensors / KINDS), sizeof *f->found);
-	if (!f->product_of || !f->history || !f->host || !f->found)
-		return mt_fail(MT_NOMEM, "no memory for the scales of %lld tensors in fp8", (long long)f->tensors);
-	map_products(e);
-	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, f->tensors, MT_F32, &f->amax));
-	MT_TRY(mt_engine_alloc(e, ARENA_OPTIMIZER, 2 * f->tensors, MT_F32, &f->scales));
-	for (int64_t t = 0; t < f->tensors; t++)
-		f->host[f->tensors + t] = 1;
-	MT_TRY(clear(e, f->amax, f->tensors));
-	return send_scales(e);
-}
-
-void mt_fp8_close(struct mt_engine *e)
-{
-	struct mt_fp8 *f = &e->fp8;
-
-	drop_kept(e);
-	free(f->product_of);
-	free(f->history);
-	free(f->host);
-	free(f->found);
-}
-
-/* ---- in a checkpoint ---- */
-
-static json_t *numbers_json(const float *values, int64_t count)
-{
-	json_t *array = json_array();
-
-	for (int64_t i = 0; i < count; i++)
-		json_array_append_new(array, json_real((double)values[i]));
-	return array;
-}
-
-json_t *mt_fp8_json(const struct mt_engine *e)
-{
-	const struct mt_fp8 *f = &e->fp8;
-	int64_t rows = f->steps < e->layout->fp8_history ? f->steps : e->layout->fp8_history;
-	json_t *state, *history;
-
-	if (!f->product_of || !f->delayed)
-		return NULL;
-	state = json_object();
-	history = json_array();
-	for (int64_t i = f->steps - rows; i < f->steps; i++)
-		json_array_append_new(history, numbers_json(history_row(e, i), f->tensors));
-	json_object_set_new(state, "scale", numbers_json(f->host + f->tensors, f->tensors));
-	json_object_set_new(state, "amax_history", history);
-	return state;
-}
-
-static bool read_numbers(const json_t *array, float *values, int64_t count)
-{
-	if ((int64_t)json_array_size(array) != count)
-		return false;
-	for (int64_t i = 0; i < count; i++)
-		values[i] = (float)json_number_value(json_array_get(array, (size_t)i));
-	return true;
-}
-
-/* Without a state (a run in another type) the history begins anew; of a longer one the latest steps are taken. */
-enum mt_status mt_fp8_load(struct mt_engine *e, const json_t *state)
-{
-	struct mt_fp8 *f = &e->fp8;
-	const json_t *history = json_object_get(state, "amax_history");
-	size_t rows = json_array_size(history), most = (size_t)e->layout->fp8_history;
-
-	if (!f->product_of || !f->delayed)
-		return MT_OK;
-	f->steps = 0;
-	for (size_t i = rows > most ? rows - most : 0; i < rows; i++, f->steps++) {
-		if (!read_numbers(json_array_get(history, i), history_row(e, f->steps), f->tensors))
-			return mt_fail(MT_INPUT, "the checkpoint's fp8 history is not one of %lld tensors", (long long)f->tensors);
-	}
-	if (f->steps > 0 && !read_numbers(json_object_get(state, "scale"), f->host + f->tensors, f->tensors))
-		return mt_fail(MT_INPUT, "the checkpoint's fp8 scales are not those of %lld tensors", (long long)f->tensors);
-	MT_TRY(clear(e, f->amax, f->tensors));
-	MT_TRY(send_scales(e));
-	return mt_stream_synchronize(e->compute);
 }

@@ -13,8 +13,9 @@ struct mt_engine;
 
 struct mt_fp8 {
 	bool delayed;
-	int *product_of;     /* owned, by parameter: 4 * layer of the model + which of its products; -1: none in fp8 */
-	int64_t tensors;     /* three a product: x, w, dy */
+	int *product_of; /* owned, by parameter: the product (fp8_private.h); -1: none in fp8 */
+	int64_t products;
+	int64_t tensors;     /* three a product: x, w, dy; then the weights of experts */
 	void *amax, *scales; /* device, f32: (tensors) of this step; scale, then its inverse (2, tensors) */
 	float *history;      /* owned: (fp8_history, tensors), a ring of steps */
 	float *host;         /* owned: (3, tensors) amax, scale, inverse */
@@ -29,7 +30,7 @@ enum mt_status mt_fp8_open(struct mt_engine *e);
 void mt_fp8_close(struct mt_engine *e); /* before the arenas go */
 /* The product that a weight is of, -1 when it is not done in fp8. */
 int mt_fp8_product(const struct mt_engine *e, int weight);
-/* The three products; `op` has what it would have without fp8. */
+/* The three products, plain or grouped; `op` has what it would have without fp8. */
 enum mt_status mt_fp8_forward(struct mt_engine *e, int product, struct mt_op *op);
 enum mt_status mt_fp8_dgrad(struct mt_engine *e, int product, struct mt_op *op);
 enum mt_status mt_fp8_wgrad(struct mt_engine *e, int product, struct mt_op *op);

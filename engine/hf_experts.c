@@ -165,7 +165,10 @@ static void set_deepseek(const struct mt_model *m, json_t *config)
 	json_object_set_new(config, "norm_topk_prob", json_boolean(m->router_normalize));
 	json_object_set_new(config, "routed_scaling_factor", json_real(m->router_scale));
 	json_object_set_new(config, "scoring_func", json_string(sigmoid ? "sigmoid" : "softmax"));
-	json_object_set_new(config, "topk_method", json_string(sigmoid ? "noaux_tc" : m->router_sets > 1 ? "group_limited_greedy" : "greedy"));
+	json_object_set_new(config, "topk_method",
+			    json_string(sigmoid              ? "noaux_tc"
+					: m->router_sets > 1 ? "group_limited_greedy"
+							     : "greedy"));
 	json_object_set_new(config, "aux_loss_alpha", json_real(m->balance_loss));
 }
 

@@ -307,9 +307,17 @@ RULE(fp8_format_is_known)
 RULE(fp8_widths_are_multiples_of_16)
 {
 	int64_t dim = m->head_dim > 0 || m->heads < 1 ? m->head_dim : m->hidden / m->heads, unit = product(16, l->tp);
+	bool dense = mt_model_expert_layers(m) < m->layers;
 
-	return l->fp8 != MT_FP8_NONE && (m->hidden % 16 || indivisible(product(m->heads, dim), unit) ||
-					 indivisible(product(m->heads + 2 * m->kv_heads, dim), unit) || indivisible(m->ffn, unit));
+	return l->fp8 != MT_FP8_NONE &&
+	       (m->hidden % 16 || indivisible(product(m->heads, dim), unit) ||
+		indivisible(product(m->heads + 2 * m->kv_heads, dim), unit) || (dense && indivisible(m->ffn, unit)));
+}
+
+RULE(fp8_experts_are_multiples_of_16)
+{
+	return l->fp8 != MT_FP8_NONE && m->experts > 0 &&
+	       (indivisible(m->expert_ffn, product(16, mt_layout_etp(l))) || indivisible(m->shared_ffn, product(16, l->tp)));
 }
 
 RULE(fp8_rows_are_a_multiple_of_16)
@@ -402,6 +410,8 @@ const struct mt_layout_rule mt_layout_rules[] = {
 	ROW(fp8_format_is_known, "fp8 fp8_format", "fp8 must be none, delayed or current, and fp8_format hybrid or e4m3"),
 	ROW(fp8_widths_are_multiples_of_16, "fp8 hidden heads kv_heads ffn tp",
 	    "in fp8 hidden, and the widths of a rank's heads (queries, and all) and MLP must be multiples of 16"),
+	ROW(fp8_experts_are_multiples_of_16, "fp8 expert_ffn shared_ffn etp tp",
+	    "in fp8 a rank's widths of an expert and of the shared expert must be multiples of 16"),
 	ROW(fp8_rows_are_a_multiple_of_16, "fp8 mbs seq cp", "in fp8 mbs * seq must be a multiple of 16 * cp"),
 	ROW(fp8_history_at_least_one, "fp8 fp8_history", "fp8_history must be at least 1"),
 	ROW(threads_not_negative, "threads", "threads must be at least 0"),

@@ -268,8 +268,8 @@ static enum mt_status read_choice(const struct reader *r)
 	if (strcmp(method, "greedy") == 0)
 		m->router_sets = m->set_top = 1;
 	else if (strcmp(method, "group_limited_greedy") != 0)
-		return mt_fail(MT_INPUT, "%s: topk_method '%s' is not supported: known are greedy and group_limited_greedy", r->path,
-			       method);
+		return mt_fail(MT_INPUT, "%s: topk_method '%s' is not supported: known are greedy and group_limited_greedy",
+			       r->path, method);
 	return MT_OK;
 }
 
@@ -297,8 +297,8 @@ static enum mt_status read_deepseek_experts(const struct reader *r, bool v3)
 	if (!v3)
 		MT_TRY(read_choice(r));
 	if (m->router_sets < 1 || m->set_top < 1)
-		return mt_fail(MT_INPUT, "%s: n_group %lld and topk_group %lld must be at least 1", r->path, (long long)m->router_sets,
-			       (long long)m->set_top);
+		return mt_fail(MT_INPUT, "%s: n_group %lld and topk_group %lld must be at least 1", r->path,
+			       (long long)m->router_sets, (long long)m->set_top);
 	m->set_best = m->router_sets == 1 ? 0 : v3 ? 2 : 1;
 	return MT_OK;
 }

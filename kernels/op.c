@@ -203,6 +203,11 @@ static int print_dims(char *buf, size_t bytes, const int64_t *dims, int count)
 	return used;
 }
 
+static const char *fp8_flag(int64_t format)
+{
+	return format == MT_FP8_OFF ? "" : format == MT_FP8_HYBRID ? "+fp8" : "+e4m3";
+}
+
 /* How each kind's dims read: `word` of dims[0] first, `sizes` dims joined by x, then a suffix a flag. */
 void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 {
@@ -218,7 +223,7 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		snprintf(part, sizeof part, "%s%s%s", d[3] & MT_LINEAR_BIAS ? "+b" : "", d[3] & MT_LINEAR_GELU ? "+gelu" : "",
 			 d[3] & MT_LINEAR_DBIAS ? "+dbias" : "");
 		first_flag = part;
-		second_flag = d[4] ? d[4] == MT_FP8_HYBRID ? "+fp8" : "+e4m3" : "";
+		second_flag = fp8_flag(d[4]);
 		break;
 	case MT_OP_ATTENTION:
 	case MT_OP_ATTENTION_BWD:
@@ -291,6 +296,8 @@ void mt_op_key_text(const struct mt_op_key *key, char buf[96])
 		break;
 	case MT_OP_GROUPED ... MT_OP_EXPERT_ACT_BWD:
 		word = mt_op_experts_text(key, &skip, &sizes);
+		if (key->kind <= MT_OP_GROUPED_WGRAD)
+			second_flag = fp8_flag(d[4]);
 		break;
 	case MT_OP_SPREAD:
 	case MT_OP_SPREAD_BWD:

@@ -349,10 +349,10 @@ struct mt_combine {
 /* Before products in fp8 (kernels/fp8.h). All in f32, each step rounded as written, so that every device has the same bits.
  * AMAX       *amax f32 = the greatest of it and |x(rows,cols)|; a NaN is greater than all
  * FP8_SCALE  scale(cols) f32 = most of `to` / amax / 2^margin, inverse(cols) f32 = 1 / scale; mt_fp8_scale has the edges (rows 1)
- * QUANTIZE   y(rows,cols) = x(rows,cols) * *scale rounded to `to`, y_t(cols,rows) its transpose; either may be NULL.
- *            amax not NULL: as AMAX beside it, of x without the scale */
+ * QUANTIZE   y(rows,cols) = x(rows,cols) * *scale rounded to `to`, y_t(cols,rows + pad) its transpose and `pad` columns of
+ *            zeros; either may be NULL. amax not NULL: as AMAX beside it, of x without the scale */
 struct mt_quantize {
-	int64_t rows, cols;
+	int64_t rows, cols, pad;
 	enum mt_dtype to; /* MT_E4M3 or MT_E5M2 */
 	int margin;
 	const void *x; /* of the op's dtype */
@@ -365,12 +365,20 @@ struct mt_quantize {
  *
  * GROUPED* as LINEAR, LINEAR_DGRAD, LINEAR_WGRAD without bias for `groups` weights (groups,N,K) that lie one behind the other:
  * group g has rows offsets[g] .. offsets[g+1] - 1 of x, y, dy and dx. offsets (groups + 1) is host memory, from 0 to
- * linear.rows, and is read while the operation is enqueued. NULL: the rows are spread evenly, one more to the first ones. */
+ * linear.rows, and is read while the operation is enqueued. NULL: the rows are spread evenly, one more to the first ones.
+ * In fp8 the rows of a group have one inverse scale for all groups, each weight its own: w_inverse(groups). Operands are turned
+ * group by group: w in GROUPED_DGRAD (groups,K,N); x and dy in GROUPED_WGRAD one block (K or N, rows) a group, behind each other,
+ * whose rows are filled up with zeros to mt_op_group_rows, as the tensor cores sum over 16 codes at a time. */
 struct mt_grouped {
 	struct mt_linear linear; /* first: what lists weight gradients sees its x and dy */
 	int64_t groups;
 	const int64_t *offsets;
 };
+#define MT_FP8_ROWS 16
+static inline int64_t mt_op_group_rows(int64_t rows)
+{
+	return (rows + MT_FP8_ROWS - 1) / MT_FP8_ROWS * MT_FP8_ROWS;
+}
 
 enum mt_route_kind { MT_ROUTE_SOFTMAX, MT_ROUTE_SIGMOID };
 
@@ -463,7 +471,7 @@ struct mt_op {
  *   CAST count, src, dst   FILL count, dst  COPY rows, cols   SUMSQ count    ADAMW count, m_dtype, v_dtype
  *   SGD count, momentum?                   COMBINE count, b?
  *   AMAX rows, cols   FP8_SCALE cols   QUANTIZE rows, cols, to, y?, y_t?, amax?
- *   GROUPED* rows, in, out, groups         ROUTE* rows, experts, choices, kind, sets, 0
+ *   GROUPED* rows, in, out, groups, fp8    ROUTE* rows, experts, choices, kind, sets, 0
  *   DROP rows, choices, experts            DISPATCH rows, choices, experts, padding
  *   GATHER_ROWS rows, cols                 SUM_ROWS rows, cols, choices * slices   EXPERT_ACT* kind, rows, cols
  *   SPREAD*  rows, heads, nope, rotary, value */

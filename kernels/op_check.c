@@ -120,8 +120,8 @@ static const char *check_adamw(const struct mt_adamw *a)
 
 static const char *check_quantize(const struct mt_quantize *q, enum mt_op_kind kind)
 {
-	if (q->rows < 0 || q->cols < 1)
-		return "cols must be at least 1 and rows not negative";
+	if (q->rows < 0 || q->cols < 1 || q->pad < 0)
+		return "cols must be at least 1, rows and pad not negative";
 	if (kind != MT_OP_AMAX && !mt_dtype_is_fp8(q->to))
 		return "the type to round to must be e4m3 or e5m2";
 	return q->margin < -64 || q->margin > 64 ? "margin must be from -64 to 64" : NULL;

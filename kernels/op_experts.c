@@ -2,6 +2,8 @@
  * is data, and no part of a key. */
 #include "kernels/op_experts.h"
 
+#include "kernels/fp8.h"
+
 #include <stddef.h>
 
 static void set(int64_t dims[MT_OP_DIMS], int64_t a, int64_t b, int64_t c, int64_t d, int64_t e)
@@ -23,7 +25,8 @@ void mt_op_experts_key(const struct mt_op *op, int64_t dims[MT_OP_DIMS])
 	case MT_OP_GROUPED:
 	case MT_OP_GROUPED_DGRAD:
 	case MT_OP_GROUPED_WGRAD:
-		set(dims, op->grouped.linear.rows, op->grouped.linear.in, op->grouped.linear.out, op->grouped.groups, 0);
+		set(dims, op->grouped.linear.rows, op->grouped.linear.in, op->grouped.linear.out, op->grouped.groups,
+		    op->grouped.linear.fp8);
 		return;
 	case MT_OP_DROP:
 		set(dims, r->rows, r->choices, r->experts, 0, 0);
@@ -77,6 +80,8 @@ static const char *check_grouped(const struct mt_grouped *g)
 {
 	if (g->linear.rows < 0 || g->linear.in < 1 || g->linear.out < 1 || g->groups < 1)
 		return "in, out and groups must be at least 1 and rows not negative";
+	if ((unsigned)g->linear.fp8 > MT_FP8_E4M3)
+		return "fp8 must be off, hybrid or e4m3";
 	if (!g->offsets)
 		return NULL;
 	if (g->offsets[0] != 0 || g->offsets[g->groups] != g->linear.rows)
@@ -161,13 +166,15 @@ const char *mt_op_experts_check(const struct mt_op *op)
 double mt_op_experts_bytes(const struct mt_op_key *key, double a, double s)
 {
 	double d0 = (double)key->dims[0], d1 = (double)key->dims[1], d2 = (double)key->dims[2], d3 = (double)key->dims[3];
+	double b = key->dims[4] ? 1 : a; /* of an operand: codes of a byte */
 
 	switch ((enum mt_op_kind)key->kind) {
 	case MT_OP_GROUPED:
+		return b * (d0 * d1 + d1 * d2 * d3) + a * d0 * d2;
 	case MT_OP_GROUPED_DGRAD:
-		return a * (d0 * (d1 + d2) + d1 * d2 * d3);
+		return b * (d0 * d2 + d1 * d2 * d3) + a * d0 * d1;
 	case MT_OP_GROUPED_WGRAD:
-		return a * d0 * (d1 + d2) + 2 * s * d1 * d2 * d3;
+		return b * d0 * (d1 + d2) + 2 * s * d1 * d2 * d3;
 	case MT_OP_ROUTE:
 		return s * d0 * (d1 + d2) + 4 * d0 * d2;
 	case MT_OP_ROUTE_SUMS:
@@ -203,21 +210,37 @@ static int64_t first_row(const struct mt_grouped *g, int64_t group)
 	return g->offsets ? g->offsets[group] : group * each + (group < rest ? group : rest);
 }
 
+/* Rows before a group where each is filled up. */
+static int64_t rows_before(const struct mt_grouped *g, int64_t group)
+{
+	int64_t rows = 0;
+
+	for (int64_t i = 0; i < group; i++)
+		rows += mt_op_group_rows(first_row(g, i + 1) - first_row(g, i));
+	return rows;
+}
+
 void mt_op_group(const struct mt_op *op, int64_t group, struct mt_op *one)
 {
 	static const enum mt_op_kind kinds[] = {MT_OP_LINEAR, MT_OP_LINEAR_DGRAD, MT_OP_LINEAR_WGRAD};
 	const struct mt_grouped *g = &op->grouped;
 	const struct mt_linear *l = &g->linear;
-	enum mt_dtype sums = op->dtype == MT_F64 ? MT_F64 : MT_F32;
-	int64_t first = first_row(g, group), weight = group * l->in * l->out;
+	enum mt_dtype sums = op->dtype == MT_F64 ? MT_F64 : MT_F32, operand = l->fp8 ? MT_E4M3 : op->dtype;
+	bool turned = l->fp8 && op->kind == MT_OP_GROUPED_WGRAD;
+	int64_t first = first_row(g, group), rows = first_row(g, group + 1) - first, weight = group * l->in * l->out;
+	int64_t code = turned ? rows_before(g, group) : first;
 
 	*one = (struct mt_op){.kind = kinds[op->kind - MT_OP_GROUPED], .dtype = op->dtype};
-	one->linear = (struct mt_linear){.rows = first_row(g, group + 1) - first,
+	one->linear = (struct mt_linear){.rows = turned ? mt_op_group_rows(rows) : rows,
 					 .in = l->in,
 					 .out = l->out,
-					 .x = element(l->x, first * l->in, op->dtype),
-					 .w = element(l->w, weight, op->dtype),
-					 .dy = element(l->dy, first * l->out, op->dtype),
+					 .fp8 = l->fp8,
+					 .x_inverse = l->x_inverse,
+					 .w_inverse = element(l->w_inverse, group, MT_F32),
+					 .dy_inverse = l->dy_inverse,
+					 .x = element(l->x, code * l->in, operand),
+					 .w = element(l->w, weight, operand),
+					 .dy = element(l->dy, code * l->out, operand),
 					 .y = element(l->y, first * l->out, op->dtype),
 					 .dx = element(l->dx, first * l->in, op->dtype),
 					 .dw = element(l->dw, weight, sums)};

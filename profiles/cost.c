@@ -157,7 +157,8 @@ static double extrapolate(const struct mt_profile *profile, const struct mt_prof
 static double fall_back(const struct mt_profile *profile, const struct mt_op_key *key)
 {
 	const struct mt_profile_rates *rates = &profile->rates;
-	int dtype = key->kind <= MT_OP_LINEAR_WGRAD && key->dims[4] && rates->flops_per_s[MT_E4M3] > 0 ? MT_E4M3 : key->dtype;
+	bool product = key->kind <= MT_OP_LINEAR_WGRAD || (key->kind >= MT_OP_GROUPED && key->kind <= MT_OP_GROUPED_WGRAD);
+	int dtype = product && key->dims[4] && rates->flops_per_s[MT_E4M3] > 0 ? MT_E4M3 : key->dtype;
 	double rate = rates->flops_per_s[dtype] > 0 ? rates->flops_per_s[dtype] : rates->flops_per_s[MT_F32];
 	double flops = mt_op_key_flops(key);
 	if (rates->bytes_per_s <= 0 || (flops > 0 && rate <= 0))

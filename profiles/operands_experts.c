@@ -1,6 +1,8 @@
 /* operands_experts: the operations of experts, as operands.c has the others. Rows are spread evenly over the experts. */
 #include "profiles/operands.h"
 
+#include "kernels/fp8.h"
+
 #define FIELD(member) offsetof(struct mt_op, member)
 
 static void add(struct operands *to, size_t field, int64_t count, enum mt_dtype dtype, enum operand_fill fill, bool cold)
@@ -18,17 +20,27 @@ static enum mt_dtype wide(const struct operands *of)
 	return of->op.dtype == MT_F64 ? MT_F64 : MT_F32;
 }
 
+/* Of a matrix in fp8 the scales too. */
+static void add_operand(struct operands *to, size_t field, size_t inverse, int64_t scales, int64_t count, enum mt_dtype dtype,
+			bool cold)
+{
+	add(to, field, count, dtype, OPERAND_NORMAL, cold);
+	if (mt_dtype_is_fp8(dtype))
+		add(to, inverse, scales, MT_F32, OPERAND_ONE, false);
+}
+
 void mt_operands_grouped(const int64_t *d, struct operands *to)
 {
-	enum mt_dtype t = to->op.dtype;
+	enum mt_dtype t = to->op.dtype, forward = d[4] ? MT_E4M3 : t, backward = d[4] ? mt_fp8_gradient((int)d[4]) : t;
+	int64_t rows = d[4] && to->op.kind == MT_OP_GROUPED_WGRAD ? d[0] + d[3] * (MT_FP8_ROWS - 1) : d[0]; /* at most */
 
-	to->op.grouped = (struct mt_grouped){.linear = {.rows = d[0], .in = d[1], .out = d[2]}, .groups = d[3]};
+	to->op.grouped = (struct mt_grouped){.linear = {.rows = d[0], .in = d[1], .out = d[2], .fp8 = (int)d[4]}, .groups = d[3]};
 	if (to->op.kind != MT_OP_GROUPED)
-		add(to, FIELD(grouped.linear.dy), d[0] * d[2], t, OPERAND_NORMAL, false);
+		add_operand(to, FIELD(grouped.linear.dy), FIELD(grouped.linear.dy_inverse), 1, rows * d[2], backward, false);
 	if (to->op.kind != MT_OP_GROUPED_DGRAD)
-		add(to, FIELD(grouped.linear.x), d[0] * d[1], t, OPERAND_NORMAL, false);
+		add_operand(to, FIELD(grouped.linear.x), FIELD(grouped.linear.x_inverse), 1, rows * d[1], forward, false);
 	if (to->op.kind != MT_OP_GROUPED_WGRAD)
-		add(to, FIELD(grouped.linear.w), d[1] * d[2] * d[3], t, OPERAND_NORMAL, true);
+		add_operand(to, FIELD(grouped.linear.w), FIELD(grouped.linear.w_inverse), d[3], d[1] * d[2] * d[3], forward, true);
 	if (to->op.kind == MT_OP_GROUPED)
 		add(to, FIELD(grouped.linear.y), d[0] * d[2], t, OPERAND_NORMAL, false);
 	else if (to->op.kind == MT_OP_GROUPED_DGRAD)

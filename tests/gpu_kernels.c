@@ -298,7 +298,7 @@ static void roundings_to_fp8(void)
 {
 	if (type == MT_F32) /* the sizes go through all types */
 		fp8_check_sizes(tested, reference, tested->info.kind);
-	fp8_check(tested, reference, tested->info.kind, type, few ? 70 : 1000, 768, 0, true);
+	fp8_check(tested, reference, tested->info.kind, type, few ? 70 : 1000, 768, few ? 10 : 8, 0, true);
 	fp8_check_scales(tested, reference, tested->info.kind);
 	seen[type][MT_OP_AMAX] = seen[type][MT_OP_FP8_SCALE] = seen[type][MT_OP_QUANTIZE] = true;
 }
@@ -315,6 +315,8 @@ static void products_in_fp8(void)
 				skip();
 			}
 			fp8_check_product(tested, tested->info.kind, (enum mt_op_kind)kind, format, type, 256, few ? 64 : 512, 128);
+			fp8_check_grouped(tested, tested->info.kind, (enum mt_op_kind)(MT_OP_GROUPED + kind - MT_OP_LINEAR), format,
+					  type);
 		}
 }
 

@@ -3,8 +3,8 @@
  *
  * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
  * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5 of its
- * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32 and bf16, a GPT with a tied embedding
- * a LLaMA, and experts spread in as many ways; with AdamW, Muon and SGD in turn. */
+ * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32, bf16 and fp8 with its scales, a GPT
+ * with a tied embedding, a LLaMA, and experts spread in as many ways; with AdamW, Muon and SGD in turn. */
 #include "base/file.h"
 #include "engine/checkpoint.h"
 
@@ -30,7 +30,13 @@ struct place {
 static const struct place first = {2, 2, 2, 0, true, 1, 2, 1},
 			  sharded[] = {{1, 1, 8, 1, false, 1, 8, 0}, {1, 1, 8, 3, false, 1, 4, 0}};
 
-static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, const struct place *p)
+/* A type, and whether products are in fp8 by a history. */
+struct precision {
+	enum mt_dtype dtype;
+	bool fp8;
+};
+
+static void set_run(struct mt_run *run, const char *model, struct precision precision, const struct place *p)
 {
 	mt_run_default(run);
 	if (mt_model_load(&run->model, model) != MT_OK) {
@@ -40,7 +46,13 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.gbs = 8;
 	run->layout.seq = 16;
 	run->layout.mbs = 1;
-	run->layout.dtype = dtype;
+	run->layout.dtype = (int)precision.dtype;
+	if (precision.fp8) { /* multiples of 16 in every layout */
+		run->layout.fp8 = MT_FP8_DELAYED;
+		run->layout.fp8_history = 3;
+		run->layout.seq = 64;
+		run->model.expert_ffn = 128;
+	}
 	run->layout.threads = 1;
 	run->layout.bucket_bytes = 64 << 10;
 	run->layout.tp = p->tp;
@@ -51,7 +63,7 @@ static void set_run(struct mt_run *run, const char *model, enum mt_dtype dtype, 
 	run->layout.sp = p->sp;
 	run->layout.ep = run->model.experts > 0 ? p->ep : 1;
 	run->layout.etp = run->model.experts > 0 ? p->etp : 0;
-	run->train.optimizer = dtype == MT_BF16 ? MT_SGD : strcmp(model, "llama-tiny") == 0 ? MT_MUON : MT_ADAMW;
+	run->train.optimizer = precision.dtype == MT_BF16 ? MT_SGD : strcmp(model, "llama-tiny") == 0 ? MT_MUON : MT_ADAMW;
 	run->train.steps = STEPS;
 	run->train.lr = 3e-3;
 }
@@ -117,19 +129,19 @@ static void tell(struct counts *c, bool leader, bool ok, const char *what, const
 	fflush(stdout);
 }
 
-static void go_on(struct counts *c, struct mt_fabric *fabric, const char *model, enum mt_dtype dtype, const struct place *p,
+static void go_on(struct counts *c, struct mt_fabric *fabric, const char *model, struct precision precision, const struct place *p,
 		  const char *from, const double *expected, bool same_bits)
 {
-	double losses[STEPS] = {0}, bound = same_bits ? 0 : dtype == MT_BF16 ? 2e-2 : 1e-5;
+	double losses[STEPS] = {0}, bound = same_bits ? 0 : precision.dtype == MT_BF16 ? 2e-2 : 1e-5;
 	bool leader = mt_fabric_rank(fabric) == 0;
 	char what[96], why[600] = "";
 	struct mt_run run;
 	enum mt_status st;
 
-	set_run(&run, model, dtype, p);
+	set_run(&run, model, precision, p);
 	st = train(&run, fabric, from, NULL, losses);
-	snprintf(what, sizeof what, "%s %s tp%d pp%d dp%d cp%d zero%d", model, mt_dtype_name(dtype), p->tp, p->pp, p->dp, p->cp,
-		 p->zero);
+	snprintf(what, sizeof what, "%s %s%s tp%d pp%d dp%d cp%d zero%d", model, mt_dtype_name(precision.dtype),
+		 precision.fp8 ? " fp8" : "", p->tp, p->pp, p->dp, p->cp, p->zero);
 	if (st != MT_OK)
 		snprintf(why, sizeof why, "%s", mt_error_message());
 	mt_error_clear();
@@ -153,7 +165,7 @@ static void remove_all(const char *directory)
 	rmdir(directory);
 }
 
-static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, enum mt_dtype dtype,
+static void run_case(struct counts *c, struct mt_fabric *fabric, const char *root, const char *model, struct precision precision,
 		     const struct place *shards)
 {
 	static const struct place others[] = {
@@ -163,27 +175,28 @@ static void run_case(struct counts *c, struct mt_fabric *fabric, const char *roo
 		{2, 2, 2, 2, true, 1, 2, 1},  {1, 1, 4, 3, false, 2, 2, 0},
 	};
 	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
-	char *one = mt_string("%s/%s-%s", root, model, mt_dtype_name(dtype)), *two = mt_string("%s-zero", one);
+	char *one = mt_string("%s/%s-%s%s", root, model, mt_dtype_name(precision.dtype), precision.fp8 ? "-fp8" : ""),
+	     *two = mt_string("%s-zero", one);
 	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
 	static const struct place last = {4, 2, 1, 0, false, 1, 1, 0};
 	struct mt_run run;
 	enum mt_status st;
 
-	set_run(&run, model, dtype, &first);
+	set_run(&run, model, precision, &first);
 	st = train(&run, fabric, NULL, one, expected);
 	mt_run_free(&run);
-	set_run(&run, model, dtype, shards);
+	set_run(&run, model, precision, shards);
 	if (st == MT_OK)
 		st = train(&run, fabric, NULL, two, shard_losses);
 	mt_run_free(&run);
 	tell(c, mt_fabric_rank(fabric) == 0, st == MT_OK, "saving runs", mt_error_message());
 	mt_error_clear();
 	if (st == MT_OK) {
-		go_on(c, fabric, model, dtype, &first, from, expected, true);
-		for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-			go_on(c, fabric, model, dtype, &others[i], from, expected, false);
-		go_on(c, fabric, model, dtype, shards, from_two, shard_losses, true);
-		go_on(c, fabric, model, dtype, &last, from_two, shard_losses, false);
+		go_on(c, fabric, model, precision, &first, from, expected, true);
+		for (size_t i = 0; i < sizeof others / sizeof others[0]; i += precision.fp8 ? 3 : 1) /* ep 1, 2 and 8 */
+			go_on(c, fabric, model, precision, &others[i], from, expected, false);
+		go_on(c, fabric, model, precision, shards, from_two, shard_losses, true);
+		go_on(c, fabric, model, precision, &last, from_two, shard_losses, false);
 	}
 	if (mt_fabric_rank(fabric) == 0) {
 		remove_all(one);
@@ -208,10 +221,11 @@ int main(void)
 		return 4;
 	}
 	root = mt_string("%s/mt-checkpoint", temporary ? temporary : "/tmp");
-	run_case(&counts, fabric, root, "gpt-tiny", MT_F32, &sharded[0]);
-	run_case(&counts, fabric, root, "llama-tiny", MT_F32, &sharded[1]);
-	run_case(&counts, fabric, root, "gpt-tiny", MT_BF16, &sharded[1]);
-	run_case(&counts, fabric, root, "mixtral-tiny", MT_F32, &sharded[1]);
+	run_case(&counts, fabric, root, "gpt-tiny", (struct precision){MT_F32, false}, &sharded[0]);
+	run_case(&counts, fabric, root, "llama-tiny", (struct precision){MT_F32, false}, &sharded[1]);
+	run_case(&counts, fabric, root, "gpt-tiny", (struct precision){MT_BF16, false}, &sharded[1]);
+	run_case(&counts, fabric, root, "mixtral-tiny", (struct precision){MT_F32, false}, &sharded[1]);
+	run_case(&counts, fabric, root, "mixtral-tiny", (struct precision){MT_BF16, true}, &sharded[1]);
 	if (mt_fabric_rank(fabric) == 0) {
 		rmdir(root);
 		printf("%d passed, %d failed, 0 skipped\n", counts.passed, counts.failed);

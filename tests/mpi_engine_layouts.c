@@ -140,6 +140,8 @@ static void set_run(struct mt_run *run, const int *row)
 		m->hidden = 64;
 		m->head_dim = mt_model_is_latent(m) ? m->head_dim : 16;
 		m->ffn = 128;
+		m->expert_ffn = m->experts > 0 ? 64 : 0;
+		m->shared_ffn = m->shared_ffn > 0 ? 64 : 0;
 	}
 	run->train.optimizer = optimizers[row[OPTIMIZER]];
 	run->train.momentum = 0.9;

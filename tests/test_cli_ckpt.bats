@@ -11,16 +11,17 @@ losses_of() {
 	sed -n 's/^step *\([0-9]*\) *loss \([0-9.]*\) *norm *\([0-9.]*\) .*/\1 \2 \3/p' "$1"
 }
 
-@test "a rank killed with -9 at any moment of a save loses nothing: the job goes on bit for bit" {
-	ranks 2
-	run_file run.yaml "dp: 2, zero: 1, dtype: bf16" "decay: constant"
-	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps 400
+# kill_and_go_on STEPS ROUNDS: the run file's job of two ranks, one of them killed in each round while every step is saved, is in
+# the end the job that nobody killed.
+kill_and_go_on() {
+	local steps=$1 rounds=$2 round rank pid killed=0
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps "$steps"
 	finished
+	cp "$OUT" "$GIVEN/whole.out"
 	losses_of "$OUT" >"$GIVEN/whole"
 	: >"$GIVEN/pieces"
-	local round rank pid killed=0
-	for round in 1 2 3 4 5 6; do
-		"${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps 400 --save_dir "$PWD/save" --save_every 1 --save_keep 2 \
+	for round in $(seq "$rounds"); do
+		"${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps "$steps" --save_dir "$PWD/save" --save_every 1 --save_keep 2 \
 			>"$OUT" 2>"$ERR" &
 		pid=$!
 		for _ in $(seq 300); do
@@ -35,16 +36,36 @@ losses_of() {
 		attempt megatune ckpt verify "$PWD/save"
 		[ "$status" -eq 0 ]
 	done
-	[ "$killed" -ge 2 ] || { echo "only $killed of 6 runs were killed before their end"; return 1; }
-	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps 400 --save_dir "$PWD/save" --save_every 10
+	[ "$killed" -ge $((rounds / 3)) ] || { echo "only $killed of $rounds runs were killed before their end"; return 1; }
+	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --steps "$steps" --save_dir "$PWD/save" --save_every 10
 	finished
 	losses_of "$OUT" >>"$GIVEN/pieces"
 	# Steps done twice must agree; together they are the uninterrupted run. A line cut by the kill has no norm and is left out.
 	sort -n -u "$GIVEN/pieces" >"$GIVEN/sorted"
 	[ "$(awk '{ print $1 }' "$GIVEN/sorted" | uniq -d | wc -l)" -eq 0 ]
 	join "$GIVEN/sorted" "$GIVEN/whole" 2>/dev/null | awk '$2 != $4 || $3 != $5 { print; bad = 1 } END { exit bad }'
-	[ "$(awk '{ print $1 }' "$GIVEN/sorted" | tail -n 1)" -eq 399 ]
+	[ "$(awk '{ print $1 }' "$GIVEN/sorted" | tail -n 1)" -eq $((steps - 1)) ]
 	[ -z "$(find save -name '*.tmp')" ]
+}
+
+@test "a rank killed with -9 at any moment of a save loses nothing: the job goes on bit for bit" {
+	ranks 2
+	run_file run.yaml "dp: 2, zero: 1, dtype: bf16" "decay: constant"
+	kill_and_go_on 400 6
+}
+
+@test "killed with -9: experts over ranks in fp8 by a history, ZeRO-3 and Muon go on bit for bit" {
+	ranks 2
+	run_file run.yaml "dp: 2, ep: 2, zero: 3, dtype: bf16, fp8: delayed, fp8_history: 5" "decay: constant, optimizer: muon"
+	sed -i 's/gpt-tiny/mixtral-tiny/' "$GIVEN/run.yaml"
+	kill_and_go_on 150 3
+}
+
+@test "killed with -9: a loss scale that moves, ZeRO-2 and Muon go on bit for bit" {
+	ranks 2
+	run_file run.yaml "dp: 2, zero: 2, dtype: f16" "decay: constant, optimizer: muon, loss_scale_window: 4"
+	kill_and_go_on 200 3
+	[ "$(sed -n 's/.* scale \([0-9.e+]*\).*/\1/p' "$GIVEN/whole.out" | sort -u | wc -l)" -gt 2 ]
 }
 
 @test "SIGTERM and SIGUSR1 save and end well with the reason; the next start goes on; the log is one" {

@@ -1,5 +1,7 @@
 /* Training in fp8: against an engine whose operands were rounded by hand, losses beside those of bf16, scales from the history as
  * the recipe says, and a run that goes on with the same bits. */
+#include "base/random.h"
+#include "kernels/fp8.h"
 #include "tests/resume_check.h"
 
 #include <math.h>
@@ -13,6 +15,8 @@ static void set_run(struct mt_run *run, const struct tiny_model *model, int reci
 	run->model.head_dim = 8;
 	run->model.ffn = 64;
 	run->model.init_std = 0.1;
+	if (run->model.experts > 0)
+		run->model.expert_ffn = run->model.shared_ffn = 32;
 	run->layout.dtype = MT_BF16;
 	run->layout.fp8 = recipe;
 	run->layout.mbs = 2;
@@ -20,14 +24,17 @@ static void set_run(struct mt_run *run, const struct tiny_model *model, int reci
 	run->train.steps = 12;
 }
 
-static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA};
+/* TINY_SIGMOID_EXPERTS: a dense layer first, then experts with a shared one. */
+static const struct tiny_model *const models[] = {&TINY_GPT, &TINY_LLAMA, &TINY_SIGMOID_EXPERTS};
+
+enum { MODELS = sizeof models / sizeof models[0] };
 
 static void losses_follow_those_of_bf16(void **state)
 {
 	enum { STEPS = 12 };
 	double want[STEPS], got;
 
-	for (int m = 0; m < 2; m++)
+	for (int m = 0; m < MODELS; m++)
 		for (int recipe = MT_FP8_NONE; recipe <= MT_FP8_CURRENT; recipe++)
 			for (int format = MT_FP8_HYBRID; format <= MT_FP8_E4M3; format++) {
 				struct engine_bench bench;
@@ -90,6 +97,129 @@ static void scales_follow_the_history(void **state)
 	}
 }
 
+/* Of a model with experts: of each product input, weight and gradient, and each expert's weights; nothing else. */
+static void each_expert_has_a_scale(void **state)
+{
+	struct engine_bench bench;
+	struct mt_step_stats stats;
+	struct mt_run run;
+	int64_t used = 0, shipped = 0;
+
+	set_run(&run, &TINY_SIGMOID_EXPERTS, MT_FP8_DELAYED);
+	need(open_engine(&bench, &run, "cpu", NULL));
+	need(mt_engine_step(bench.engine, &stats));
+	const struct mt_fp8 *f = &bench.engine->fp8;
+	for (int64_t t = 0; t < f->tensors; t++) {
+		used += f->history[t] > 0;
+		shipped += ((const float *)f->scales)[t] != 1;
+	}
+	/* The first layer is dense: 4 products. Of the others queries and output; up and down with the weights of 16 experts each
+	 * in place of one; the shared expert's two. */
+	int64_t layers = run.model.layers - 1, want = 12 + layers * (2 * 3 + 2 * (2 + 16) + 2 * 3);
+	assert_int_equal(run.model.experts, 16);
+	assert_int_equal(used, want);
+	assert_int_equal(shipped, want);
+	close_engine(&bench);
+	mt_run_free(&run);
+}
+
+enum { ROWS = 21, IN = 32, OUT = 64, EXPERTS = 8 };
+
+/* What a number is in fp8 with this scale, and back. */
+static double rounded(uint16_t bf16, float scale, enum mt_dtype to)
+{
+	float value = mt_bf16_to_f32(bf16) * scale, inverse = 1 / scale;
+
+	return (double)(to == MT_E4M3 ? mt_e4m3_to_f32(mt_e4m3_from_f32(value)) : mt_e5m2_to_f32(mt_e5m2_from_f32(value))) *
+	       (double)inverse;
+}
+
+static void round_all(const uint16_t *from, int64_t count, enum mt_dtype to, double *values)
+{
+	float most = 0;
+
+	for (int64_t i = 0; i < count; i++)
+		most = fmaxf(most, fabsf(mt_bf16_to_f32(from[i])));
+	for (int64_t i = 0; i < count; i++)
+		values[i] = rounded(from[i], mt_fp8_most(to) / most, to);
+}
+
+static void same_within(const char *what, double got, double want, double unit)
+{
+	if (!(fabs(got - want) <= unit * fabs(want) + 1e-5))
+		fail_msg("%s: %.9g, expected %.9g", what, got, want);
+}
+
+/* The three products of an engine's experts, against sums in f64 of numbers rounded here: rows by one scale, each expert's weights
+ * by their own. */
+static void products_of_experts_equal_their_emulation(void **state)
+{
+	static const int64_t offsets[EXPERTS + 1] = {0, 3, 3, 10, 11, 12, 20, 21, 21};
+	static uint16_t x[ROWS * IN], dy[ROWS * OUT], y[ROWS * OUT], dx[ROWS * IN];
+	static double x8[ROWS * IN], dy8[ROWS * OUT], w8[EXPERTS * OUT * IN];
+	static float dw[EXPERTS * OUT * IN];
+	struct engine_bench bench;
+	struct mt_op op;
+	struct mt_run run;
+
+	set_run(&run, &TINY_MIXTRAL, MT_FP8_CURRENT);
+	need(open_engine(&bench, &run, "cpu", NULL));
+	struct mt_engine *e = bench.engine;
+	int weight = e->table.layers[1][MT_EXPERT_UP], product = mt_fp8_product(e, weight);
+	uint16_t *w = mt_engine_param(e, weight);
+	for (int i = 0; i < ROWS * OUT; i++) {
+		x[i % (ROWS * IN)] = mt_bf16_from_f32((float)mt_random_normal(3, 1, (uint64_t)i));
+		dy[i] = mt_bf16_from_f32(1e-3f * (float)mt_random_normal(3, 2, (uint64_t)i));
+	}
+	for (int i = 0; i < EXPERTS * OUT * IN; i++) /* of very different sizes */
+		w[i] = mt_bf16_from_f32(ldexpf((float)mt_random_normal(3, 3, (uint64_t)i), -i / (OUT * IN)));
+	round_all(x, ROWS * IN, MT_E4M3, x8);
+	round_all(dy, ROWS * OUT, MT_E5M2, dy8);
+	for (int g = 0; g < EXPERTS; g++)
+		round_all(w + g * OUT * IN, OUT * IN, MT_E4M3, w8 + g * OUT * IN);
+	assert_true(product >= 0);
+	mt_fp8_begin(e);
+	for (int kind = MT_OP_GROUPED; kind <= MT_OP_GROUPED_WGRAD; kind++) {
+		op = (struct mt_op){.kind = (enum mt_op_kind)kind, .dtype = MT_BF16};
+		op.grouped = (struct mt_grouped){
+			.linear = {.rows = ROWS, .in = IN, .out = OUT, .x = x, .w = w, .dy = dy, .y = y, .dx = dx, .dw = dw},
+			.groups = EXPERTS,
+			.offsets = offsets};
+		need(kind == MT_OP_GROUPED         ? mt_fp8_forward(e, product, &op)
+		     : kind == MT_OP_GROUPED_DGRAD ? mt_fp8_dgrad(e, product, &op)
+						   : mt_fp8_wgrad(e, product, &op));
+	}
+	for (int g = 0; g < EXPERTS; g++) {
+		const double *weights = w8 + g * OUT * IN;
+
+		for (int64_t r = offsets[g]; r < offsets[g + 1]; r++) {
+			for (int o = 0; o < OUT; o++) {
+				double sum = 0;
+
+				for (int i = 0; i < IN; i++)
+					sum += x8[r * IN + i] * weights[o * IN + i];
+				same_within("y", (double)mt_bf16_to_f32(y[r * OUT + o]), sum, 0x1p-8);
+			}
+			for (int i = 0; i < IN; i++) {
+				double sum = 0;
+
+				for (int o = 0; o < OUT; o++)
+					sum += dy8[r * OUT + o] * weights[o * IN + i];
+				same_within("dx", (double)mt_bf16_to_f32(dx[r * IN + i]), sum, 0x1p-8);
+			}
+		}
+		for (int at = 0; at < OUT * IN; at++) {
+			double sum = 0;
+
+			for (int64_t r = offsets[g]; r < offsets[g + 1]; r++)
+				sum += dy8[r * OUT + at / IN] * x8[r * IN + at % IN];
+			same_within("dw", (double)dw[g * OUT * IN + at], sum, 1e-5);
+		}
+	}
+	close_engine(&bench);
+	mt_run_free(&run);
+}
+
 /* Layers that are left out, and weight gradients that are, have no greatest values. */
 static void what_is_left_out_stays_in_its_type(void **state)
 {
@@ -145,19 +275,23 @@ static void evaluation_changes_no_scale_and_no_bit(void **state)
 
 static void resumed_run_has_the_same_bits(void **state)
 {
-	struct mt_step_stats want[7];
-	struct mt_run run;
+	static const struct tiny_model *const two[] = {&TINY_GPT, &TINY_SIGMOID_EXPERTS};
 
-	set_run(&run, &TINY_GPT, MT_FP8_DELAYED);
-	run.layout.fp8_history = 3;
-	check_resume(&run, 4, 7, want);
-	mt_run_free(&run);
+	for (int m = 0; m < 2; m++) {
+		struct mt_step_stats want[7];
+		struct mt_run run;
+
+		set_run(&run, two[m], MT_FP8_DELAYED);
+		run.layout.fp8_history = 3;
+		check_resume(&run, 4, 7, want);
+		mt_run_free(&run);
+	}
 }
 
 /* The cpu and the plain device round alike: what differs is the order of sums. */
 static void devices_agree(void **state)
 {
-	for (int m = 0; m < 2; m++) {
+	for (int m = 0; m < MODELS; m++) {
 		struct engine_bench fast, plain;
 		struct mt_step_stats a, b;
 		struct mt_run run;
@@ -181,9 +315,14 @@ static void devices_agree(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(losses_follow_those_of_bf16),        cmocka_unit_test(scales_follow_the_history),
-		cmocka_unit_test(what_is_left_out_stays_in_its_type), cmocka_unit_test(evaluation_changes_no_scale_and_no_bit),
-		cmocka_unit_test(resumed_run_has_the_same_bits),      cmocka_unit_test(devices_agree),
+		cmocka_unit_test(losses_follow_those_of_bf16),
+		cmocka_unit_test(scales_follow_the_history),
+		cmocka_unit_test(each_expert_has_a_scale),
+		cmocka_unit_test(products_of_experts_equal_their_emulation),
+		cmocka_unit_test(what_is_left_out_stays_in_its_type),
+		cmocka_unit_test(evaluation_changes_no_scale_and_no_bit),
+		cmocka_unit_test(resumed_run_has_the_same_bits),
+		cmocka_unit_test(devices_agree),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

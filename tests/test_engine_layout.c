@@ -269,6 +269,7 @@ EDIT(reduce_f16, l->reduce_dtype = MT_F16)
 EDIT(fp8_in_f32, l->fp8 = MT_FP8_DELAYED)
 EDIT(fp8_unknown, l->fp8 = MT_FP8_DELAYED, l->dtype = MT_BF16, l->fp8_format = 5)
 EDIT(fp8_ffn_250, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_F16, m->ffn = 250)
+EDIT(fp8_experts_24, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_BF16, m->experts = 4, m->expert_ffn = 24)
 EDIT(fp8_rows_63, l->fp8 = MT_FP8_CURRENT, l->dtype = MT_BF16, l->seq = 63)
 EDIT(fp8_no_history, l->fp8 = MT_FP8_DELAYED, l->dtype = MT_BF16, l->fp8_history = 0)
 EDIT(threads_less, l->threads = -1)
@@ -327,6 +328,7 @@ static const struct breaker breakers[] = {
 	{"fp8_needs_half", fp8_in_f32},
 	{"fp8_format_is_known", fp8_unknown},
 	{"fp8_widths_are_multiples_of_16", fp8_ffn_250},
+	{"fp8_experts_are_multiples_of_16", fp8_experts_24},
 	{"fp8_rows_are_a_multiple_of_16", fp8_rows_63},
 	{"fp8_history_at_least_one", fp8_no_history},
 	{"threads_not_negative", threads_less},

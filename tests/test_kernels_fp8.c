@@ -19,7 +19,7 @@ static void roundings_are_the_references_bits(void **state)
 		if (!cpu)
 			continue;
 		fp8_check_sizes(cpu, reference, levels[l]);
-		fp8_check(cpu, reference, levels[l], MT_BF16, 700, 130, 0, true); /* several threads and blocks */
+		fp8_check(cpu, reference, levels[l], MT_BF16, 700, 130, 4, 0, true); /* several threads and blocks */
 		fp8_check_scales(cpu, reference, levels[l]);
 		mt_device_destroy(cpu);
 	}
@@ -43,6 +43,9 @@ static void check_products(struct mt_device *device, const char *name)
 				assert_product(device, name, (enum mt_op_kind)kind, format, dtypes[d], 37, 5, 11);
 			}
 		assert_product(device, name, MT_OP_LINEAR, MT_FP8_HYBRID, dtypes[d], 33, 1100, 130); /* several steps of k */
+		for (int kind = MT_OP_GROUPED; kind <= MT_OP_GROUPED_WGRAD; kind++)
+			for (int format = MT_FP8_HYBRID; format <= MT_FP8_E4M3; format++)
+				assert_true(fp8_check_grouped(device, name, (enum mt_op_kind)kind, format, dtypes[d]));
 	}
 }
 

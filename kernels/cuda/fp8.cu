@@ -1,7 +1,8 @@
 /* fp8: what goes before a product of 8-bit numbers.
  *   amax       *amax = the greatest of it and |x(count)|     a maximum of bits: blocks may come in any order
  *   fp8_scale  scale = most / amax / 2^margin, inverse = 1 / scale
- *   quantize   y(R,C) = x(R,C) * scale as e4m3 or e5m2, y_t(C,R) its transpose: one reading of x for both, and for amax
+ *   quantize   y(R,C) = x(R,C) * scale as e4m3 or e5m2, y_t(C,R + pad) its transpose and zeros: one reading of x for all, and
+ *              for amax
  * The tensor cores of sm_89 and sm_90 take 8-bit operands only with the summed dimension contiguous, hence the transposes.
  * Tiles of 64 x 64 codes are turned in shared memory, so that both results are written in words. Bandwidth-bound: x once, and a
  * byte an element and result. */
@@ -108,8 +109,8 @@ enum mt_status mt_cuda_fp8_scale(struct mt_cuda_launch *launch, const struct mt_
 
 /* A block has one tile: 256 threads, four to a row of it, each with N elements at a time. */
 template <typename T, int N>
-__global__ void __launch_bounds__(256)
-	quantize_tile(const T *x, const float *scale, uint8_t *y, uint8_t *y_t, float *amax, int64_t rows, int64_t cols, bool e4m3)
+__global__ void __launch_bounds__(256) quantize_tile(const T *x, const float *scale, uint8_t *y, uint8_t *y_t, float *amax,
+						     int64_t rows, int64_t pad, int64_t cols, bool e4m3)
 {
 	__shared__ uint8_t tile[TILE][TILE + 4];
 	__shared__ unsigned partial[8];
@@ -145,11 +146,14 @@ __global__ void __launch_bounds__(256)
 				}
 			}
 		}
+	} else {
+		for (int i = 0; i < 16; i++)
+			tile[row][quarter + i] = 0;
 	}
 	__syncthreads();
 	if (y_t && c0 + row < cols) {
-		uint8_t *to = y_t + (c0 + row) * rows + r0 + quarter;
-		const int64_t more = rows - r0 - quarter;
+		uint8_t *to = y_t + (c0 + row) * (rows + pad) + r0 + quarter;
+		const int64_t more = rows + pad - r0 - quarter;
 		for (int i = 0; i < 16 && i < more; i += 4) {
 			uint8_t codes[4];
 #pragma unroll
@@ -169,16 +173,16 @@ __global__ void __launch_bounds__(256)
 
 template <typename T, int N> static void launch_tiles(const struct mt_cuda_launch *launch, const struct mt_quantize *q)
 {
-	const dim3 grid((unsigned)divide_up(q->cols, TILE), (unsigned)divide_up(q->rows, TILE));
+	const dim3 grid((unsigned)divide_up(q->cols, TILE), (unsigned)divide_up(q->rows + q->pad, TILE));
 	MT_LAUNCH((quantize_tile<T, N>), grid, 256, 0, launch->stream, static_cast<const T *>(q->x),
 		  static_cast<const float *>(q->scale), static_cast<uint8_t *>(q->y), static_cast<uint8_t *>(q->y_t),
-		  static_cast<float *>(q->amax), q->rows, q->cols, q->to == MT_E4M3);
+		  static_cast<float *>(q->amax), q->rows, q->pad, q->cols, q->to == MT_E4M3);
 }
 
 /* In words where each row of every matrix begins at one. */
 template <typename T> static void quantize(const struct mt_cuda_launch *launch, const struct mt_quantize *q)
 {
-	if (aligned(q->x, q->y, q->y_t) && q->cols % 16 == 0 && q->rows % 16 == 0)
+	if (aligned(q->x, q->y, q->y_t) && q->cols % 16 == 0 && (q->rows + q->pad) % 16 == 0)
 		launch_tiles<T, vector_width<T>>(launch, q);
 	else
 		launch_tiles<T, 1>(launch, q);
@@ -190,7 +194,7 @@ enum mt_status mt_cuda_quantize(struct mt_cuda_launch *launch, const struct mt_o
 		return mt_cuda_no_kernel(op);
 	if (op->quantize.rows == 0)
 		return MT_OK;
-	if (divide_up(op->quantize.rows, TILE) > 65535)
+	if (divide_up(op->quantize.rows + op->quantize.pad, TILE) > 65535)
 		return mt_fail(MT_UNAVAILABLE, "quantize: %lld rows are more than a grid has", (long long)op->quantize.rows);
 	MT_BY_TYPE(op->dtype, quantize, launch, &op->quantize);
 	return mt_cuda_launched(op);

@@ -1,9 +1,11 @@
 /* fp8: amax      *amax = the greatest of it and |x(count)|; a NaN is greater than all
  *      fp8_scale scale = most / amax / 2^margin, inverse = 1 / scale
- *      quantize  y(R,C) = x(R,C) * scale rounded to e4m3 or e5m2, y_t(C,R) its transpose
+ *      quantize  y(R,C) = x(R,C) * scale rounded to e4m3 or e5m2, y_t(C,R + pad) its transpose and zeros
  * in f32, each step rounded as it is written: every device gives the same bits.
  * The products of what was quantized: sums over k of codes, times the inverses. */
 #include "kernels/reference/reference.h"
+
+#include <string.h>
 
 static float greater(float a, float b)
 {
@@ -48,8 +50,10 @@ enum mt_status mt_reference_quantize(const struct mt_op *op)
 			if (q->y)
 				((uint8_t *)q->y)[r * q->cols + c] = code;
 			if (q->y_t)
-				((uint8_t *)q->y_t)[c * q->rows + r] = code;
+				((uint8_t *)q->y_t)[c * (q->rows + q->pad) + r] = code;
 		}
+	for (int64_t c = 0; q->y_t && c < q->cols; c++)
+		memset((uint8_t *)q->y_t + c * (q->rows + q->pad) + q->rows, 0, (size_t)q->pad);
 	return q->amax ? mt_reference_amax(op) : MT_OK;
 }
 

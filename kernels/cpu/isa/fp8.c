@@ -52,9 +52,13 @@ INLINE void round_tiles(const struct mt_quantize *op, int64_t first, int64_t las
 			if (y)
 				memcpy(y + r * op->cols + c, tile[r - first], (size_t)cols);
 		}
-		for (int64_t k = 0; y_t && k < cols; k++)
+		for (int64_t k = 0; y_t && k < cols; k++) {
+			uint8_t *row = y_t + (c + k) * (op->rows + op->pad);
 			for (int64_t r = first; r < last; r++)
-				y_t[(c + k) * op->rows + r] = tile[r - first][k];
+				row[r] = tile[r - first][k];
+			if (last == op->rows)
+				memset(row + last, 0, (size_t)op->pad);
+		}
 	}
 }
 

@@ -7,8 +7,9 @@ setup() {
 	start_here
 }
 
+# "step loss norm" of each step; an overflow has a norm too
 losses_of() {
-	sed -n 's/^step *\([0-9]*\) *loss \([0-9.]*\) *norm *\([0-9.]*\) .*/\1 \2 \3/p' "$1"
+	sed -n 's/^step *\([0-9]*\) *loss \([0-9.]*\) *norm *-*\([0-9nai][0-9.naif]*\) .*/\1 \2 \3/p' "$1"
 }
 
 # kill_and_go_on STEPS ROUNDS: the run file's job of two ranks, one of them killed in each round while every step is saved, is in

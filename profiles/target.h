@@ -46,21 +46,22 @@ struct mt_stack {
 	double elementwise_passes;    /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
 	double host_expert_us;                                  /* further, a layer of experts */
-	bool expert_dedup;                                      /* a token goes to a node once */
-	double microbatch_us, step_us;                          /* host time a micro-batch; a step */
-	double grad_bytes;                                      /* bytes of a gradient element on the wire */
-	double dp_overlap_frac;                                 /* of the last backward pass that may hide reductions */
-	double strided_nic_frac;     /* of a node's cards that data-parallel groups with several ranks on it reach where tp > 1 */
-	bool gathers_narrow;         /* sharded parameters are gathered in the 8 or 4 bits that products want */
-	double sharded_overlap_frac; /* the same where parameters are sharded (ZeRO-3): of each pass */
-	double tp_overlap_frac;      /* of tensor-parallel communication hidden behind products */
-	double ep_overlap_frac;      /* of the exchange with experts hidden beside another micro-batch */
-	double p2p_overlap_frac;     /* of pipeline messages hidden */
-	bool scatter_gather;         /* pipeline messages are split over the tensor-parallel ranks */
-	double optimizer_bytes;      /* memory traffic a parameter of the update */
-	double selective_frac;       /* of a layer's products that selective recompute does again, beside the attention */
-	double cast_passes;          /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
-	double jitter_frac;          /* time lost to the slowest rank, each factor of e in ranks */
+	double message_us;             /* of a pipeline message, a pass of a chunk: launches and the wait for the other stage */
+	bool expert_dedup;             /* a token goes to a node once */
+	double microbatch_us, step_us; /* host time a micro-batch; a step */
+	double grad_bytes;             /* bytes of a gradient element on the wire */
+	double dp_overlap_frac;        /* of the last backward pass that may hide reductions */
+	double strided_nic_frac;       /* of the cards' rate for data-parallel groups with several ranks on a node where tp > 1 */
+	bool gathers_narrow;           /* sharded parameters are gathered in the 8 or 4 bits that products want */
+	double sharded_overlap_frac;   /* the same where parameters are sharded (ZeRO-3): of each pass */
+	double tp_overlap_frac;        /* of tensor-parallel communication hidden behind products */
+	double ep_overlap_frac;        /* of the exchange with experts hidden beside another micro-batch */
+	double p2p_overlap_frac;       /* of pipeline messages hidden */
+	bool scatter_gather;           /* pipeline messages are split over the tensor-parallel ranks */
+	double optimizer_bytes;        /* memory traffic a parameter of the update */
+	double selective_frac;         /* of a layer's products that selective recompute does again, beside the attention */
+	double cast_passes;            /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
+	double jitter_frac;            /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
 	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
 	/* what the software can do: the widest of each kind of parallelism, 1 for none; ZeRO stages */

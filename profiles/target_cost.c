@@ -17,13 +17,15 @@
 
 static double tiles_s(const struct mt_target *t, double groups, double m, double n, double k, double rate)
 {
+	/* fill and epilogue take the time that they take in 16 bits: more steps where a step is shorter */
+	double fill = t->product_k0 * rate / (t->tflops_16 * t->product_frac * t->sustained_frac * 1e12);
 	static const double sides[4][2] = {{256, 128}, {128, 256}, {128, 128}, {64, 64}};
 	const double fracs[4] = {1, 1, t->tile_128_frac, t->tile_64_frac};
 	double best = INFINITY, units = (double)t->units;
 
 	for (int i = 0; i < 4; i++) {
 		double tiles = groups * ceil(m / sides[i][0]) * ceil(n / sides[i][1]);
-		double s = ceil(tiles / units) * 2 * sides[i][0] * sides[i][1] * (k + t->product_k0) / (rate / units * fracs[i]);
+		double s = ceil(tiles / units) * 2 * sides[i][0] * sides[i][1] * (k + fill) / (rate / units * fracs[i]);
 
 		best = s < best ? s : best;
 	}

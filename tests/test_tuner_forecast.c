@@ -123,6 +123,66 @@ static void an_all_reduce_of_two_nodes_crosses_once(void **state)
 	mt_target_free(&t);
 }
 
+/* A tile's fill and epilogue take their time in any width, the sum over k half of it in half of the bits. */
+static void eight_bits_gain_more_over_long_sums(void **state)
+{
+	struct mt_target t = machine("h100-80g-sxm");
+	double before = 1;
+
+	t.product_us = 0;
+	t.product_memory_frac = 20; /* so that only tiles take time */
+	for (double k = 512; k <= 32768; k *= 4) {
+		double gain = mt_target_product_s(&t, MT_WIDTH_16, 1, 8192, 8192, k) /
+			      mt_target_product_s(&t, MT_WIDTH_8, 1, 8192, 8192, k);
+
+		assert_true(gain > before + 0.005);
+		before = gain;
+	}
+	within("gain of the longest", before, t.tflops_8 * t.product_8_frac / (t.tflops_16 * t.product_frac), -0.01, 0);
+	mt_target_free(&t);
+}
+
+/* Of one gradient all-reduce over 8 nodes, nothing beside it; tp ranks apart. */
+static double gradients_s(const struct mt_target *t, const struct mt_stack *s, double tp)
+{
+	struct mt_case c = {.layers = 16,
+			    .hidden = 4096,
+			    .heads = 32,
+			    .kv_heads = 32,
+			    .head_dim = 128,
+			    .ffn = 16384,
+			    .vocab = 51200,
+			    .seq = 2048,
+			    .tp = tp,
+			    .pp = 1,
+			    .vp = 1,
+			    .cp = 1,
+			    .ep = 1,
+			    .dp = 64 / tp,
+			    .mbs = 1,
+			    .gbs = 64};
+	struct mt_forecast f;
+
+	mt_forecast_step(&f, &c, t, s, &mt_factors_none);
+	return f.dp_s;
+}
+
+/* NCCL before 2.12: groups apart with several ranks on a node go over the host's bridges. */
+static void old_libraries_lose_cards_of_groups_apart(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	struct mt_stack old = stack_of("megatron-deepspeed"), now = old;
+
+	t.nic_gbps = 6; /* so that the network is what takes the time */
+	now.strided_nic_frac = 1;
+	for (double tp = 1; tp <= 8; tp *= 2)
+		within(tp == 1 || tp == 8 ? "packed, or one a node" : "several a node, apart",
+		       gradients_s(&t, &old, tp) / gradients_s(&t, &now, tp), tp == 1 || tp == 8 ? 1 : 1 / old.strided_nic_frac,
+		       -0.02, 0.02);
+	mt_stack_free(&old);
+	mt_target_free(&t);
+}
+
 /* GPT-2's 50,257 words: no side of 8 elements divides them. */
 static void odd_vocabularies_are_slow_unless_padded(void **state)
 {
@@ -285,6 +345,26 @@ static void korthikanti_memory_within_3_percent(void **state)
 	mt_runs_table_free(&table);
 }
 
+/* Each chunk's passes begin with a message that costs its launch, hidden or not. */
+static void every_chunk_pays_for_its_messages(void **state)
+{
+	struct mt_runs_table table = table_of(KORTHIKANTI);
+	const struct mt_measured_run *run = &table.runs[2];
+	struct mt_stack *s = &table.stacks[run->stack];
+	struct mt_case c = run->layout;
+	struct mt_forecast few, many;
+
+	assert_true(c.pp > 1);
+	s->message_us = 250;
+	s->p2p_overlap_frac = 1;
+	c.vp = 2;
+	few = forecast(&table, 2, &c);
+	c.vp = 6;
+	many = forecast(&table, 2, &c);
+	within("four chunks more", many.pp_s - few.pp_s, 2 * 4 * 250e-6 * c.gbs / (c.dp * c.mbs), -1e-9, 1e-9);
+	mt_runs_table_free(&table);
+}
+
 /* Passes of equal stages, no messages: the sum equals the replay of the schedule. */
 static void pipeline_sum_equals_the_replay(void **state)
 {
@@ -412,15 +492,21 @@ static void measured_layers_speak_for_other_depths_only(void **state)
 	char path[64] = "/tmp/mt-layers-XXXXXX";
 	int handle = mkstemp(path);
 	struct mt_runs_table table;
-	unsigned char use[9] = {1, 1, 1, 1, 1, 1, 1, 0, 0};
-	double truth[9];
+	unsigned char use[69] = {1, 1, 1, 1, 1, 1, 1, 0, 0};
+	double truth[69];
 	struct mt_fit_model model;
 
 	assert_true(handle >= 0);
 	assert_int_equal(write(handle, layer_runs, sizeof layer_runs - 1), sizeof layer_runs - 1);
+	for (int i = 9; i < 69; i++) { /* many more of the group */
+		assert_true(dprintf(handle, "m%d,g,vTrain,a100-80g,gpt2,8,%d,1024,16,4096,51200,1024,1,1,8,4,64,full,1\n", i, i) >
+			    0);
+		use[i] = 1;
+	}
 	close(handle);
 	table = table_of(path);
-	for (int i = 0; i < 9; i++) {
+	assert_int_equal(table.count, 69);
+	for (int i = 0; i < 69; i++) {
 		const struct mt_measured_run *run = &table.runs[i];
 		struct mt_factors f = mt_factors_none;
 		struct mt_forecast out;
@@ -471,12 +557,15 @@ int main(void)
 		cmocka_unit_test(collectives_of_a_node_are_near_measured_times),
 		cmocka_unit_test(groups_that_share_network_cards_wait_for_them),
 		cmocka_unit_test(an_all_reduce_of_two_nodes_crosses_once),
+		cmocka_unit_test(old_libraries_lose_cards_of_groups_apart),
+		cmocka_unit_test(eight_bits_gain_more_over_long_sums),
 		cmocka_unit_test(odd_vocabularies_are_slow_unless_padded),
 		cmocka_unit_test(eight_bits_gain_more_in_wide_models),
 		cmocka_unit_test(balanced_stages_differ_by_less_than_a_layer),
 		cmocka_unit_test(korthikanti_times_within_4_percent),
 		cmocka_unit_test(korthikanti_memory_within_3_percent),
 		cmocka_unit_test(pipeline_sum_equals_the_replay),
+		cmocka_unit_test(every_chunk_pays_for_its_messages),
 		cmocka_unit_test(parts_of_a_step_add_up),
 		cmocka_unit_test(sample_of_published_runs_within_15_percent),
 		cmocka_unit_test(calibration_finds_what_made_the_runs),

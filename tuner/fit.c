@@ -321,15 +321,34 @@ static void settle(struct problem *p)
 	}
 }
 
-static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight)
+/* Rows of large groups share a weight: their errors are of one kind. owned */
+static double *weights_of(const struct mt_runs_table *table, const double *draw)
 {
+	double *weight = calloc((size_t)table->count + 1, sizeof *weight);
+
+	for (int i = 0; weight && i < table->count; i++) {
+		int like = 0;
+
+		for (int j = 0; j < table->count; j++)
+			like += strcmp(table->runs[i].group, table->runs[j].group) == 0;
+		weight[i] = draw[i] * (like > GROUP_ROWS ? (GROUP_ROWS + (like - GROUP_ROWS) / 10) / like : 1);
+	}
+	return weight;
+}
+
+/* draw: how often each run counts; 0: not at all. A layer is its own runs', however many others their group has. */
+static enum mt_status fit_drawn(struct mt_fit_model *model, const struct mt_runs_table *table, const double *draw)
+{
+	double *weight = weights_of(table, draw);
 	struct problem p = {.table = table, .model = model, .weight = weight};
 	enum mt_status st = MT_OK;
 
 	memset(model, 0, sizeof *model);
 	p.keys = calloc((size_t)table->count + 1, sizeof *p.keys);
-	if (!p.keys)
-		return mt_fail(MT_NOMEM, "no memory for a fit");
+	if (!weight || !p.keys) {
+		st = mt_fail(MT_NOMEM, "no memory for a fit");
+		goto out;
+	}
 	MT_GOTO(out, collect_keys(&p));
 	p.normal = malloc(((size_t)p.size * (size_t)p.size + 1) * sizeof *p.normal);
 	p.right = malloc(((size_t)p.size + 1) * sizeof *p.right);
@@ -340,17 +359,18 @@ static enum mt_status fit_weighted(struct mt_fit_model *model, const struct mt_r
 	/* Factors, layers given these, and once more: what layers explain no longer pulls the factors. */
 	for (int turn = 0; turn < TURNS; turn++) {
 		settle(&p);
-		mt_fit_layers(model, table, weight);
+		mt_fit_layers(model, table, draw);
 		for (int i = 0; i < table->count; i++) {
 			char name[MT_FIT_NAME];
 
-			if (weight[i] <= 0)
+			if (draw[i] <= 0)
 				continue;
 			mt_fit_key_name(name, table, &table->runs[i], MT_FIT_LAYER);
 			p.keys[i][MT_FIT_LAYER] = mt_fit_find(model, MT_FIT_LAYER, name);
 		}
 	}
 out:
+	free(weight);
 	free(p.keys);
 	free(p.normal);
 	free(p.right);
@@ -359,44 +379,30 @@ out:
 	return st;
 }
 
-/* Rows of large groups share a weight. */
-static double *weights_of(const struct mt_runs_table *table, const unsigned char *use)
-{
-	double *weight = calloc((size_t)table->count + 1, sizeof *weight);
-
-	for (int i = 0; weight && i < table->count; i++) {
-		int like = 0;
-
-		if (table->runs[i].skip[0] || (use && !use[i]))
-			continue;
-		for (int j = 0; j < table->count; j++)
-			like += strcmp(table->runs[i].group, table->runs[j].group) == 0;
-		weight[i] = like > GROUP_ROWS ? (GROUP_ROWS + (like - GROUP_ROWS) / 10) / like : 1;
-	}
-	return weight;
-}
-
 enum mt_status mt_fit_runs(struct mt_fit_model *model, const struct mt_runs_table *table, const unsigned char *use)
 {
-	double *weight = weights_of(table, use);
-	enum mt_status st = weight ? fit_weighted(model, table, weight) : mt_fail(MT_NOMEM, "no memory for a fit");
+	double *draw = calloc((size_t)table->count + 1, sizeof *draw);
+	enum mt_status st;
 
-	free(weight);
+	for (int i = 0; draw && i < table->count; i++)
+		draw[i] = !table->runs[i].skip[0] && (!use || use[i]);
+	st = draw ? fit_drawn(model, table, draw) : mt_fail(MT_NOMEM, "no memory for a fit");
+	free(draw);
 	return st;
 }
 
 enum mt_status mt_fit_bootstrap(struct mt_fit_model *model, const struct mt_runs_table *table, int draws, uint64_t seed)
 {
-	double *weight = weights_of(table, NULL), *drawn = calloc((size_t)table->count + 1, sizeof *drawn);
-	enum mt_status st = weight && drawn ? MT_OK : mt_fail(MT_NOMEM, "no memory for a bootstrap");
+	double *draw = calloc((size_t)table->count + 1, sizeof *draw);
+	enum mt_status st = draw ? MT_OK : mt_fail(MT_NOMEM, "no memory for a bootstrap");
 
 	for (int d = 0; d < draws && st == MT_OK; d++) {
 		struct mt_fit_model again;
 
 		/* exponential weights: the Bayesian bootstrap, so that no key is ever left without a run */
 		for (int i = 0; i < table->count; i++)
-			drawn[i] = -weight[i] * log(1 - mt_random_uniform(seed, (uint64_t)d, (uint64_t)i));
-		st = fit_weighted(&again, table, drawn);
+			draw[i] = table->runs[i].skip[0] ? 0 : -log(1 - mt_random_uniform(seed, (uint64_t)d, (uint64_t)i));
+		st = fit_drawn(&again, table, draw);
 		for (int k = 0; st == MT_OK && k < model->count; k++) {
 			int at = mt_fit_find(&again, model->keys[k].level, model->keys[k].name);
 
@@ -412,7 +418,6 @@ enum mt_status mt_fit_bootstrap(struct mt_fit_model *model, const struct mt_runs
 	for (int k = 0; k < model->count; k++)
 		for (int f = 0; f < MT_FACTORS; f++)
 			model->keys[k].log_sd[f] = sqrt(model->keys[k].log_sd[f]);
-	free(weight);
-	free(drawn);
+	free(draw);
 	return st;
 }

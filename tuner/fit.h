@@ -49,7 +49,7 @@ int mt_fit_find(const struct mt_fit_model *model, int level, const char *name);
 double mt_fit_layer_factor(const struct mt_fit_model *model, const struct mt_target *target, const struct mt_stack *stack,
 			   const struct mt_case *layout);
 /* Factors of measured layers, given the others; adds their keys where room for one a run was left. */
-void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight);
+void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table, const double *draw);
 /* Half of its 90% interval, relative. */
 double mt_fit_half(const struct mt_fit_model *model, const struct mt_runs_table *table, const struct mt_measured_run *run);
 

@@ -68,13 +68,13 @@ static void add(struct mean *sum, const struct mt_fit_model *model, const struct
 	sum->precision += weight * share * share;
 }
 
-void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table, const double *weight)
+void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table, const double *draw)
 {
 	struct mean *sums = calloc((size_t)table->count * (MT_FIT_LEVELS + 1) + 1, sizeof *sums);
 	int *key = calloc((size_t)table->count + 1, sizeof *key);
 
 	for (int i = 0; sums && key && i < table->count; i++)
-		key[i] = weight[i] > 0 ? key_of(model, table, &table->runs[i]) : -1;
+		key[i] = draw[i] > 0 ? key_of(model, table, &table->runs[i]) : -1;
 	for (int k = 0; k < model->count; k++)
 		if (model->keys[k].level == MT_FIT_LAYER)
 			model->keys[k].runs = 0;
@@ -84,8 +84,7 @@ void mt_fit_layers(struct mt_fit_model *model, const struct mt_runs_table *table
 			if (key[i] < 0)
 				continue;
 			model->keys[key[i]].runs += pass == 0;
-			add(&sums[key[i]], model, table, &table->runs[i], weight[i],
-			    model->keys[key[i]].log_factor[MT_FACTOR_LAYER]);
+			add(&sums[key[i]], model, table, &table->runs[i], draw[i], model->keys[key[i]].log_factor[MT_FACTOR_LAYER]);
 		}
 		for (int k = 0; k < model->count; k++) {
 			double precision = sums[k].precision, held;

@@ -64,8 +64,8 @@ struct exchange {
 	double scatter_s, gather_s; /* of all parameters of a rank, once */
 };
 
-static double collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
-			 double bytes)
+double mt_forecast_collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
+			      double bytes)
 {
 	double link_s, nic_s;
 
@@ -73,8 +73,9 @@ static double collective(const struct mt_target *t, const struct mt_factors *f, 
 	return f->of[MT_FACTOR_LINK] * link_s + f->of[MT_FACTOR_NIC] * nic_s;
 }
 
-/* Among data-parallel ranks. Groups that lie apart in the node (tp > 1) and have several ranks on it: an old library leads all
- * their rings through the same card first (megatron-deepspeed.yaml). */
+/* Among data-parallel ranks. Groups that lie apart in the node (tp > 1) and have several ranks on it: a ring enters at one rank and
+ * leaves at another, which share no card; an old library does not pass data on to the accelerator beside the card, so that one
+ * of the two goes over the host's bridges (megatron-deepspeed.yaml). */
 static double data_collective(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			      const struct mt_factors *f, enum mt_collective op, struct mt_span span, double bytes)
 {
@@ -82,7 +83,7 @@ static double data_collective(const struct mt_case *c, const struct mt_target *t
 
 	if (c->tp > 1 && span.local > 1 && span.ranks > span.local)
 		shared.nic_frac *= s->strided_nic_frac;
-	return collective(&shared, f, op, span, bytes);
+	return mt_forecast_collective(&shared, f, op, span, bytes);
 }
 
 static struct exchange exchange_of(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
@@ -140,7 +141,8 @@ static double messages_s(struct mt_forecast *out, const struct mt_case *c, const
 	if (c->pp <= 1)
 		return 0;
 	one_s = f->of[MT_FACTOR_PIPE] * mt_target_message_s(t, bytes, c->tp * c->cp * c->dp, &crosses);
-	return 2 * one_s * (out->microbatches * c->vp * (1 - s->p2p_overlap_frac) + c->pp - 1);
+	return 2 * one_s * (out->microbatches * c->vp * (1 - s->p2p_overlap_frac) + c->pp - 1) +
+	       2 * f->of[MT_FACTOR_PIPE] * s->message_us * 1e-6 * out->microbatches * c->vp;
 }
 
 static void data_s(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,

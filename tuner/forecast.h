@@ -59,6 +59,9 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 /* All of it. */
 void mt_forecast_step(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 		      const struct mt_factors *f);
+/* Seconds of a collective. */
+double mt_forecast_collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
+			      double bytes);
 /* Memory by stage; part of mt_forecast_compose. */
 void mt_forecast_memory(struct mt_forecast *out, const struct mt_case *c, const struct mt_stack *s);
 

@@ -40,11 +40,12 @@ static double product(const struct mt_case *c, const struct mt_target *t, const 
 	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * low_s;
 }
 
-/* An operand of 16 bits becomes one of 8 or 4 bits as it is and transposed. Weights are cast once a step: not counted. */
+/* An operand of 16 bits becomes one of 8 or 4 bits as it is and transposed; 4 bits have a scale of the whole tensor too, which is
+ * one more read (NVIDIA 2025, arXiv:2509.25149). Weights are cast once a step: not counted. */
 static double cast_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
 		     double elements)
 {
-	double bytes = c->width == MT_WIDTH_16 ? 0 : c->width == MT_WIDTH_8 ? 2 + 2 * 1 : 2 + 2 * 0.5625;
+	double bytes = c->width == MT_WIDTH_16 ? 0 : c->width == MT_WIDTH_8 ? 2 + 2 * 1 : 2 + 2 + 2 * 0.5625;
 
 	return bytes > 0 ? f->of[MT_FACTOR_LOW] * s->cast_passes * mt_target_vector_s(t, bytes * elements) : 0;
 }
@@ -63,15 +64,6 @@ static void add_linear(struct linear *sum, const struct mt_case *c, const struct
 	sum->forward_s += slow * product(c, t, f, groups, m, n, k) + cast_s(c, t, s, f, groups * m * k);
 	sum->backward_s +=
 		slow * (product(c, t, f, groups, m, k, n) + product(c, t, f, groups, n, k, m)) + cast_s(c, t, s, f, groups * m * n);
-}
-
-static double collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
-			 double bytes)
-{
-	double link_s, nic_s;
-
-	mt_target_collective(t, op, span, bytes, &link_s, &nic_s);
-	return f->of[MT_FACTOR_LINK] * link_s + f->of[MT_FACTOR_NIC] * nic_s;
 }
 
 /* Forward seconds of attention over the whole sequence; the time to do its core again is the same. */
@@ -149,8 +141,8 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 
 		bytes *= reached < apart ? reached / apart : 1;
 	}
-	send_s = collective(t, f, MT_ALL_TO_ALL, span, bytes);
-	send_s += collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), 2 * tokens * c->topk * c->hidden);
+	send_s = mt_forecast_collective(t, f, MT_ALL_TO_ALL, span, bytes);
+	send_s += mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), 2 * tokens * c->topk * c->hidden);
 	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s * (1 - s->ep_overlap_frac); /* there and back, in one pass */
 }
 
@@ -164,9 +156,10 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 	if (c->tp <= 1)
 		return 0;
 	if (c->sp)
-		one_s = collective(t, f, MT_ALL_GATHER, span, bytes) + collective(t, f, MT_REDUCE_SCATTER, span, bytes);
+		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes) +
+			mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes);
 	else
-		one_s = collective(t, f, MT_ALL_REDUCE, span, bytes);
+		one_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, span, bytes);
 	return (c->experts > 0 ? 1 : 2) * one_s * (1 - s->tp_overlap_frac);
 }
 
@@ -178,7 +171,7 @@ static double context_s(const struct mt_case *c, const struct mt_target *t, cons
 
 	if (c->cp <= 1)
 		return 0;
-	ring_s = collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->cp, c->tp), bytes * c->cp);
+	ring_s = mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->cp, c->tp), bytes * c->cp);
 	open_s = ring_s - 0.8 * beside_s * (c->cp - 1) / c->cp;
 	return open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s;
 }
@@ -256,7 +249,7 @@ void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 	memset(head, 0, sizeof *head);
 	wide.width = MT_WIDTH_16;
 	if (c->tp > 1)
-		tp_s = collective(t, f, MT_ALL_REDUCE, mt_target_span(t, c->tp, 1), 2 * tokens * c->hidden);
+		tp_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, mt_target_span(t, c->tp, 1), 2 * tokens * c->hidden);
 	add_linear(&lin, &wide, t, s, f, 1, tokens, words, c->hidden);
 	embedding->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (c->dropout ? 11 : 4) * tokens * c->hidden);
 	embedding->tp_s = 2 * tp_s;

@@ -6,6 +6,7 @@
  *
  *     x = sum(w_i s_i y_i) / (sum(w_i s_i^2) + 1 / v),   w_i: 1 / NOISE^2, Huber's weight on y_i - s_i x
  *
+ * A run counts whole here, however many others its group has: their errors in common are the other factors' business.
  * v = SPREAD^2, how unlike layers are; the precision of the mean is held below 1 / FLOOR^2, for runs with one layer have
  * errors in common that are not the layer's. A layer that was never measured keeps 1. */
 #include "tuner/fit.h"

@@ -212,13 +212,14 @@ enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const 
 		MT_GOTO(fail, mt_fail(MT_NOMEM, "out of memory creating arena %s", name));
 	made->backing = *backing;
 	made->block_spare = NONE;
-	made->stats = (struct mt_arena_stats){.name = made->name, .reserve_bytes = reserve_bytes};
+	made->stats = (struct mt_arena_stats){.name = made->name, .reserve_bytes = reserve_bytes, .resident = backing->resident};
 	if (!make_room(made))
 		MT_GOTO(fail, mt_fail(MT_NOMEM, "out of memory creating arena %s", name));
 	if (reserve_bytes >= UNIT) {
 		void *base;
 		MT_GOTO(fail, backing->reserve(backing->context, reserve_bytes, &base));
 		made->base = base;
+		made->stats.base = base;
 		made->backed_bytes = reserve_bytes;
 		uint32_t whole = take_block(made);
 		made->blocks[whole] = (struct block){.size = reserve_bytes / UNIT, .before = NONE, .behind = NONE};

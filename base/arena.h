@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ struct mt_arena_backing {
 	void (*release)(void *context, void *base, size_t bytes);
 	void *context;
 	enum mt_status (*commit)(void *context, void *base, size_t from_bytes, size_t to_bytes, char why[160]);
+	bool resident; /* it is memory of the process: what is used counts as its resident size */
 };
 
 /* Host memory: mmap without reservation, huge pages advised. */
@@ -32,10 +34,12 @@ struct mt_arena;
 
 struct mt_arena_stats {
 	const char *name;     /* borrowed from the arena */
+	void *base;           /* where its range begins; NULL: it has none */
 	size_t live_bytes;    /* allocated now */
 	size_t peak_bytes;    /* highest end of any allocation so far, so fragmentation is counted */
 	size_t reserve_bytes; /* what the arena may grow to */
 	uint64_t allocations; /* calls of mt_arena_alloc so far */
+	bool resident;        /* as its backing is */
 };
 
 #define MT_ARENA_ALIGN_BYTES  256

@@ -74,5 +74,5 @@ static void dry_release(void *context, void *base, size_t bytes)
 	(void)bytes;
 }
 
-const struct mt_arena_backing mt_arena_host = {.name = "host", .reserve = host_reserve, .release = host_release};
+const struct mt_arena_backing mt_arena_host = {.name = "host", .reserve = host_reserve, .release = host_release, .resident = true};
 const struct mt_arena_backing mt_arena_dry = {.name = "dry", .reserve = dry_reserve, .release = dry_release};

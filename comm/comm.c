@@ -233,20 +233,6 @@ enum mt_status mt_comm_recv(struct mt_group *group, struct mt_stream *stream, vo
 	return run(group, stream, &call);
 }
 
-enum mt_status mt_comm_register(struct mt_group *group, void *buffer, size_t bytes, void **handle)
-{
-	*handle = NULL;
-	if (group->size == 1 || !group->fabric->ops->register_buffer)
-		return MT_OK;
-	return group->fabric->ops->register_buffer(group, buffer, bytes, handle);
-}
-
-void mt_comm_unregister(struct mt_group *group, void *handle)
-{
-	if (handle)
-		group->fabric->ops->unregister_buffer(group, handle);
-}
-
 enum mt_status mt_comm_barrier(struct mt_group *group)
 {
 	return group->size > 1 && group->fabric->ops->barrier ? group->fabric->ops->barrier(group) : MT_OK;

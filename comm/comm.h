@@ -79,6 +79,12 @@ void mt_fabric_destroy(struct mt_fabric *fabric);
 /* An operation that waits longer for other ranks than this fails with MT_FAILED; the message names it and the ranks that are
  * behind. 0: 600 s; below 0: it waits for ever. */
 void mt_fabric_set_deadline(struct mt_fabric *fabric, double deadline_s);
+/* Tells the fabric of memory that collectives will use often, so that it may be read and written without copies (nccl:
+ * ncclCommRegister, by every group that moves data, now or when it first does). All ranks call it between the same two operations,
+ * each with its own memory; where one rank's group is refused, none of its members has it. *handle is NULL where there is nothing
+ * to do. No operation on the memory is under way when it is unregistered, which is before it goes. */
+enum mt_status mt_fabric_register(struct mt_fabric *fabric, void *memory, size_t bytes, void **handle);
+void mt_fabric_unregister(struct mt_fabric *fabric, void *handle); /* NULL is fine */
 const char *const *mt_fabric_kinds(void);
 /* The block of `size` consecutive ranks that holds this rank, as a fabric of its own; size must divide the fabric's. No
  * communication. Destroy it before the fabric. */
@@ -160,11 +166,6 @@ enum mt_status mt_comm_barrier(struct mt_group *group);
 /* Host-side helpers on small host arrays (statistics, agreement): blocking, any fabric. Dry: identity / own value repeated. */
 enum mt_status mt_comm_host_all_reduce(struct mt_group *group, double *values, int count, enum mt_reduction reduction);
 enum mt_status mt_comm_host_all_gather(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank);
-
-/* Tells the fabric of a buffer that the group's collectives will use often, so that it may be read and written without copies
- * (nccl: ncclCommRegister). Collective. *handle is NULL where there is nothing to do. The buffer must outlive it. */
-enum mt_status mt_comm_register(struct mt_group *group, void *buffer, size_t bytes, void **handle);
-void mt_comm_unregister(struct mt_group *group, void *handle);
 
 /* nccl-tests' definitions. S bytes: all_reduce, broadcast, send_recv: the buffer; reduce_scatter, all_gather, all_to_all:
  * the whole (size * count). algbw = S/t, busbw = algbw * factor: 2(n-1)/n all_reduce, (n-1)/n the three, 1 broadcast and send_recv.

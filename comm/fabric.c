@@ -122,6 +122,22 @@ void mt_fabric_set_deadline(struct mt_fabric *fabric, double deadline_s)
 		mt_watchdog_set_deadline(fabric->watchdog, deadline_s);
 }
 
+enum mt_status mt_fabric_register(struct mt_fabric *fabric, void *memory, size_t bytes, void **handle)
+{
+	*handle = NULL;
+	if (fabric->parent)
+		return mt_fabric_register(fabric->parent, memory, bytes, handle);
+	return fabric->ops->register_memory ? fabric->ops->register_memory(fabric, memory, bytes, handle) : MT_OK;
+}
+
+void mt_fabric_unregister(struct mt_fabric *fabric, void *handle)
+{
+	if (handle && fabric->parent)
+		mt_fabric_unregister(fabric->parent, handle);
+	else if (handle)
+		fabric->ops->unregister_memory(fabric, handle);
+}
+
 void mt_fabric_abort(struct mt_fabric *fabric, int exit_code)
 {
 	if (fabric && fabric->parent)

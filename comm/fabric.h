@@ -34,8 +34,8 @@ struct mt_fabric_ops {
 	enum mt_status (*host_all_reduce)(struct mt_group *group, double *values, int count, enum mt_reduction reduction);
 	enum mt_status (*host_all_gather)(struct mt_group *group, const void *send, void *recv, size_t bytes_per_rank);
 	/* NULL: nothing to register. */
-	enum mt_status (*register_buffer)(struct mt_group *group, void *buffer, size_t bytes, void **handle);
-	void (*unregister_buffer)(struct mt_group *group, void *handle);
+	enum mt_status (*register_memory)(struct mt_fabric *fabric, void *memory, size_t bytes, void **handle);
+	void (*unregister_memory)(struct mt_fabric *fabric, void *handle);
 	bool executes; /* moves data; false: costs only. Must agree with the device of the stream. */
 	/* What is missing on this machine, found without joining anybody. NULL: nothing can be. */
 	enum mt_status (*usable)(void);
@@ -79,7 +79,7 @@ void mt_comm_trace(const struct mt_group *group, const struct mt_stream *stream,
 		   double end_s);
 /* Of fabrics that are plugins: the table is of this version when the numbers agree. */
 #define MT_FABRIC_ABI                                                                                                              \
-	((int)(sizeof(struct mt_fabric_ops) + 31 * sizeof(struct mt_fabric) + 1009 * sizeof(struct mt_group) +                     \
+	((int)(2 + sizeof(struct mt_fabric_ops) + 31 * sizeof(struct mt_fabric) + 1009 * sizeof(struct mt_group) +                 \
 	       10007 * sizeof(struct mt_comm_call) + 100003 * sizeof(struct mt_stream)))
 /* Name of this host in hosts[0]; for fabrics of one process. */
 enum mt_status mt_fabric_one_host(struct mt_fabric *fabric);

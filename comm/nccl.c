@@ -144,6 +144,8 @@ static void nccl_close(struct mt_fabric *fabric)
 	set_hooks(fabric, false);
 	fabric->watchdog = NULL;
 	mt_fabric_destroy(f->base);
+	while (f->ranges)
+		nccl_unregister(fabric, f->ranges);
 	pthread_mutex_destroy(&f->lock);
 	free(f);
 }
@@ -285,34 +287,6 @@ static enum mt_status host_all_gather(struct mt_group *group, const void *send, 
 	return mt_comm_host_all_gather(nccl_members(group)->host, send, recv, bytes_per_rank);
 }
 
-/* Buffers that NCCL may then read and write from other GPUs and NICs without copies of its own. It may refuse: memory of another
- * kind, or a transport that cannot; then it copies as before. */
-static enum mt_status register_buffer(struct mt_group *group, void *buffer, size_t bytes, void **handle)
-{
-	struct nccl_group *g = nccl_members(group);
-	enum mt_status st;
-	MT_TRY(nccl_comm_make(g));
-	pthread_mutex_lock(&nccl_of(group)->lock);
-	ncclResult_t code = g->failed ? ncclSystemError : ncclCommRegister(g->comm, buffer, bytes, handle);
-	pthread_mutex_unlock(&nccl_of(group)->lock);
-	st = nccl_comm_settle(g, code, "ncclCommRegister", NULL);
-	if (st == MT_OK || g->failed)
-		return st;
-	mt_debug("%s", mt_error_message());
-	mt_error_clear();
-	*handle = NULL;
-	return MT_OK;
-}
-
-static void unregister_buffer(struct mt_group *group, void *handle)
-{
-	struct nccl_group *g = nccl_members(group);
-	pthread_mutex_lock(&nccl_of(group)->lock);
-	if (g->comm && !g->failed)
-		ncclCommDeregister(g->comm, handle);
-	pthread_mutex_unlock(&nccl_of(group)->lock);
-}
-
 static const struct mt_fabric_ops nccl_ops = {
 	.kind = "nccl",
 	.open = nccl_open,
@@ -324,8 +298,8 @@ static const struct mt_fabric_ops nccl_ops = {
 	.barrier = barrier,
 	.host_all_reduce = host_all_reduce,
 	.host_all_gather = host_all_gather,
-	.register_buffer = register_buffer,
-	.unregister_buffer = unregister_buffer,
+	.register_memory = nccl_register,
+	.unregister_memory = nccl_unregister,
 	.executes = true,
 	.usable = usable,
 };

@@ -27,6 +27,19 @@
 
 #define NCCL_EDGES 6
 
+/* Memory that collectives use, known to NCCL by every group's communicator; and what one of these has of it. */
+struct nccl_range {
+	struct nccl_range *next;
+	void *memory;
+	size_t bytes;
+};
+
+struct nccl_hold {
+	struct nccl_hold *next;
+	const struct nccl_range *range;
+	void *handle; /* NCCL's; NULL: it has nothing to do for it */
+};
+
 /* A group's communicator; and those of its messages, which are in the fabric's list too and have the same group and host. */
 struct nccl_group {
 	struct nccl_group *next;
@@ -38,6 +51,7 @@ struct nccl_group {
 	uint64_t serial;       /* of the groups with these ranks: the same on all members */
 	uint64_t called;
 	uint64_t *sent, *received; /* owned: messages to and from each member */
+	struct nccl_hold *holds;   /* owned */
 	bool failed;
 	char message[MT_WATCHDOG_MESSAGE];
 };
@@ -56,6 +70,8 @@ struct nccl_fabric {
 	pthread_mutex_t lock;
 	struct nccl_group *groups;
 	struct nccl_work *under_way, *idle; /* owned; the first in the order enqueued */
+	struct nccl_range *ranges;          /* owned */
+	bool refused;                       /* a range, which was told */
 };
 
 static inline struct nccl_fabric *nccl_of(const struct mt_group *group)
@@ -79,6 +95,13 @@ enum mt_status nccl_edge(struct nccl_group *g, int from, int to, struct nccl_gro
 /* Aborts it and the group's others, ends their operations and hands the message to those who wait for them. Call without the lock;
  * any thread. */
 void nccl_comm_abort(struct nccl_group *g, const char *message);
+
+/* nccl_register.c */
+enum mt_status nccl_register(struct mt_fabric *fabric, void *memory, size_t bytes, void **handle);
+void nccl_unregister(struct mt_fabric *fabric, void *handle);
+/* All ranges of the fabric, by a communicator just made: collective. And none any more. */
+enum mt_status nccl_hold_all(struct nccl_group *g);
+void nccl_let_go_all(struct nccl_group *g);
 
 /* nccl_run.c */
 enum mt_status nccl_run(struct mt_group *group, struct mt_stream *stream, const struct mt_comm_call *call);

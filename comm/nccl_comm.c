@@ -137,6 +137,8 @@ enum mt_status nccl_comm_make(struct nccl_group *g)
 	mt_watchdog_begin(g->group->fabric->watchdog, &watch, g->host, &call, 0);
 	enum mt_status st = start(g, parent, id, &watch);
 	mt_watchdog_end(g->group->fabric->watchdog, &watch);
+	if (st == MT_OK)
+		st = nccl_hold_all(g);
 	if (st != MT_OK)
 		nccl_comm_abort(g, mt_error_message());
 	return st;
@@ -146,6 +148,7 @@ void nccl_comm_close(struct nccl_group *g)
 {
 	double end_s = mt_clock_s() + FINALIZE_S;
 	bool failed;
+	nccl_let_go_all(g);
 	if (!g->comm || g->failed)
 		return;
 	ncclResult_t code = ncclCommFinalize(g->comm);

@@ -313,6 +313,7 @@ void mt_engine_destroy(struct mt_engine *engine)
 		mt_stream_destroy(e->send_stream[lane]);
 		mt_stream_destroy(e->recv_stream[lane]);
 	}
+	mt_registration_end(e);
 	mt_flights_destroy(e);
 	mt_fp8_close(e);
 	mt_narrow_close(e);
@@ -350,6 +351,7 @@ enum mt_status mt_engine_step(struct mt_engine *engine, struct mt_step_stats *st
 	e->lap_count = 0;
 	e->next_bucket = 0;
 	e->last_microbatch = false;
+	MT_TRY(mt_registration_follow(e));
 	MT_TRY(mt_batch_resize(e, mt_rampup_gbs(e->config.run, e->samples)));
 	stats->samples = e->gbs;
 	MT_TRY(mt_lap_begin(e, &start));

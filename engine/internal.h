@@ -20,6 +20,9 @@
 
 enum { ARENA_PARAMETERS, ARENA_GRADIENTS, ARENA_OPTIMIZER, ARENA_ACTIVATIONS, ARENA_WORKSPACE };
 
+/* Arenas that the fabric is told of, and how often. */
+enum { MT_REGISTERED = 2, MT_REGISTRATIONS = 2 };
+
 /* What one layer's forward pass keeps for its backward pass; all from the activation arena. */
 struct mt_layer_saved {
 	void *x;               /* (S,C) input; owned by the chain of layers */
@@ -135,6 +138,8 @@ struct mt_engine {
 	double loss_limit; /* a larger loss is a spike; 0: none is */
 
 	struct mt_arena *arenas[MT_ENGINE_ARENAS];
+	void *registered[MT_REGISTERED];                   /* owned: the fabric's handles; NULL: nothing to do */
+	int registrations;                                 /* so far */
 	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */
 	struct mt_stream *gather_stream;                   /* NULL but with ZeRO-3 */
 	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
@@ -206,6 +211,10 @@ static inline enum mt_dtype mt_moment_dtype(const struct mt_engine *e, int choic
 {
 	return choice == MT_BF16 ? MT_BF16 : mt_grad_dtype(e->dtype);
 }
+
+/* registration.c: parameters' and gradients' memory, as far as it is in use; before a step, and before the groups go */
+enum mt_status mt_registration_follow(struct mt_engine *e);
+void mt_registration_end(struct mt_engine *e);
 
 /* memory.c */
 enum mt_status mt_engine_alloc(struct mt_engine *e, int arena, int64_t elements, enum mt_dtype dtype, void **pointer);

@@ -11,6 +11,7 @@
 #include "tests/comm_chunks.h"
 
 #include <mpi.h>
+#include <unistd.h>
 
 #ifdef MT_DEBUG
 #define AGREES 1
@@ -158,17 +159,94 @@ static int streams_run_side_by_side(struct bench *b)
 static int host_helpers_go_to_the_base(struct bench *b)
 {
 	double values[2] = {b->rank, 1.0};
-	void *handle = NULL;
-	float x[16];
 	int wrong = 0;
 	must(b, mt_comm_barrier(b->world), "barrier");
 	must(b, mt_comm_host_all_reduce(b->world, values, 2, MT_SUM), "host all_reduce");
 	wrong += values[0] != b->size * (b->size - 1) / 2 || values[1] != b->size;
 	wrong += !strstr(mt_fabric_library(b->fabric), "NCCL") || strlen(mt_fabric_host(b->fabric, b->size - 1)) == 0;
-	must(b, mt_comm_register(b->world, x, sizeof x, &handle), "register");
-	wrong += b->size > 1 && handle != x;
-	mt_comm_unregister(b->world, handle);
 	return wrong;
+}
+
+/* What the double has counted of a group, over its ranks; -1: nothing. */
+static int counted(const char *report, const char *group, int sums[4])
+{
+	FILE *file = fopen(report, "r");
+	char line[256], name[16];
+	int n[4], lines = 0;
+	memset(sums, 0, 4 * sizeof *sums);
+	while (file && fgets(line, sizeof line, file)) {
+		if (sscanf(line, "%15[^:]: rank %*d: %d registered, %d deregistered, %d inside, %d outside", name, &n[0], &n[1],
+			   &n[2], &n[3]) != 5 ||
+		    strcmp(name, group) != 0)
+			continue;
+		lines++;
+		for (int i = 0; i < 4; i++)
+			sums[i] += n[i];
+	}
+	if (file)
+		fclose(file);
+	return lines;
+}
+
+/* Memory is registered by a group that is there and by one that comes later; where one rank is refused it is by none of the group,
+ * and the group works as before. */
+static int registered(struct bench *b, bool refused)
+{
+	struct mt_group *before = group_of_all(b, "before"), *after;
+	struct mt_fabric *block = NULL;
+	char path[64], fault[32];
+	float x[256], y[80];
+	void *handles[2] = {NULL};
+	int sums[4], wrong = 0, n = b->size;
+	snprintf(path, sizeof path, "/tmp/mt.nccl.%d.%d", (int)getppid(), refused);
+	if (b->rank == 0)
+		unlink(path);
+	must(b, mt_comm_barrier(b->world), "a new report");
+	setenv("NCCL_DOUBLE_REPORT", path, 1);
+	snprintf(fault, sizeof fault, "register %d", n - 1);
+	if (refused)
+		setenv("NCCL_DOUBLE_FAULT", fault, 1);
+	for (int i = 0; i < 256; i++)
+		x[i] = y[i % 80] = 1;
+	must(b, mt_comm_all_reduce(before, b->compute, x, x, 256, MT_F32, MT_SUM), "unregistered");
+	must(b, mt_fabric_block(&block, b->fabric, n), "block");
+	must(b, mt_fabric_register(b->fabric, x, sizeof x, &handles[0]), "register");
+	must(b, mt_fabric_register(block, y, 64 * sizeof *y, &handles[1]), "register");
+	after = group_of_all(b, "after");
+	must(b, mt_comm_all_reduce(before, b->compute, x, x, 256, MT_F32, MT_SUM), "inside");
+	must(b, mt_comm_all_reduce(before, b->compute, y, y, 65, MT_F32, MT_MAX), "outside");
+	must(b, mt_comm_all_reduce(after, b->compute, x + 8, y, 64, MT_F32, MT_MAX), "inside");
+	must(b, mt_stream_synchronize(b->compute), "synchronize");
+	wrong += x[255] != (float)(n * n) || y[63] != (float)(n * n);
+	mt_fabric_unregister(block, handles[1]);
+	mt_fabric_destroy(block);
+	mt_group_destroy(after);
+	mt_fabric_unregister(b->fabric, handles[0]);
+	mt_group_destroy(before);
+	unsetenv("NCCL_DOUBLE_FAULT");
+	unsetenv("NCCL_DOUBLE_REPORT");
+	must(b, mt_comm_barrier(b->world), "reported");
+	if (n > 1 && !wrong) {
+		/* Those that were not refused are let go at once. */
+		wrong += counted(path, "before", sums) != n || sums[0] != 2 * n - 2 * refused || sums[1] != sums[0];
+		wrong += sums[2] != (refused ? 0 : n) || sums[3] != (refused ? 3 * n : 2 * n);
+		wrong += counted(path, "after", sums) != n || sums[0] != 2 * n - 2 * refused || sums[1] != sums[0];
+		wrong += sums[2] != (refused ? 0 : n) || sums[3] != (refused ? n : 0);
+	}
+	must(b, mt_comm_barrier(b->world), "read");
+	if (b->rank == 0)
+		unlink(path);
+	return wrong;
+}
+
+static int memory_is_registered_by_every_group(struct bench *b)
+{
+	return registered(b, false);
+}
+
+static int where_one_rank_is_refused_none_has_it(struct bench *b)
+{
+	return b->size == 1 ? -1 : registered(b, true);
 }
 
 enum trouble { ABSENT, HANG, ASYNC };
@@ -267,6 +345,8 @@ static const struct test tests[] = {
 	{"events_order_streams_and_collectives", events_order_streams_and_collectives},
 	{"streams_run_side_by_side", streams_run_side_by_side},
 	{"host_helpers_go_to_the_base", host_helpers_go_to_the_base},
+	{"memory_is_registered_by_every_group", memory_is_registered_by_every_group},
+	{"where_one_rank_is_refused_none_has_it", where_one_rank_is_refused_none_has_it},
 	{"an_absent_rank_is_named", an_absent_rank_is_named},
 	{"a_hang_of_the_network_is_told", a_hang_of_the_network_is_told},
 	{"an_asynchronous_error_is_told", an_asynchronous_error_is_told},

@@ -5,7 +5,8 @@
  * The id is the place of a board (comm/board.h) that the rank served which made it; all messages go through that.
  *
  * NCCL_DOUBLE_FAULT, read at each call: "hang R": on world rank R operations do nothing until the abort; "async R": and the
- * communicator reports an asynchronous error; "init": no communicator can be made. */
+ * communicator reports an asynchronous error; "init": no communicator can be made; "register R": rank R's memory is refused.
+ * NCCL_DOUBLE_REPORT, a file: each communicator that is destroyed adds a line of what was registered and used there. */
 #include "comm/board.h"
 #include "comm/reduce.h"
 #include "tests/nccl_double.h"
@@ -27,8 +28,16 @@ struct ncclComm {
 	uint64_t enqueued, collectives;
 	int splits;
 	pthread_t maker;
-	int makes;              /* the thread is to be joined */
-	struct ncclComm *wreck; /* aborted before it */
+	int makes;                                     /* the thread is to be joined */
+	struct ncclComm *wreck;                        /* aborted before it */
+	char label[16];                                /* the group's name */
+	struct range *ranges;                          /* owned */
+	int registered, deregistered, inside, outside; /* ranges; collectives whose buffers all lie in one, or not */
+};
+
+struct range {
+	struct range *next;
+	uintptr_t begin, end;
 };
 
 struct seed {
@@ -67,6 +76,8 @@ static int fault_here(void)
 		return at == rank ? 1 : 0;
 	if (fault && sscanf(fault, "async %d", &at) == 1)
 		return at == rank ? 2 : 0;
+	if (fault && sscanf(fault, "register %d", &at) == 1)
+		return at == rank ? 4 : 0;
 	return fault && !strcmp(fault, "init") ? 3 : 0;
 }
 
@@ -126,7 +137,7 @@ static void *make(void *context)
 	return NULL;
 }
 
-static ncclResult_t begin(ncclComm_t *comm, int size, int rank, int port, const char *name)
+static ncclResult_t begin(ncclComm_t *comm, int size, int rank, int port, const char *name, const ncclConfig_t *config)
 {
 	ncclComm_t c = calloc(1, sizeof *c);
 	if (!c || fault_here() == 3) {
@@ -137,6 +148,7 @@ static ncclResult_t begin(ncclComm_t *comm, int size, int rank, int port, const 
 	c->rank = rank;
 	c->port = port;
 	snprintf(c->name, sizeof c->name, "%s", name);
+	snprintf(c->label, sizeof c->label, "%s", config->commName);
 	atomic_store(&c->state, ncclInProgress);
 	c->makes = pthread_create(&c->maker, NULL, make, c) == 0;
 	*comm = c;
@@ -149,7 +161,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId i
 	char name[32];
 	memcpy(&seed, id.internal, sizeof seed);
 	snprintf(name, sizeof name, "%d", seed.salt);
-	return config->blocking == 0 ? begin(comm, nranks, rank, seed.port, name) : ncclInvalidArgument;
+	return config->blocking == 0 ? begin(comm, nranks, rank, seed.port, name, config) : ncclInvalidArgument;
 }
 
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *child, ncclConfig_t *config)
@@ -158,7 +170,7 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *chil
 	snprintf(name, sizeof name, "%.20s.%d", comm->name, comm->splits++);
 	if (getenv("NCCL_DOUBLE_SPLITS"))
 		setenv("NCCL_DOUBLE_SPLITS", "seen", 1);
-	return color == 0 && config->blocking == 0 ? begin(child, comm->size, key, comm->port, name) : ncclInvalidArgument;
+	return color == 0 && config->blocking == 0 ? begin(child, comm->size, key, comm->port, name, config) : ncclInvalidArgument;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
@@ -172,8 +184,20 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 	return ncclSuccess;
 }
 
+static void report(ncclComm_t comm)
+{
+	const char *path = getenv("NCCL_DOUBLE_REPORT");
+	FILE *file = path ? fopen(path, "a") : NULL;
+	if (!file)
+		return;
+	fprintf(file, "%s: rank %d: %d registered, %d deregistered, %d inside, %d outside\n", comm->label, comm->rank,
+		comm->registered, comm->deregistered, comm->inside, comm->outside);
+	fclose(file);
+}
+
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
+	report(comm);
 	if (comm->makes)
 		pthread_join(comm->maker, NULL);
 	mt_board_close(comm->board);
@@ -192,13 +216,40 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
 
 ncclResult_t ncclCommRegister(const ncclComm_t comm, void *buffer, size_t size, void **handle)
 {
-	*handle = buffer;
-	return size ? ncclSuccess : ncclInvalidArgument;
+	struct range *range = calloc(1, sizeof *range);
+	if (!range)
+		abort();
+	if (!size || fault_here() == 4) {
+		free(range);
+		return ncclInvalidUsage;
+	}
+	*range = (struct range){.next = comm->ranges, .begin = (uintptr_t)buffer, .end = (uintptr_t)buffer + size};
+	comm->ranges = range;
+	comm->registered++;
+	*handle = range;
+	return ncclSuccess;
 }
 
 ncclResult_t ncclCommDeregister(const ncclComm_t comm, void *handle)
 {
-	return handle ? ncclSuccess : ncclInvalidArgument;
+	struct range **at = &comm->ranges;
+	while (*at && *at != handle)
+		at = &(*at)->next;
+	if (!*at)
+		return ncclInvalidUsage;
+	*at = (*at)->next;
+	comm->deregistered++;
+	free(handle);
+	return ncclSuccess;
+}
+
+static bool is_inside(const struct ncclComm *comm, const void *buffer, size_t bytes)
+{
+	uintptr_t begin = (uintptr_t)buffer;
+	for (const struct range *r = comm->ranges; r; r = r->next)
+		if (begin >= r->begin && begin + bytes <= r->end)
+			return true;
+	return false;
 }
 
 /* ---- operations ---- */
@@ -310,12 +361,26 @@ static void execute(void *context)
 	free(o);
 }
 
+static void note_memory(ncclComm_t comm, const struct act *a)
+{
+	size_t whole = row_of(a) * (size_t)comm->size;
+	size_t send = a->kind == REDUCE_SCATTER ? whole : row_of(a), recv = a->kind == ALL_GATHER ? whole : row_of(a);
+	if (is_inside(comm, a->send, send) && is_inside(comm, a->recv, recv))
+		comm->inside++;
+	else
+		comm->outside++;
+}
+
 static void launch(struct operation *o, struct threaded_stream *stream)
 {
+	if (o->acts[0].kind < BROADCAST)
+		note_memory(o->comm, &o->acts[0]);
 	o->turn = o->comm->enqueued++;
 	if (o->acts[0].kind < SEND)
 		o->number = o->comm->collectives++;
 	o->fault = fault_here();
+	if (o->fault > 2) /* none of operations */
+		o->fault = 0;
 	threaded_push(stream, execute, o);
 }
 

@@ -67,7 +67,7 @@ static int find_kinds(const struct mt_run *run, int64_t first[MT_CARD_KINDS], in
 static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops,
 				 struct mt_comm_cost_source comms)
 {
-	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b}};
+	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b, .gpu_arch = ops.gpu_arch}};
 	struct mt_fabric_config fabric = {.kind = "dry", .cost = comms};
 	struct mt_engine_config config = {.run = &b->run};
 	struct mt_layout *l = &b->run.layout;
@@ -259,6 +259,8 @@ enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, s
 	MT_GOTO(out, measure(&bench, card));
 	MT_GOTO(out, open_bench(&last, run, ops, comms));
 	MT_GOTO(out, measure_last(&last, card));
+	card->scratch_bytes = (int64_t)bench.device->scratch_bytes; /* the last layer's operations are among them */
+	card->pinned_bytes = (int64_t)bench.device->pinned_bytes;
 out:
 	close_bench(&last);
 	close_bench(&bench);

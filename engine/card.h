@@ -29,6 +29,7 @@ struct mt_card {
 	int64_t block_peak_bytes, last_peak_bytes;
 	int64_t edge_bytes;                     /* one activation message between stages */
 	int64_t token_bytes;                    /* tokens or targets of a micro-batch */
+	int64_t scratch_bytes, pinned_bytes;    /* of the device beside the arenas, of all the operations above */
 	int64_t document_bytes, position_bytes; /* documents apart: of a micro-batch on every stage; positions in the workspace */
 };
 
@@ -68,6 +69,7 @@ struct mt_tail {
 	double dp_total_s;                                        /* of update_s: collectives over dp, hidden ones too */
 	int64_t parameter_bytes, gradient_bytes, optimizer_bytes; /* peaks of their arenas */
 	int64_t workspace_bytes;                                  /* of its arena, without losses and positions */
+	int64_t scratch_bytes;                                    /* of the device beside the arenas */
 };
 
 /* From the engine itself. Does not depend on recompute, nor on micro-batches but whether there is more than one. */

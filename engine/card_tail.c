@@ -242,6 +242,7 @@ enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, i
 	MT_GOTO(out, mt_engine_create(&engine, &config));
 	MT_GOTO(out, make_buckets(tail, engine));
 	MT_GOTO(out, measure(engine, tail, &noted, mt_layout_microbatches(&run->layout)));
+	tail->scratch_bytes = (int64_t)device->scratch_bytes;
 out:
 	mt_engine_destroy(engine);
 	mt_fabric_destroy(fabric);

@@ -276,7 +276,7 @@ static enum mt_status evaluate(struct trainer *t)
 /* Peaks of every rank, reduced to the largest by stage. */
 static enum mt_status gather_memory(struct trainer *t)
 {
-	enum { FIELDS = MT_ENGINE_ARENAS + 2 };
+	enum { PEAK = MT_ENGINE_ARENAS, RESIDENT, SCRATCH, PINNED, FIELDS };
 	int size = mt_fabric_size(t->config->fabric);
 	uint64_t mine[FIELDS], *all = malloc((size_t)size * sizeof mine);
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
@@ -291,17 +291,27 @@ static enum mt_status gather_memory(struct trainer *t)
 	mt_engine_memory(t->engine, arenas);
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 		mine[i] = arenas[i].peak_bytes;
-	mine[MT_ENGINE_ARENAS] = mt_engine_peak_bytes(t->engine);
-	mine[MT_ENGINE_ARENAS + 1] = mt_process_peak_bytes();
+	mine[PEAK] = mt_engine_peak_bytes(t->engine);
+	mine[RESIDENT] = mt_process_peak_bytes();
+	mine[SCRATCH] = t->config->device->scratch_bytes;
+	mine[PINNED] = t->config->device->pinned_bytes;
 	MT_GOTO(out, mt_comm_host_all_gather(t->world, mine, all, sizeof mine));
 	for (int rank = 0; rank < size; rank++) {
 		struct mt_stage_memory *stage = &t->summary->stage[mt_layout_coordinates(&t->run->layout, rank).pp];
 		const uint64_t *v = all + (size_t)rank * FIELDS;
 
-		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
-			stage->arena_bytes[i] = v[i] > stage->arena_bytes[i] ? v[i] : stage->arena_bytes[i];
-		stage->peak_bytes = v[MT_ENGINE_ARENAS] > stage->peak_bytes ? v[MT_ENGINE_ARENAS] : stage->peak_bytes;
-		stage->resident_bytes = v[FIELDS - 1] > stage->resident_bytes ? v[FIELDS - 1] : stage->resident_bytes;
+		size_t *const kept[FIELDS] = {
+			[PEAK] = &stage->peak_bytes,
+			[RESIDENT] = &stage->resident_bytes,
+			[SCRATCH] = &stage->scratch_bytes,
+			[PINNED] = &stage->pinned_bytes,
+		};
+
+		for (int i = 0; i < FIELDS; i++) {
+			size_t *most = i < MT_ENGINE_ARENAS ? &stage->arena_bytes[i] : kept[i];
+
+			*most = v[i] > *most ? v[i] : *most;
+		}
 	}
 out:
 	free(all);
@@ -408,6 +418,16 @@ static size_t resident_of(const struct mt_stage_memory *stage)
 	return stage->resident_bytes;
 }
 
+static size_t scratch_of(const struct mt_stage_memory *stage)
+{
+	return stage->scratch_bytes;
+}
+
+static size_t pinned_of(const struct mt_stage_memory *stage)
+{
+	return stage->pinned_bytes;
+}
+
 static json_t *list_of(const double *values, int64_t count)
 {
 	json_t *list = json_array();
@@ -443,6 +463,8 @@ json_t *mt_train_summary_json(const struct mt_train_summary *s)
 	json_object_set_new(o, "optimizer_s", mt_json_number(s->optimizer_s));
 	json_object_set_new(o, "memory_bytes", bytes_by_stage(s, peak_of));
 	json_object_set_new(o, "resident_bytes", bytes_by_stage(s, resident_of));
+	json_object_set_new(o, "scratch_bytes", bytes_by_stage(s, scratch_of));
+	json_object_set_new(o, "pinned_bytes", bytes_by_stage(s, pinned_of));
 	json_object_set_new(o, "interrupted", json_boolean(s->interrupted));
 	json_object_set_new(o, "reason", json_string(s->reason ? s->reason : "done"));
 	json_object_set_new(o, "first_step", json_integer(s->first_step));

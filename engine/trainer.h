@@ -17,6 +17,7 @@ struct mt_stage_memory {
 	size_t arena_bytes[MT_ENGINE_ARENAS]; /* peaks, the largest over the ranks of the stage */
 	size_t peak_bytes;                    /* their sum, the largest over the ranks */
 	size_t resident_bytes;                /* VmHWM, the largest over the ranks */
+	size_t scratch_bytes, pinned_bytes;   /* of the device beside the arenas, the largest over the ranks */
 };
 
 struct mt_train_summary {

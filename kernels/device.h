@@ -52,6 +52,7 @@ struct mt_cost_source {
 	double (*op_s)(void *context, const struct mt_op_key *key);
 	void *context;
 	double (*transfer_s)(void *context, size_t bytes); /* between device and host memory; NULL: no time */
+	int gpu_arch; /* of the GPU whose memory beside the arenas is counted: 90; 0: of a device that has none */
 };
 
 struct mt_device_config {
@@ -137,7 +138,9 @@ struct mt_device {
 	double pace;            /* rehearsal: seconds of the real clock that one of the virtual clock takes; 0: no time */
 	double pace_start_s;    /* rehearsal: the real clock when the virtual one is at 0 */
 	double late_s;          /* rehearsal: the most that the host was behind since the pace was set */
-	void *backend;          /* owned by the backend */
+	/* Beside the arenas (kernels/scratch.h), peaks: device memory of its streams; host memory that copies go through. */
+	size_t scratch_bytes, pinned_bytes;
+	void *backend; /* owned by the backend */
 };
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config);

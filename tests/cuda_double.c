@@ -1,8 +1,9 @@
 /* A stand-in for the plugin of the CUDA device: streams that are threads (nccl_double.h), operations run on them by a cpu device.
  * With the double of NCCL beside it the program itself trains with `device: cuda` over several ranks on a machine without a GPU.
- * CUDA_DOUBLE_GPUS (8): how many there are. A graph is a list of the operations as they were when it was captured;
- * CUDA_DOUBLE_CAPTURE=refuse: none is made. */
+ * CUDA_DOUBLE_GPUS (8): how many there are; CUDA_DOUBLE_MIB: what each has in memory. Scratch is counted as the device does. A
+ * graph is a list of the operations as they were when it was captured; CUDA_DOUBLE_CAPTURE=refuse: none is made. */
 #include "base/plugin.h"
+#include "kernels/scratch.h"
 #include "tests/nccl_double.h"
 
 #include <stdio.h>
@@ -122,6 +123,9 @@ static enum mt_status graph_launch(struct mt_stream *stream, void *graph)
 
 static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
+	size_t bytes = mt_gpu_scratch_bytes(op, 90);
+	bytes = (bytes + MT_ARENA_COMMIT_BYTES - 1) / MT_ARENA_COMMIT_BYTES * MT_ARENA_COMMIT_BYTES;
+	device->scratch_bytes = bytes > device->scratch_bytes ? bytes : device->scratch_bytes;
 	if (stream->backend)
 		return add_to_graph(stream->backend, op);
 	return push(&(struct queued){.stream = stream, .op = *op}, run_op);
@@ -189,6 +193,10 @@ static enum mt_status open_double(struct mt_device *device, const struct mt_devi
 	MT_GOTO(fail, mt_device_create(&d->inner, &(struct mt_device_config){.kind = "cpu", .threads = 1}));
 	MT_GOTO(fail, mt_stream_create(d->inner, MT_STREAM_COMPUTE, "double", &d->on));
 	snprintf(device->info.name, sizeof device->info.name, "a double of a GPU");
+	snprintf(device->info.isa, sizeof device->info.isa, "sm_90");
+	if (getenv("CUDA_DOUBLE_MIB"))
+		device->info.memory_bytes = (size_t)atoi(getenv("CUDA_DOUBLE_MIB")) << 20;
+	device->pinned_bytes = MT_GPU_PINNED_BYTES;
 	return MT_OK;
 fail:
 	close_double(device);

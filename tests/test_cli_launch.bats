@@ -62,13 +62,56 @@ messages() {
 	with_doubles
 	one_rank
 	local layout
-	for layout in "tp: 2, sp: true" "pp: 2" "dp: 2, zero: 1, mbs: 1"; do
+	for layout in "tp: 2, sp: true" "pp: 2" "dp: 2, zero: 3, mbs: 1"; do
 		run_file two.yaml "$layout" "device: cuda"
 		attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --fabric nccl
 		finished
 		losses_of "$OUT" >"$GIVEN/two"
 		same_losses "$GIVEN/one" "$GIVEN/two"
 	done
+}
+
+# registered GROUP: sums over its ranks of what NCCL's double has counted: registered, deregistered, collectives inside and outside
+registered() {
+	awk -F '[ :,]+' -v group="$1" '$1 == group { r += $4; d += $6; i += $8; o += $10 } END { print r, d, i, o }' "$GIVEN/report"
+}
+
+@test "gradients and parameters are reduced and gathered in registered memory, by the doubles" {
+	with_doubles
+	one_rank
+	run_file two.yaml "dp: 2, zero: 1, mbs: 1" "device: cuda"
+	NCCL_DOUBLE_REPORT=$GIVEN/report attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --fabric nccl
+	finished
+	# two arenas, told twice; none is left behind
+	read -r told left inside outside < <(registered dp)
+	[ "$told $left $outside" = "8 8 0" ]
+	[ "$inside" -gt 0 ]
+	# a refusal is a line, and nothing more
+	rm "$GIVEN/report"
+	NCCL_DOUBLE_FAULT="register 1" NCCL_DOUBLE_REPORT=$GIVEN/report attempt megatune launch -n 2 megatune train "$GIVEN/two.yaml" --fabric nccl -v
+	[ "$status" -eq 0 ]
+	[ "$(grep -c 'ncclCommRegister: .*copies of NCCL' "$ERR")" -eq 1 ]
+	read -r told left inside outside < <(registered dp)
+	[ "$told $left $inside" = "4 4 0" ]
+	[ "$outside" -gt 0 ]
+	losses_of "$OUT" >"$GIVEN/two"
+	same_losses "$GIVEN/one" "$GIVEN/two"
+}
+
+@test "a layout that does not fit the GPU is told before it is made, with the nearest that would" {
+	with_doubles
+	printf 'model: gpt-tiny\nlayout: {gbs: 128, mbs: 128, seq: 64, threads: 1}\ntrain: {steps: 1, device: cuda, peak_tflops: 1}\n' >"$GIVEN/large.yaml"
+	CUDA_DOUBLE_MIB=128 attempt megatune train "$GIVEN/large.yaml"
+	[ "$status" -eq 2 ]
+	messages 1
+	grep -q 'tp1 pp1 dp1 mbs128.* needs .* at stage 0 (activations .*, scratch up to 34.0 MiB); a rank has 128 MiB.*; the nearest layout that fits: tp1 pp1 dp1 mbs' "$ERR"
+	CUDA_DOUBLE_MIB=128 attempt megatune train "$GIVEN/large.yaml" --gbs 4 --mbs 4 --recompute full --json
+	finished
+	check '$d->{scratch_bytes}[0] == 34 << 20 && $d->{pinned_bytes}[0] == 32 << 20' "$OUT"
+	CUDA_DOUBLE_MIB=40 attempt megatune train "$GIVEN/large.yaml"
+	[ "$status" -eq 2 ]
+	messages 1
+	grep -q 'no layout of so many ranks fits' "$ERR"
 }
 
 @test "auto is nccl where each rank has a GPU, and says why where not" {

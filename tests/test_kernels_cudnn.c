@@ -115,7 +115,7 @@ static void engines_take_our_graphs_on_every_architecture(void **state)
 			if (cudnn->plan(gpu, &op, &plan, &bytes) != MT_OK)
 				fail_msg("%s, sm_%d, heads %d/%d of %d, window %d: %s", mt_op_name(op.kind), gpus[g][0] / 10,
 					 (int)h[0], (int)h[1], (int)h[2], (int)op.attention.window, mt_error_message());
-			assert_true(bytes <= MT_CUDNN_WORKSPACE_BYTES);
+			assert_true(bytes <= MT_GPU_CUDNN_BYTES);
 			assert_int_equal(cudnn->plan(gpu, &op, &again, &bytes), MT_OK);
 			assert_ptr_equal(plan, again);
 			assert_int_equal(cudnn->run(gpu, plan, NULL, &op, NULL), MT_UNAVAILABLE);

@@ -251,14 +251,19 @@ static void a_stage_above_the_limit_drops_the_layout(void **state)
 	count = p.space.count;
 	for (int i = 0; i < count; i++)
 		set_memory(&p.space.candidates[i], 100, i % 2 ? 1000 : 1001);
-	mt_space_drop_large(&p.space, 0);
+	mt_space_drop_large(&p.space, 0, 0);
 	assert_int_equal(p.space.count, count); /* no limit known */
-	mt_space_drop_large(&p.space, 1000);
+	mt_space_drop_large(&p.space, 1000, 0);
 	assert_int_equal(p.space.count, count / 2);
 	assert_int_equal(rejected_under(&p.space, "exceeds_memory"), count - count / 2);
 	assert_int_equal(p.space.considered, p.space.count + rejected(&p.space));
 	for (int i = 0; i < p.space.count; i++)
 		assert_int_equal(p.space.candidates[i].stage[1].resident_bytes, 1000);
+	/* And above that of the GPU. */
+	count = p.space.count;
+	p.space.candidates[0].stage[0].device_bytes = 501;
+	mt_space_drop_large(&p.space, 1000, 500);
+	assert_int_equal(p.space.count, count - 1);
 	end(&p);
 }
 

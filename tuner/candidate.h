@@ -12,8 +12,11 @@ enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
 struct mt_stage_prediction {
 	int64_t arena_bytes[MT_ENGINE_ARENAS];
-	int64_t host_bytes;     /* of offloaded activations, in host memory */
+	int64_t host_bytes;                  /* of offloaded activations, in host memory */
+	int64_t scratch_bytes, pinned_bytes; /* beside the arenas (kernels/scratch.h): of a GPU; of the host */
+	/* Sums, see memory.h. */
 	int64_t peak_bytes;     /* of the engine's allocator */
+	int64_t device_bytes;   /* of a GPU, arenas and scratch; 0: the arenas are in the process */
 	int64_t resident_bytes; /* of the process */
 };
 
@@ -56,8 +59,9 @@ struct mt_space {
 enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
 				  const int64_t *threads, int thread_count, const struct mt_axes *axes);
 void mt_space_free(struct mt_space *space);
-/* Removes candidates whose predicted resident size at any stage is above the limit, and counts them. */
-void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes);
+/* Removes candidates of which any stage's predicted process is above the limit, or what it has of a GPU above the device's, and
+ * counts them. 0: no limit. */
+void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes, int64_t device_limit_bytes);
 /* Orders: measured ones first by measured time, then the others by prediction; failed ones last. */
 void mt_space_sort(struct mt_space *space);
 /* Name and sentence of a rejection counter: the layout rules, then "exceeds_memory". */

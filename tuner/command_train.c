@@ -4,6 +4,7 @@
 #include "engine/trainer.h"
 #include "tuner/cli.h"
 #include "tuner/commands.h"
+#include "tuner/fit_gpu.h"
 #include "tuner/health.h"
 #include "tuner/job.h"
 #include "tuner/placement.h"
@@ -67,6 +68,17 @@ static enum mt_status order_ranks(struct mt_fabric **ordered, const struct mt_ru
 	return st;
 }
 
+static enum mt_status check_fit(const struct mt_run *run, struct mt_fabric *fabric, const struct mt_device *device)
+{
+	struct mt_device_info first;
+	int gpus = 0, ranks = mt_fabric_local_size(fabric);
+
+	if (strcmp(device->info.kind, "cuda") != 0)
+		return MT_OK;
+	MT_TRY(mt_device_plugin_list("cuda", &first, 1, &gpus));
+	return mt_gpu_fit_check(run, device, gpus > 0 ? (ranks + gpus - 1) / gpus : 1);
+}
+
 /* What can be found wrong without the other ranks; nothing is written before. The data set is opened again by the trainer. */
 static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, struct mt_fabric *fabric, struct mt_device **device)
 {
@@ -95,7 +107,8 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, stru
 	config.kind = run->train.device;
 	config.threads = (int)run->layout.threads;
 	config.local_rank = mt_fabric_local_rank(fabric);
-	return mt_device_create(device, &config);
+	MT_TRY(mt_device_create(device, &config));
+	return mt_fabric_rank(fabric) == 0 ? check_fit(run, fabric, *device) : MT_OK;
 }
 
 /* Of the summary and of the GPUs' state. */

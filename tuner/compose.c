@@ -6,6 +6,7 @@
  *   step       clear + pipeline + ends + norm, optimizer and gather; the last stage to end
  *   memory     what the blocks keep, along the schedule's actions (footprint.c), and the tail's arenas */
 #include "tuner/cost.h"
+#include "tuner/memory.h"
 #include "tuner/footprint.h"
 #include "tuner/pipeline.h"
 
@@ -381,12 +382,10 @@ static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct
 	if (s == mt_layout_head_stage(l))
 		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f.logits_bytes;
 	out->host_bytes = f.host_bytes;
-	out->peak_bytes = 0;
-	out->resident_bytes = k->cost->machine->process_bytes;
-	for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
-		out->peak_bytes += out->arena_bytes[i];
-		out->resident_bytes += round_up(out->arena_bytes[i], 2 << 20); /* huge pages */
-	}
+	/* Of the first and the last stage's operations too, on all. */
+	out->scratch_bytes = k->card->scratch_bytes > t->scratch_bytes ? k->card->scratch_bytes : t->scratch_bytes;
+	out->pinned_bytes = k->card->pinned_bytes;
+	mt_stage_sum(out, k->cost->machine);
 	return MT_OK;
 }
 

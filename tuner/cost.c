@@ -1,6 +1,8 @@
 /* cost: see cost.h. */
 #include "tuner/cost.h"
 
+#include "tuner/memory.h"
+
 #include <math.h>
 
 static double comm_seconds(void *context, const struct mt_comm_key *key)
@@ -12,7 +14,8 @@ static double comm_seconds(void *context, const struct mt_comm_key *key)
 
 struct mt_cost_source mt_cost_ops(struct mt_cost_model *model)
 {
-	return (struct mt_cost_source){.op_s = mt_profile_op_s, .context = model->profile};
+	return (struct mt_cost_source){
+		.op_s = mt_profile_op_s, .context = model->profile, .gpu_arch = mt_machine_gpu_arch(model->machine)};
 }
 
 struct mt_comm_cost_source mt_cost_comms(struct mt_cost_model *model)

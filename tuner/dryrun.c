@@ -1,6 +1,7 @@
 /* dryrun: the engine itself on the dry device, one rank a pipeline stage, joined by messages that carry virtual time.
  * Ranks that differ only in tp, cp or dp do the same, so one of each stage stands for all. */
 #include "tuner/cost.h"
+#include "tuner/memory.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ struct dry_stage {
 	double dp_total_s;           /* of the data-parallel collectives, hidden ones too */
 	struct mt_step_stats stats;
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
-	size_t peak_bytes, host_bytes;
+	size_t host_bytes, scratch_bytes, pinned_bytes;
 	struct mt_trace *trace;
 };
 
@@ -65,7 +66,10 @@ static double stage_comm_s(void *context, const struct mt_comm_key *key)
 static enum mt_status run_stage(struct dry_stage *d)
 {
 	struct mt_device_config device_config = {.kind = "dry",
-						 .cost = {.op_s = stage_op_s, .context = d, .transfer_s = stage_transfer_s}};
+						 .cost = {.op_s = stage_op_s,
+							  .context = d,
+							  .transfer_s = stage_transfer_s,
+							  .gpu_arch = mt_machine_gpu_arch(d->cost->machine)}};
 	struct mt_coordinates at = {.pp = d->stage};
 	struct mt_fabric_config fabric_config = {.kind = "dry",
 						 .rank = mt_layout_rank(&d->run->layout, at),
@@ -94,8 +98,9 @@ static enum mt_status run_stage(struct dry_stage *d)
 		d->stats.seconds += d->dp_total_s - d->stats.dp_s;
 	}
 	mt_engine_memory(engine, d->arenas);
-	d->peak_bytes = mt_engine_peak_bytes(engine);
 	d->host_bytes = mt_engine_host_bytes(engine);
+	d->scratch_bytes = device->scratch_bytes;
+	d->pinned_bytes = device->pinned_bytes;
 out:
 	mt_engine_destroy(engine);
 	mt_fabric_destroy(fabric);
@@ -182,15 +187,12 @@ static enum mt_status take_memory(struct mt_candidate *c, const struct dry_stage
 		return mt_fail(MT_NOMEM, "no memory for %d stages", count);
 	c->stages = count;
 	for (int s = 0; s < count; s++) {
-		c->stage[s].peak_bytes = (int64_t)stages[s].peak_bytes;
 		c->stage[s].host_bytes = (int64_t)stages[s].host_bytes;
-		c->stage[s].resident_bytes = machine->process_bytes;
-		for (int i = 0; i < MT_ENGINE_ARENAS; i++) {
-			int64_t bytes = (int64_t)stages[s].arenas[i].peak_bytes;
-
-			c->stage[s].arena_bytes[i] = bytes;
-			c->stage[s].resident_bytes += (bytes + (2 << 20) - 1) >> 21 << 21; /* huge pages */
-		}
+		c->stage[s].scratch_bytes = (int64_t)stages[s].scratch_bytes;
+		c->stage[s].pinned_bytes = (int64_t)stages[s].pinned_bytes;
+		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
+			c->stage[s].arena_bytes[i] = (int64_t)stages[s].arenas[i].peak_bytes;
+		mt_stage_sum(&c->stage[s], machine);
 	}
 	return MT_OK;
 }

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/stats.h"
+#include "tuner/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,10 @@ static enum mt_status open_player(struct player *p)
 {
 	const struct mt_rehearse_config *c = p->config;
 	struct mt_device_config device = {.kind = "rehearsal",
-					  .cost = {.op_s = op_s, .context = c->cost, .transfer_s = transfer_s}};
+					  .cost = {.op_s = op_s,
+						   .context = c->cost,
+						   .transfer_s = transfer_s,
+						   .gpu_arch = mt_machine_gpu_arch(c->cost->machine)}};
 	struct mt_fabric_config fabric = {.kind = "rehearsal", .base = c->fabric, .cost = mt_cost_comms(c->cost)};
 	struct mt_engine_config engine = {.run = c->run};
 
@@ -126,6 +130,7 @@ static void sum_up(const struct player *p, struct mt_rehearsed_rank *mine)
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 		mine->arena_bytes[i] = (int64_t)arenas[i].peak_bytes;
 	mine->host_bytes = (int64_t)mt_engine_host_bytes(p->engine);
+	mine->scratch_bytes = (int64_t)p->device->scratch_bytes;
 }
 
 static enum mt_status gather(struct player *p, struct mt_rehearsal *r)
@@ -192,6 +197,11 @@ bool mt_rehearsal_memory_agrees(const struct mt_rehearsal *rehearsal, const stru
 		if (k->host_bytes != stage->host_bytes) {
 			snprintf(why, 200, "rank %d of stage %d: host peak %lld bytes, %lld by the dry run", r, k->stage,
 				 (long long)k->host_bytes, (long long)stage->host_bytes);
+			return false;
+		}
+		if (k->scratch_bytes != stage->scratch_bytes) {
+			snprintf(why, 200, "rank %d of stage %d: scratch %lld bytes, %lld by the dry run", r, k->stage,
+				 (long long)k->scratch_bytes, (long long)stage->scratch_bytes);
 			return false;
 		}
 	}

@@ -22,7 +22,7 @@ struct mt_rehearsed_rank {
 	double step_s, compute_s, tp_s, dp_s, pp_s, ep_s, optimizer_s;
 	double wall_s; /* of a step on the real clock */
 	double late_s; /* the most that the host was behind the job's clock at a kernel, on the real clock */
-	int64_t arena_bytes[MT_ENGINE_ARENAS], host_bytes;
+	int64_t arena_bytes[MT_ENGINE_ARENAS], host_bytes, scratch_bytes;
 };
 
 struct mt_rehearsal {

@@ -174,6 +174,11 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 		for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 			set_int(part, parts[i], c->stage[s].arena_bytes[i]);
 		set_int(part, "host_bytes", c->stage[s].host_bytes);
+		if (c->stage[s].device_bytes > 0) {
+			set_int(part, "scratch_bytes", c->stage[s].scratch_bytes);
+			set_int(part, "pinned_bytes", c->stage[s].pinned_bytes);
+			set_int(part, "device_bytes", c->stage[s].device_bytes);
+		}
 		json_array_append_new(by_stage, part);
 		json_array_append_new(peak, json_integer((json_int_t)c->stage[s].peak_bytes));
 		json_array_append_new(resident, json_integer((json_int_t)c->stage[s].resident_bytes));

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/progress.h"
+#include "tuner/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static enum mt_status dry_run_best(struct mt_session *s)
 enum mt_status mt_search(struct mt_session *session)
 {
 	double start_s = mt_clock_s();
-
+	int64_t host_bytes = session->machine.rank_memory_bytes, device_bytes = mt_machine_device_bytes(&session->machine);
 	int64_t threads[MT_THREAD_CHOICES];
 
 	for (int i = 0; i < session->thread_choices; i++)
@@ -89,9 +90,9 @@ enum mt_status mt_search(struct mt_session *session)
 	MT_TRY(cost_all(session));
 	mt_space_sort(&session->space);
 	/* Cards count memory within a few percent: drop only what is clearly too large, the dry run decides exactly. */
-	mt_space_drop_large(&session->space, session->machine.rank_memory_bytes + session->machine.rank_memory_bytes / 10);
+	mt_space_drop_large(&session->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
 	MT_TRY(dry_run_best(session));
-	mt_space_drop_large(&session->space, session->machine.rank_memory_bytes);
+	mt_space_drop_large(&session->space, host_bytes, device_bytes);
 	if (session->space.count == 0)
 		return nothing_left(session);
 	mt_space_sort(&session->space);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "tuner/cost.h"
+#include "tuner/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,19 +95,13 @@ enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_mach
 	return MT_OK;
 }
 
-static int64_t page_up(size_t bytes)
-{
-	return (int64_t)((bytes + (2 << 20) - 1) >> 21 << 21);
-}
-
-static void note_process(const struct mt_engine *engine, int64_t *process_bytes)
+static void note_process(const struct mt_engine *engine, const struct mt_device *device, int64_t *process_bytes)
 {
 	struct mt_arena_stats arenas[MT_ENGINE_ARENAS];
-	int64_t beyond = (int64_t)mt_process_resident_bytes();
+	int64_t beyond;
 
 	mt_engine_memory(engine, arenas);
-	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
-		beyond -= page_up(arenas[i].peak_bytes);
+	beyond = mt_process_beyond(mt_process_resident_bytes(), arenas, device->pinned_bytes);
 	if (beyond > *process_bytes)
 		*process_bytes = beyond;
 }
@@ -199,7 +194,7 @@ enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, st
 		MT_GOTO(out, mt_steady_create(&slice->steady, profile));
 	MT_GOTO(out, mt_engine_create(&engine, &config));
 	MT_GOTO(out, time_steps(engine, world, device, slice->steady, budget_s, timing));
-	note_process(engine, process_bytes);
+	note_process(engine, device, process_bytes);
 out:
 	mt_engine_destroy(engine);
 	mt_dataset_close(dataset);

@@ -203,23 +203,25 @@ void mt_space_free(struct mt_space *space)
 	memset(space, 0, sizeof *space);
 }
 
-static bool fits(const struct mt_candidate *c, int64_t limit_bytes)
+static bool fits(const struct mt_candidate *c, int64_t limit_bytes, int64_t device_limit_bytes)
 {
 	for (int s = 0; s < c->stages; s++) {
-		if (c->stage[s].resident_bytes > limit_bytes)
+		if (limit_bytes > 0 && c->stage[s].resident_bytes > limit_bytes)
+			return false;
+		if (device_limit_bytes > 0 && c->stage[s].device_bytes > device_limit_bytes)
 			return false;
 	}
 	return true;
 }
 
-void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes)
+void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes, int64_t device_limit_bytes)
 {
 	int kept = 0;
 
 	for (int i = 0; i < space->count; i++) {
 		struct mt_candidate c = space->candidates[i];
 
-		if (limit_bytes > 0 && !fits(&c, limit_bytes)) {
+		if (!fits(&c, limit_bytes, device_limit_bytes)) {
 			space->rejected[mt_layout_rule_count]++;
 			free_candidate(&c);
 		} else {

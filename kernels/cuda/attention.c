@@ -248,7 +248,7 @@ enum mt_status mt_cuda_attention_choose(struct mt_cuda_attention *attention, str
 {
 	enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
 	struct choice *c = find(attention, op);
-	*scratch_bytes = mt_cuda_attention_scratch_bytes(op);
+	*scratch_bytes = 0;
 	/* A trial would merge or add more than once. */
 	if (!mt_attention_is_whole(&op->attention))
 		return MT_OK;

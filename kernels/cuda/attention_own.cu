@@ -18,11 +18,6 @@ static enum mt_status run(struct mt_cuda_launch *on, const struct mt_op *op,
 	return op->dtype == MT_BF16 ? mma_kernels(on, op) : mt_cuda_no_kernel(op);
 }
 
-size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op)
-{
-	return 0;
-}
-
 enum mt_status mt_cuda_attention(struct mt_cuda_launch *launch, const struct mt_op *op)
 {
 	return run(launch, op, mt_cuda_attention_mma, mt_cuda_attention_f16, mt_cuda_attention_simt);

@@ -61,6 +61,7 @@ static enum mt_status open_cuda(struct mt_device *device, const struct mt_device
 					       .arch = properties.major * 10, /* 80 for sm_86 and sm_89 too, 100 for sm_103 */
 					       .max_shared_bytes = (int)properties.sharedMemPerBlockOptin};
 	enum mt_status st = open_parts(cuda);
+	device->pinned_bytes = MT_GPU_PINNED_BYTES;
 	if (st != MT_OK)
 		close_cuda(device);
 	return st;
@@ -103,16 +104,19 @@ enum mt_status cuda_kernel(struct mt_stream *stream, const struct mt_op *op)
 	struct mt_cuda_launch launch;
 	if (!kernels[op->kind])
 		return mt_fail(MT_UNAVAILABLE, "the cuda device has no %s", mt_op_name(op->kind));
-	MT_TRY(prepare(stream, mt_cuda_scratch_bytes(op), &launch));
+	MT_TRY(prepare(stream, mt_gpu_kernel_scratch_bytes(op), &launch));
 	return kernels[op->kind](&launch, op);
 }
 
+/* Scratch is what the dry device counts before the operation says what it needs of it: attention alone takes what it has chosen. */
 static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
-	if (op->kind <= MT_OP_LINEAR_WGRAD)
-		return cuda_product(device, stream, op);
+	void *scratch;
 	if (op->kind == MT_OP_ATTENTION || op->kind == MT_OP_ATTENTION_BWD)
 		return attend(stream, op);
+	MT_TRY(cuda_scratch(stream, mt_gpu_scratch_bytes(op, cuda_of(device)->launch.arch), &scratch));
+	if (op->kind <= MT_OP_LINEAR_WGRAD)
+		return cuda_product(device, stream, op);
 	if (op->kind >= MT_OP_GROUPED && op->kind <= MT_OP_GROUPED_WGRAD)
 		return run_groups(device, stream, op);
 	return cuda_kernel(stream, op);

@@ -3,12 +3,13 @@
 #define MT_KERNELS_CUDA_EMBEDDING_CUH
 
 #include "kernels/cuda/vector.cuh"
+#include "kernels/scratch.h"
 
-#define RUN         32 /* sorted rows of a block */
+#define RUN         MT_TABLE_RUN
 #define RUN_THREADS 128
 #define MOST_RUNS   65535 /* blocks across a grid's second dimension */
-#define TILE        1024  /* rows that a block of the sort takes */
-#define DIGITS      256
+#define TILE        MT_TABLE_TILE
+#define DIGITS      MT_TABLE_DIGITS
 
 /* A row and its word; a row whose word is not in the table has the word `count`. */
 struct sorted_row {
@@ -20,26 +21,18 @@ struct embedding_scratch {
 	int *offsets;                 /* (DIGITS, tiles) */
 	float *parts;                 /* (runs, C) */
 	int64_t runs, tiles;
-	size_t bytes;
 };
-
-static inline size_t round_256(size_t bytes)
-{
-	return (bytes + 255) / 256 * 256;
-}
 
 static inline struct embedding_scratch embedding_scratch_of(void *scratch, const struct mt_embedding *e)
 {
+	const struct mt_table_scratch sizes = mt_table_scratch_of(e->rows, e->cols);
 	struct embedding_scratch s;
 	char *base = static_cast<char *>(scratch);
-	s.runs = divide_up(e->rows, RUN), s.tiles = divide_up(e->rows, TILE);
-	const size_t rows_bytes = round_256((size_t)e->rows * sizeof(struct sorted_row));
-	const size_t offsets_bytes = round_256((size_t)(DIGITS * s.tiles) * sizeof(int));
-	s.bytes = 2 * rows_bytes + offsets_bytes + (size_t)(s.runs * e->cols) * sizeof(float);
+	s.runs = sizes.runs, s.tiles = sizes.tiles;
 	s.from = reinterpret_cast<struct sorted_row *>(base);
-	s.to = reinterpret_cast<struct sorted_row *>(base + rows_bytes);
-	s.offsets = reinterpret_cast<int *>(base + 2 * rows_bytes);
-	s.parts = reinterpret_cast<float *>(base + 2 * rows_bytes + offsets_bytes);
+	s.to = reinterpret_cast<struct sorted_row *>(base + sizes.rows_bytes);
+	s.offsets = reinterpret_cast<int *>(base + 2 * sizes.rows_bytes);
+	s.parts = reinterpret_cast<float *>(base + 2 * sizes.rows_bytes + sizes.offsets_bytes);
 	return s;
 }
 

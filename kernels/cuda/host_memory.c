@@ -55,5 +55,5 @@ static enum mt_status commit(void *context, void *base, size_t from_bytes, size_
 void cuda_host_memory_open(struct cuda_device *cuda)
 {
 	cuda->host_memory = (struct mt_arena_backing){
-		.name = "pinned host", .reserve = reserve, .release = release, .context = cuda, .commit = commit};
+		.name = "pinned host", .reserve = reserve, .release = release, .context = cuda, .commit = commit, .resident = true};
 }

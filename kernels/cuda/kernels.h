@@ -8,8 +8,8 @@
  * Sums over rows are made in two passes with partial sums in scratch and never by float atomics; how work is cut depends on the
  * shape, the pointers' alignment and the number of multiprocessors alone, so the same operation gives the same bits on one GPU.
  *
- * Scratch: mt_cuda_scratch_bytes says what an operation needs, 0 for most. It is free to be reused by the next operation on the
- * same stream. */
+ * Scratch: mt_gpu_kernel_scratch_bytes (kernels/scratch.h) says what an operation needs, 0 for most. It is free to be reused by the
+ * next operation on the same stream. */
 #ifndef MT_KERNELS_CUDA_KERNELS_H
 #define MT_KERNELS_CUDA_KERNELS_H
 
@@ -19,17 +19,16 @@ extern "C" {
 
 #include "base/status.h"
 #include "kernels/op.h"
+#include "kernels/scratch.h"
 
 struct mt_cuda_launch {
 	void *stream;         /* cudaStream_t */
 	void *scratch;        /* 256-byte aligned, borrowed */
-	size_t scratch_bytes; /* at least mt_cuda_scratch_bytes of the operation */
+	size_t scratch_bytes; /* at least mt_gpu_kernel_scratch_bytes of the operation */
 	int sm_count;
 	int arch;             /* 80, 90, 100, 120 */
 	int max_shared_bytes; /* a block may opt in to */
 };
-
-size_t mt_cuda_scratch_bytes(const struct mt_op *op);
 
 /* norm.cu */
 enum mt_status mt_cuda_norm(struct mt_cuda_launch *launch, const struct mt_op *op);
@@ -78,7 +77,6 @@ enum mt_status mt_cuda_route_sums(struct mt_cuda_launch *launch, const struct mt
 enum mt_status mt_cuda_route_loss(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_route_bwd(struct mt_cuda_launch *launch, const struct mt_op *op);
 /* attention_forward.cu, attention_backward.cu */
-size_t mt_cuda_attention_scratch_bytes(const struct mt_op *op); /* of MT_OP_ATTENTION and MT_OP_ATTENTION_BWD */
 enum mt_status mt_cuda_attention(struct mt_cuda_launch *launch, const struct mt_op *op);
 enum mt_status mt_cuda_attention_bwd(struct mt_cuda_launch *launch, const struct mt_op *op);
 

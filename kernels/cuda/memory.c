@@ -144,13 +144,19 @@ static CUresult map(struct cuda_device *cuda, const struct driver *driver, struc
 	return result;
 }
 
+static size_t scratch_of(const struct cuda_device *cuda)
+{
+	size_t bytes = 0;
+	for (const struct cuda_range *range = cuda->ranges; range; range = range->next)
+		bytes += range->is_scratch ? range->committed_bytes : 0;
+	return bytes;
+}
+
 /* What the GPU has left, and what of the rest no arena counts, for whoever did not fit. */
 static void tell_left(const struct cuda_device *cuda, char why[160], const char *error)
 {
 	char left[MT_UNITS_TEXT], all[MT_UNITS_TEXT], beside[MT_UNITS_TEXT];
-	size_t free_bytes = 0, total_bytes = 0, scratch_bytes = 0;
-	for (const struct cuda_range *range = cuda->ranges; range; range = range->next)
-		scratch_bytes += range->is_scratch ? range->committed_bytes : 0;
+	size_t free_bytes = 0, total_bytes = 0, scratch_bytes = scratch_of(cuda);
 	if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
 		cudaGetLastError();
 	snprintf(why, 160, "the GPU has %s left of %s, scratch of streams %s (%s)", mt_units_bytes(left, (double)free_bytes),
@@ -250,9 +256,13 @@ enum mt_status cuda_scratch(struct mt_stream *stream, size_t bytes, void **scrat
 		return MT_OK;
 	bytes = (bytes + MT_ARENA_COMMIT_BYTES - 1) / MT_ARENA_COMMIT_BYTES * MT_ARENA_COMMIT_BYTES;
 	enum mt_status st = grow(cuda, kept->scratch, bytes, why);
-	return st == MT_OK ? MT_OK
-			   : mt_fail(st, "scratch of stream %s: no GPU memory for %s: %s; use a smaller micro-batch", stream->name,
-				     mt_units_bytes(asked, (double)bytes), why);
+	if (st != MT_OK)
+		return mt_fail(st, "scratch of stream %s: no GPU memory for %s: %s; use a smaller micro-batch", stream->name,
+			       mt_units_bytes(asked, (double)bytes), why);
+	bytes = scratch_of(cuda);
+	if (bytes > stream->device->scratch_bytes)
+		stream->device->scratch_bytes = bytes;
+	return MT_OK;
 }
 
 void cuda_scratch_free(struct mt_stream *stream)

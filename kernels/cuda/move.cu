@@ -94,7 +94,7 @@ template <typename T, int N> static void launch_bias_grad(const struct mt_cuda_l
 {
 	float *partials = static_cast<float *>(launch->scratch);
 	const int64_t across = divide_up(a->cols, 32 * N), wanted = divide_up(4 * (int64_t)launch->sm_count, across);
-	const int64_t parts = min(min(wanted, divide_up(a->rows, 32)), (int64_t)MT_CUDA_MOST_PARTS);
+	const int64_t parts = min(min(wanted, divide_up(a->rows, 32)), (int64_t)MT_GPU_MOST_PARTS);
 	MT_LAUNCH((sum_rows<T, N>), dim3((unsigned)across, (unsigned)parts), dim3(32, 8), 0, launch->stream,
 		  static_cast<const T *>(a->a), partials, a->rows, a->cols);
 	launch_column_sums(launch, partials, (int)parts, a->cols, a->out, NULL);

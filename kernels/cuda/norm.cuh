@@ -57,7 +57,7 @@ static inline unsigned
 norm_blocks(const struct mt_cuda_launch *launch, int64_t needed)
 {
 	int64_t most = 2 * (int64_t)launch->sm_count;
-	most = most < MT_CUDA_MOST_PARTS ? most : MT_CUDA_MOST_PARTS;
+	most = most < MT_GPU_MOST_PARTS ? most : MT_GPU_MOST_PARTS;
 	return (unsigned)(needed < most ? needed : most);
 }
 

@@ -451,8 +451,7 @@ static enum mt_status read_choice(enum cuda_choice *choice)
 enum mt_status cuda_products_open(struct cuda_device *cuda)
 {
 	MT_TRY(read_choice(&cuda->choice));
-	/* NVIDIA's advice: 32 MiB where warp groups multiply (sm_90), 4 MiB before. */
-	cuda->workspace_bytes = (size_t)(cuda->launch.arch >= 90 ? 32 : 4) << 20;
+	cuda->workspace_bytes = mt_gpu_workspace_bytes(cuda->launch.arch);
 	BLAS_TRY(cublasLtCreate(&cuda->blas));
 	return MT_OK;
 }

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SMALL_SLOTS = 64, LARGE_SLOTS = 2, SLOTS = SMALL_SLOTS + LARGE_SLOTS };
-#define SMALL_BYTES ((size_t)256 << 10)
-#define LARGE_BYTES ((size_t)8 << 20)
+enum { SMALL_SLOTS = MT_GPU_SMALL_SLOTS, LARGE_SLOTS = MT_GPU_LARGE_SLOTS, SLOTS = SMALL_SLOTS + LARGE_SLOTS };
+#define SMALL_BYTES MT_GPU_SMALL_SLOT_BYTES
+#define LARGE_BYTES MT_GPU_LARGE_SLOT_BYTES
 
 struct slot {
 	char *memory;
@@ -31,7 +31,7 @@ enum mt_status cuda_staging_open(struct cuda_device *cuda)
 	cuda->staging = s;
 	void *memory;
 	CUDA_TRY(cudaStreamCreateWithFlags(&cuda->transfer, cudaStreamNonBlocking));
-	CUDA_TRY(cudaMallocHost(&memory, SMALL_SLOTS * SMALL_BYTES + LARGE_SLOTS * LARGE_BYTES));
+	CUDA_TRY(cudaMallocHost(&memory, MT_GPU_PINNED_BYTES));
 	s->memory = memory;
 	for (int i = 0; i < SLOTS; i++) {
 		s->slots[i].memory = i < SMALL_SLOTS

@@ -7,6 +7,7 @@
 #define MT_KERNELS_CUDA_VECTOR_CUH
 
 #include "kernels/cuda/launch.cuh"
+#include "kernels/scratch.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -226,8 +227,6 @@ __device__ __forceinline__ int64_t row_of(int64_t item, int64_t per_row)
 
 /* Launchers: a kernel of 256 threads over `items` in a grid-stride loop: a block for each 256, at most 16 a multiprocessor. */
 #define MT_CUDA_THREADS 256
-/* Most parts that a sum over rows is cut in: what scratch has room for. */
-#define MT_CUDA_MOST_PARTS 512
 
 static inline unsigned grid_for(const struct mt_cuda_launch *launch, int64_t items)
 {

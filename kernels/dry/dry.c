@@ -7,6 +7,7 @@
 #include "kernels/backends.h"
 
 #include "base/clock.h"
+#include "kernels/scratch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ static enum mt_status open_dry(struct mt_device *device, const struct mt_device_
 	device->virtual_start_s = 0;
 	device->info.executes = device->info.real_time = false;
 	device->info.memory_bytes = (size_t)1 << 44; /* nothing limits it */
+	device->pinned_bytes = cost->gpu_arch ? MT_GPU_PINNED_BYTES : 0;
 	snprintf(device->info.name, sizeof device->info.name, "virtual clock");
 	return MT_OK;
 }
@@ -34,10 +36,21 @@ static void close_dry(struct mt_device *device)
 	free(device->backend);
 }
 
+/* What the scratch of a stream grows to: there is one that takes operations, the engine's. */
+static void count_scratch(struct mt_device *device, const struct mt_op *op, int arch)
+{
+	size_t bytes = mt_gpu_scratch_bytes(op, arch);
+	bytes = (bytes + MT_ARENA_COMMIT_BYTES - 1) / MT_ARENA_COMMIT_BYTES * MT_ARENA_COMMIT_BYTES;
+	if (bytes > device->scratch_bytes)
+		device->scratch_bytes = bytes;
+}
+
 static enum mt_status enqueue(struct mt_device *device, struct mt_stream *stream, const struct mt_op *op)
 {
 	const struct mt_cost_source *cost = device->backend;
 	double seconds = 0;
+	if (cost->gpu_arch)
+		count_scratch(device, op, cost->gpu_arch);
 	if (cost->op_s) {
 		struct mt_op_key key;
 		mt_op_key(op, &key);

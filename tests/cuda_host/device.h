@@ -29,7 +29,7 @@ static inline void emulated_close(struct mt_device *device)
 static inline enum mt_status emulated_enqueue_many(struct mt_device *device, struct mt_stream *stream, const struct mt_op *ops,
 						   int count)
 {
-	size_t bytes = mt_cuda_scratch_bytes(ops);
+	size_t bytes = mt_gpu_kernel_scratch_bytes(ops);
 	struct mt_cuda_launch launch = {.scratch_bytes = bytes, .sm_count = emulated_multiprocessors, .arch = 90};
 	launch.max_shared_bytes = 227 << 10;
 	if (posix_memalign(&launch.scratch, 256, bytes ? bytes : 1) != 0)

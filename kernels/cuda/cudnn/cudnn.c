@@ -158,7 +158,7 @@ static void make_plan(const struct mt_cudnn *cudnn, descriptor configuration, st
 	if (error == CUDNN_STATUS_SUCCESS)
 		error = cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &bytes);
 out:
-	made->is_there = error == CUDNN_STATUS_SUCCESS && bytes >= 0 && (size_t)bytes <= MT_CUDNN_WORKSPACE_BYTES;
+	made->is_there = error == CUDNN_STATUS_SUCCESS && bytes >= 0 && (size_t)bytes <= MT_GPU_CUDNN_BYTES;
 	if (made->is_there) {
 		made->workspace_bytes = (size_t)bytes;
 		made->plan = plan;
@@ -212,7 +212,7 @@ static enum mt_status choose(struct mt_cudnn *cudnn, struct mt_cudnn_plan *plan,
 	return mt_fail(MT_UNAVAILABLE,
 		       "cuDNN has no plan for this %s: of %lld engines %lld have no fixed order of sums, the rest ask for more "
 		       "than %zu MiB or cannot be built",
-		       name, (long long)count, (long long)unsteady, MT_CUDNN_WORKSPACE_BYTES >> 20);
+		       name, (long long)count, (long long)unsteady, MT_GPU_CUDNN_BYTES >> 20);
 }
 
 static enum mt_status make(struct mt_cudnn *cudnn, const struct mt_op *op, struct mt_cudnn_plan **made)

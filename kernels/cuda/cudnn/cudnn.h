@@ -3,7 +3,7 @@
  * cuDNN is asked through its C backend interface: an operation is a graph of small operations that its engines recognise as
  * attention, and a plan is what an engine makes of the graph. Plans are kept by shape. Only engines that give the same bits every
  * time are used. What cuDNN does not do, or not for this GPU, is MT_UNAVAILABLE: f32, packed documents, tensors that do not lie at
- * multiples of 16 bytes, a workspace over MT_CUDNN_WORKSPACE_BYTES, head sizes beyond its own limits.
+ * multiples of 16 bytes, a workspace over MT_GPU_CUDNN_BYTES, head sizes beyond its own limits.
  *
  * One mt_cudnn serves one device and one thread at a time. */
 #ifndef MT_KERNELS_CUDA_CUDNN_CUDNN_H
@@ -11,11 +11,11 @@
 
 #include "base/status.h"
 #include "kernels/op.h"
+#include "kernels/scratch.h"
 
 #include <stddef.h>
 
-#define MT_CUDNN_ABI             1
-#define MT_CUDNN_WORKSPACE_BYTES ((size_t)256 << 20)
+#define MT_CUDNN_ABI 1
 
 struct mt_cudnn;
 struct mt_cudnn_plan; /* belongs to its mt_cudnn and lives as long */

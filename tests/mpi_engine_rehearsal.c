@@ -380,7 +380,7 @@ static void bubbles_are_the_papers(struct stand *s)
 		else if (run_kind(s, i, &o, mine, why) != MT_OK)
 			snprintf(why, sizeof why, "%.190s", mt_error_message());
 		plain = i == 0 ? o.activations : plain;
-		/* As many micro-batches, and the place of four messages more: a gradient that is kept, one on its way, holes. */
+		/* As many micro-batches, and the place of five messages more: a gradient that is kept, one on its way, holes. */
 		if (!why[0] && kinds[i].schedule == MT_SCHEDULE_ZB_H1 && (double)o.activations > 1.01 * (double)plain)
 			snprintf(why, sizeof why, "activations of %lld bytes, 1F1B has %lld", (long long)o.activations,
 				 (long long)plain);

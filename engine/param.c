@@ -14,6 +14,8 @@ struct builder {
 	const struct mt_layout *layout;
 	struct mt_coordinates at;
 	int capacity;
+	char prefix[32]; /* "layer.N." of the layer at work; empty: none yet */
+	int64_t prefix_layer;
 };
 
 static int virtual_stage(const struct builder *b, int chunk)
@@ -51,8 +53,17 @@ static int add_layer_param(struct builder *b, int64_t layer, const char *what, i
 			   enum mt_init init, int unit)
 {
 	char name[MT_PARAM_NAME];
+	size_t head, tail;
 
-	snprintf(name, sizeof name, "layer.%lld.%s", (long long)layer, what);
+	if (!b->prefix[0] || b->prefix_layer != layer) {
+		snprintf(b->prefix, sizeof b->prefix, "layer.%lld.", (long long)layer);
+		b->prefix_layer = layer;
+	}
+	head = strlen(b->prefix);
+	tail = strnlen(what, sizeof name - 1 - head);
+	memcpy(name, b->prefix, head);
+	memcpy(name + head, what, tail);
+	name[head + tail] = '\0';
 	return add(b, name, rows, cols, shard, init, unit);
 }
 

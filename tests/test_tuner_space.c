@@ -226,9 +226,46 @@ static void every_value_of_every_axis_is_listed_and_none_twice(void **state)
 	end(&p);
 }
 
+static void the_whole_search_has_every_value_but_what_is_fixed(void **state)
+{
+	struct mt_tune_options options;
+	struct mt_axes axes;
+	int64_t most[MT_AXES] = {0};
+	struct problem p;
+
+	(void)state;
+	mt_options_default(&mt_tune_options_table, &options);
+	must_set(&options, "search", "whole");
+	must_set(&options, "zero", "0,1");
+	assert_int_equal(mt_axes_read(&axes, &options), MT_OK);
+	set_tiny_run(&p.run, &TINY_GPT);
+	p.run.model.layers = 16;
+	p.run.model.experts = 6;
+	p.run.model.top_k = 1;
+	p.run.layout.gbs = 16;
+	p.run.layout.seq = TINY_SEQ;
+	assert_int_equal(mt_space_enumerate(&p.space, &p.run.model, &p.run.layout, 4, NULL, 0, &axes), MT_OK);
+	for (int i = 0; i < p.space.count; i++) {
+		for (enum mt_axis axis = 0; axis < MT_AXES; axis++) {
+			int64_t value = mt_axis_get(&p.space.candidates[i].layout, axis);
+
+			most[axis] = value > most[axis] ? value : most[axis];
+		}
+	}
+	assert_int_equal(most[MT_AXIS_CP], 4);
+	assert_int_equal(most[MT_AXIS_EP], 2); /* of 6 experts and 4 ranks */
+	assert_int_equal(most[MT_AXIS_ETP], 1);
+	assert_int_equal(most[MT_AXIS_SCHEDULE], MT_SCHEDULE_ZB_V);
+	assert_int_equal(most[MT_AXIS_VP], 4);
+	assert_int_equal(most[MT_AXIS_ZERO], 1);
+	mt_options_free(&mt_tune_options_table, &options);
+	end(&p);
+}
+
 static void lists_that_make_no_sense_are_told(void **state)
 {
-	static const char *const bad[][2] = {{"zero", "0,4"}, {"schedule", "zbv"}, {"mbs", "all,1"}, {"cp", ""}, {"sp", "maybe"}};
+	static const char *const bad[][2] = {{"zero", "0,4"}, {"schedule", "zbv"}, {"mbs", "all,1"}, {"cp", ""},
+					     {"sp", "maybe"}, {"zero", "all"},     {"mbs", "auto"}};
 	struct mt_tune_options options;
 	struct mt_axes axes;
 
@@ -303,6 +340,7 @@ int main(void)
 		cmocka_unit_test(rejections_are_counted_under_their_rule),
 		cmocka_unit_test(every_layout_considered_is_kept_or_rejected_and_none_twice),
 		cmocka_unit_test(every_value_of_every_axis_is_listed_and_none_twice),
+		cmocka_unit_test(the_whole_search_has_every_value_but_what_is_fixed),
 		cmocka_unit_test(lists_that_make_no_sense_are_told),
 		cmocka_unit_test(a_stage_above_the_limit_drops_the_layout),
 		cmocka_unit_test(measured_come_first_then_dry_runs_then_cards_then_failures),

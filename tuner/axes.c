@@ -97,15 +97,44 @@ static enum mt_status read_list(struct mt_axes *axes, enum mt_axis axis, const c
 	return st;
 }
 
+/* What auto means, by search. */
+static const char *const lists[MT_SEARCHES][MT_AXES] = {
+	[MT_SEARCH_USUAL] =
+		{
+			[MT_AXIS_CP] = "1",
+			[MT_AXIS_ZERO] = "0,1",
+			[MT_AXIS_EP] = "all",
+			[MT_AXIS_ETP] = "0",
+			[MT_AXIS_SCHEDULE] = "1f1b",
+			[MT_AXIS_VP] = "1",
+		},
+	[MT_SEARCH_WHOLE] =
+		{
+			[MT_AXIS_CP] = "all",
+			[MT_AXIS_ZERO] = "0,1,2,3",
+			[MT_AXIS_EP] = "all",
+			[MT_AXIS_ETP] = "0,1",
+			[MT_AXIS_SCHEDULE] = "1f1b,zb-h1,zb-v",
+			[MT_AXIS_VP] = "1,2,4",
+		},
+};
+
+static bool may_be_all(enum mt_axis axis)
+{
+	return axis == MT_AXIS_TP || axis == MT_AXIS_PP || axis == MT_AXIS_CP || axis == MT_AXIS_MBS || axis == MT_AXIS_EP;
+}
+
 enum mt_status mt_axes_read(struct mt_axes *axes, const struct mt_tune_options *options)
 {
 	memset(axes, 0, sizeof *axes);
 	for (enum mt_axis axis = 0; axis < MT_AXES; axis++) {
 		const struct mt_option *o = mt_options_find(&mt_tune_options_table, names[axis]);
-		const char *const *text = (const char *const *)(const void *)((const char *)options + o->offset);
+		const char *text = *(const char *const *)(const void *)((const char *)options + o->offset);
 
-		if (strcmp(*text, "all") != 0)
-			MT_TRY(read_list(axes, axis, *text));
+		if (strcmp(text, "auto") == 0 && lists[options->search][axis])
+			text = lists[options->search][axis];
+		if (!may_be_all(axis) || strcmp(text, "all") != 0)
+			MT_TRY(read_list(axes, axis, text));
 	}
 	return MT_OK;
 }

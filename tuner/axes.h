@@ -31,7 +31,7 @@ enum { MT_AXIS_VALUES = 32 };
 
 struct mt_axes {
 	int64_t values[MT_AXES][MT_AXIS_VALUES];
-	int count[MT_AXES]; /* 0: every value that there is; of tp, pp and mbs alone */
+	int count[MT_AXES]; /* 0: every value that there is; of tp, pp, cp, mbs and ep alone */
 };
 
 /* The name that layouts, run files and options have for an axis. */
@@ -41,7 +41,8 @@ void mt_axis_set(struct mt_layout *layout, enum mt_axis axis, int64_t value);
 
 /* tp, pp and mbs free, sp and zero off and on, each kind of recompute; all else as `base` has it. */
 void mt_axes_plain(struct mt_axes *axes, const struct mt_layout *base);
-/* As the options say: lists of values as a run file has them, commas between. MT_INPUT for what is no value. */
+/* As the options say: lists of values as a run file has them, commas between; auto and all by the option's help. MT_INPUT for what
+ * is no value. */
 enum mt_status mt_axes_read(struct mt_axes *axes, const struct mt_tune_options *options);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 static const char *const dtypes[] = {"auto", "f32", "bf16", "f16", NULL};
+static const char *const searches[] = {"usual", "whole", NULL};
 static const char *const launchers[] = {"auto", "mpirun", "srun", "megatune", NULL};
 
 #define FIELD(field) offsetof(struct mt_tune_options, field)
@@ -41,15 +42,18 @@ static const struct mt_option options[] = {
 	 "command that starts ranks ('-n N PROGRAM ...' is appended), split at blanks; replaces launcher"},
 	{"report", MT_OPTION_BOOL, FIELD(report), "true", 0, 0, NULL, "write the page and the figures"},
 	{"seed", MT_OPTION_INT, FIELD(seed), "1234", 0, 9e18, NULL, "seed of weights and data order"},
+	{"search", MT_OPTION_CHOICE, FIELD(search), "usual", 0, 0, searches,
+	 "what auto means below; whole: every value, usual: those that most runs need"},
 	{"tp", MT_OPTION_STRING, FIELD(tp), "all", 0, 0, NULL,
 	 "what is searched: tensor-parallel ranks, a list such as 1,2; all: every divisor"},
 	{"pp", MT_OPTION_STRING, FIELD(pp), "all", 0, 0, NULL, "what is searched: pipeline stages; all: every divisor"},
-	{"cp", MT_OPTION_STRING, FIELD(cp), "1", 0, 0, NULL, "what is searched: context-parallel ranks"},
+	{"cp", MT_OPTION_STRING, FIELD(cp), "auto", 0, 0, NULL,
+	 "what is searched: context-parallel ranks; auto: 1, of the whole search all: every divisor"},
 	{"mbs", MT_OPTION_STRING, FIELD(mbs), "all", 0, 0, NULL,
 	 "what is searched: sequences in a micro-batch; all: every divisor"},
 	{"sp", MT_OPTION_STRING, FIELD(sp), "false,true", 0, 0, NULL, "what is searched: sequence parallelism, with tp above 1"},
-	{"zero", MT_OPTION_STRING, FIELD(zero), "0,1", 0, 0, NULL,
-	 "what is searched: sharding, with dp or cp above 1; all there is: 0,1,2,3"},
+	{"zero", MT_OPTION_STRING, FIELD(zero), "auto", 0, 0, NULL,
+	 "what is searched: sharding, with dp or cp above 1; auto: 0,1, of the whole search 0,1,2,3"},
 	{"zero_group", MT_OPTION_STRING, FIELD(zero_group), "0", 0, 0, NULL, "what is searched: ranks that shard between them"},
 	{"recompute", MT_OPTION_STRING, FIELD(recompute), "none,selective,full", 0, 0, NULL,
 	 "what is searched: kinds of recompute"},
@@ -59,13 +63,15 @@ static const struct mt_option options[] = {
 	 "what is searched: layers of each model chunk whose activations wait in host memory"},
 	{"cp_kind", MT_OPTION_STRING, FIELD(cp_kind), "ring,allgather,ulysses,hybrid", 0, 0, NULL,
 	 "what is searched: kinds of context parallelism, with cp above 1; hybrid with every cp_inner"},
-	{"ep", MT_OPTION_STRING, FIELD(ep), "1", 0, 0, NULL,
-	 "what is searched: expert-parallel ranks, where the model has experts"},
-	{"etp", MT_OPTION_STRING, FIELD(etp), "0", 0, 0, NULL, "what is searched: tensor-parallel ranks of an expert; 0: tp"},
-	{"schedule", MT_OPTION_STRING, FIELD(schedule), "1f1b", 0, 0, NULL,
-	 "what is searched: schedules, with pp above 1; all there are: 1f1b,zb-h1,zb-v"},
-	{"vp", MT_OPTION_STRING, FIELD(vp), "1", 0, 0, NULL,
-	 "what is searched: model chunks a stage, with 1f1b and pp above 1; zb-h1 has 1, zb-v 2"},
+	{"ep", MT_OPTION_STRING, FIELD(ep), "auto", 0, 0, NULL,
+	 "what is searched: expert-parallel ranks, where the model has experts; auto and all: every divisor of both"},
+	{"etp", MT_OPTION_STRING, FIELD(etp), "auto", 0, 0, NULL,
+	 "what is searched: tensor-parallel ranks of an expert; 0: tp; auto: 0, of the whole search 0,1"},
+	{"schedule", MT_OPTION_STRING, FIELD(schedule), "auto", 0, 0, NULL,
+	 "what is searched: schedules, with pp above 1; auto: 1f1b, of the whole search 1f1b,zb-h1,zb-v"},
+	{"vp", MT_OPTION_STRING, FIELD(vp), "auto", 0, 0, NULL,
+	 "what is searched: model chunks a stage, with 1f1b and pp above 1; zb-h1 has 1, zb-v 2; auto: 1, of the whole search "
+	 "1,2,4"},
 	{"first_layers", MT_OPTION_STRING, FIELD(first_layers), "0", 0, 0, NULL,
 	 "what is searched: layers of the first virtual stage; 0: an even share"},
 	{"last_layers", MT_OPTION_STRING, FIELD(last_layers), "0", 0, 0, NULL, "what is searched: the same of the last"},

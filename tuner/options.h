@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum mt_search_extent { MT_SEARCH_USUAL, MT_SEARCH_WHOLE, MT_SEARCHES };
 enum mt_launch_choice { MT_LAUNCH_AUTO, MT_LAUNCH_MPIRUN, MT_LAUNCH_SRUN, MT_LAUNCH_OWN };
 
 struct mt_tune_options {
@@ -29,7 +30,8 @@ struct mt_tune_options {
 	char *launch;     /* command that starts ranks, -n N PROGRAM is appended; overrides launcher */
 	bool report;
 	int64_t seed;
-	/* what the search varies: lists of values (tuner/axes.h); "all" for tp, pp and mbs */
+	int search; /* enum mt_search_extent */
+	/* what it varies: lists of values (tuner/axes.h) */
 	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *offload_layers, *cp_kind, *ep, *etp,
 		*schedule, *vp, *first_layers, *last_layers;
 };

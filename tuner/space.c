@@ -51,7 +51,7 @@ static enum mt_status consider(struct mt_space *space, const struct mt_model *mo
 struct walk {
 	struct mt_space *space;
 	const struct mt_model *model;
-	const struct mt_axes *axes;
+	const struct mt_axes *axes; /* of cp and ep with every value in its list */
 	int world;
 };
 
@@ -70,8 +70,9 @@ static bool matters(const struct walk *w, const struct mt_layout *l, enum mt_axi
 	case MT_AXIS_CP_KIND:
 		return l->cp > 1;
 	case MT_AXIS_EP:
-	case MT_AXIS_ETP:
 		return w->model->experts > 0;
+	case MT_AXIS_ETP:
+		return w->model->experts > 0 && l->tp > 1;
 	case MT_AXIS_SCHEDULE:
 	case MT_AXIS_FIRST_LAYERS:
 	case MT_AXIS_LAST_LAYERS:
@@ -165,20 +166,34 @@ static enum mt_status consider_grids(const struct walk *w, struct mt_layout layo
 	return MT_OK;
 }
 
+/* The common divisors of both, the least of them where there are more than an axis holds. */
+static void list_divisors(struct mt_axes *axes, enum mt_axis axis, int64_t a, int64_t b)
+{
+	for (int64_t value = 1; value <= a && axes->count[axis] < MT_AXIS_VALUES; value++) {
+		if (a % value == 0 && b % value == 0)
+			axes->values[axis][axes->count[axis]++] = value;
+	}
+}
+
 enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
 				  const int64_t *threads, int thread_count, const struct mt_axes *axes)
 {
-	struct walk w = {.space = space, .model = model, .axes = axes, .world = world};
+	struct mt_axes all;
+	struct walk w = {.space = space, .model = model, .axes = &all, .world = world};
 	struct mt_layout layout = *base;
-	struct mt_axes plain;
 
 	memset(space, 0, sizeof *space);
 	space->rejected = calloc((size_t)mt_space_rule_count(), sizeof *space->rejected);
 	if (!space->rejected)
 		return mt_fail(MT_NOMEM, "no memory for the search");
-	mt_axes_plain(&plain, base);
-	if (!axes)
-		w.axes = &plain;
+	if (axes)
+		all = *axes;
+	else
+		mt_axes_plain(&all, base);
+	if (all.count[MT_AXIS_CP] == 0)
+		list_divisors(&all, MT_AXIS_CP, world, world);
+	if (all.count[MT_AXIS_EP] == 0)
+		list_divisors(&all, MT_AXIS_EP, model->experts > 0 ? model->experts : 1, world);
 	for (int i = 0; i < (thread_count > 0 ? thread_count : 1); i++) {
 		layout.threads = thread_count > 0 ? threads[i] : base->threads;
 		MT_TRY(consider_grids(&w, layout));

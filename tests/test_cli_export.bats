@@ -58,6 +58,31 @@ sourced() { # FILE: the array that it defines, one word a line
 	[ "$(value rotary-base)" = 500000 ]
 }
 
+@test "latent attention, modules, dense layers and routers find their words" {
+	cat >"$GIVEN/run.yaml" <<-E
+		model: deepseek-v3
+		layout: {pp: 16, dp: 128, ep: 64, mbs: 1, gbs: 15360, seq: 4096, first_layers: 3, last_layers: 2, zero: 1, dtype: bf16}
+	E
+	attempt megatune export "$GIVEN/run.yaml" --json
+	finished
+	check 'my %w; $w{$_} = 1 for @{$d->{arguments}}; !grep { !$w{"--$_"} } qw(multi-latent-attention qk-layernorm moe-router-enable-expert-bias)' "$OUT"
+	for pair in q-lora-rank:1536 kv-lora-rank:512 qk-head-dim:128 qk-pos-emb-head-dim:64 v-head-dim:128 rope-type:yarn \
+		rotary-scaling-factor:40 mscale:1 mtp-num-layers:1 num-experts:256 moe-router-topk:8 moe-ffn-hidden-size:2048 ffn-hidden-size:18432 \
+		moe-shared-expert-intermediate-size:2048 moe-router-score-function:sigmoid moe-router-num-groups:8 moe-router-group-topk:4 \
+		moe-router-topk-scaling-factor:2.5 moe-router-load-balancing-type:seq_aux_loss moe-aux-loss-coeff:0.0001 \
+		expert-model-parallel-size:64; do
+		[ "$(value "${pair%%:*}")" = "${pair#*:}" ]
+	done
+	[ "$(value moe-layer-freq)" = "([0]*3+[1]*58)" ]
+	value pipeline-model-parallel-layout | grep -q '^Et\*3|t\*4|.*|t\*4|t\*2mL$'
+	attempt megatune export "$GIVEN/run.yaml" --out args.sh
+	finished
+	bash -n args.sh
+	sed -i 's/ep: 64/ep: 48/' "$GIVEN/run.yaml"
+	attempt megatune export "$GIVEN/run.yaml"
+	refused "experts must be a multiple of ep"
+}
+
 @test "what Megatron-LM would not start is refused, with every rule that it breaks" {
 	cat >"$GIVEN/run.yaml" <<-E
 		model: llama3-8b

@@ -1,6 +1,7 @@
 /* export: a run in the words of other software.
  *
  *   export_megatron.c         arguments of Megatron-LM, and notes of what does not map
+ *   export_megatron_model.c   those of the model
  *   export_megatron_rules.c   what Megatron-LM asks of them, all at once instead of one assertion a start
  *   export_slurm.c            a batch script for Slurm */
 #ifndef MT_TUNER_EXPORT_H

@@ -76,7 +76,14 @@ RULE(batch)
 
 RULE(expert_grid)
 {
-	return r->layout.ep > 1 && indivisible(r->layout.dp * r->layout.cp, r->layout.ep);
+	const struct mt_layout *l = &r->layout;
+
+	return r->model.experts > 0 && indivisible(l->tp * l->cp * l->dp, mt_layout_etp(l) * l->ep);
+}
+
+RULE(expert_numbers)
+{
+	return r->model.experts > 0 && indivisible(r->model.experts, r->layout.ep);
 }
 
 RULE(expert_sequence)
@@ -117,7 +124,8 @@ const struct mt_megatron_rule mt_megatron_rules[] = {
 	{26, "the group of micro-batches of a virtual stage must be at least pp, at most all, and leave none or pp over",
 	 virtual_group},
 	{30, "the global batch must be a multiple of micro-batch times dp", batch},
-	{2, "ep must divide dp * cp", expert_grid},
+	{2, "the ranks of a stage, tp * cp * dp, must be a multiple of etp * ep", expert_grid},
+	{33, "experts must be a multiple of ep", expert_numbers},
 	{34, "expert and tensor parallelism together need sequence parallelism", expert_sequence},
 	{42, "Megatron-FSDP has no virtual stages", sharded_pipeline},
 	{51, "the sequence must be at most the model's positions", positions},

@@ -118,7 +118,9 @@ static const struct mt_option stack_options[] = {
 	INT("most_zero", S(most_zero), "3", 0, 3, "most that is sharded: ZeRO stage"),
 	INT("seen_gpus", S(seen_gpus), "0", 0, 1 << 20, "accelerators of the largest run that the forecast was held against"),
 	FLAG("interleaves", S(interleaves), "true", "several model chunks a stage"),
-	FLAG("zero_bubble", S(zero_bubble), "false", "schedules with weight gradients apart: zb-h1, zb-v"),
+	FLAG("zero_bubble", S(zero_bubble), "false", "the schedule zb-h1: weight gradients apart"),
+	FLAG("expert_tp", S(expert_tp), "false", "experts are split over other ranks than the rest of a layer: etp"),
+	INT("most_less", S(most_less), "1", 0, 3, "layers that the first and the last stage may each have less than the others"),
 	FLAG("kv_replicated", S(kv_replicated), "true", "tp beyond the key and value heads repeats them"),
 };
 const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};

@@ -67,7 +67,8 @@ struct mt_stack {
 	/* what the software can do: the widest of each kind of parallelism, 1 for none; ZeRO stages */
 	int64_t most_tp, most_pp, most_cp, most_ep, least_zero, most_zero;
 	int64_t seen_gpus; /* accelerators of the largest run that the forecast was held against; beyond it extrapolates */
-	bool interleaves, zero_bubble, kv_replicated;
+	int64_t most_less; /* layers that the first and the last stage may each have less than the others */
+	bool interleaves, zero_bubble, kv_replicated, expert_tp;
 };
 
 extern const struct mt_option_table mt_target_options, mt_stack_options;

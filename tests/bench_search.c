@@ -21,6 +21,7 @@ static const struct row rows[] = {
 	{"llama3.1-405b", "dgx-h100-eos", "megatron-core", 32768, 2048, 8192},
 	{"llama3.1-405b", "dgx-h100-eos", "megatron-core", 65536, 4096, 8192},
 	{"llama3.1-405b", "dgx-h100-eos", "megatron-core", 98304, 6144, 8192},
+	{"deepseek-v3", "h800-80g-sxm", "megatron-core", 2048, 15360, 4096},
 };
 
 static double peak_mib(void)

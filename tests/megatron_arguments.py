@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Arguments that `megatune export --to megatron --json` wrote, through Megatron-LM's own parser and checks.
+"""Arguments that `megatune export --to megatron --json` wrote, through Megatron-LM's own parser and checks, to the
+configuration of its transformer.
 
     python3 tests/megatron_arguments.py MEGATRON_FOLDER EXPORT.json...
 
@@ -24,7 +25,7 @@ import torch  # noqa: E402
 
 torch.cuda.get_device_capability = lambda *_: (9, 0)
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(major=9, minor=0)
-from megatron.training import arguments  # noqa: E402
+from megatron.training import argument_utils, arguments  # noqa: E402
 
 
 def value(words, name):
@@ -47,6 +48,7 @@ def main():
             stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
             try:
                 arguments.validate_args(args)
+                argument_utils.core_transformer_config_from_args(args)  # experts, latent attention, modules
             finally:
                 sys.stdout = stdout
         except (SystemExit, Exception) as error:  # argparse ends the program

@@ -20,7 +20,7 @@ sourced() { # FILE: the array that it defines, one word a line
 	exported=0
 	for model in "$ROOT"/examples/models/*.yaml; do
 		name=$(basename "$model" .yaml)
-		attempt megatune plan "$name" --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 128 --fix zero=1 --out "$name"
+		attempt megatune plan "$name" --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 128 --fix zero=1,mbs=1 --out "$name"
 		[ "$status" -eq 0 ] || continue # the largest does not fit 64, the smallest has no such layout
 		attempt megatune export "$name" --to megatron --json
 		finished
@@ -78,6 +78,7 @@ sourced() { # FILE: the array that it defines, one word a line
 	attempt megatune export "$GIVEN/run.yaml" --out args.sh
 	finished
 	bash -n args.sh
+	rm args.sh
 	sed -i 's/ep: 64/ep: 48/' "$GIVEN/run.yaml"
 	attempt megatune export "$GIVEN/run.yaml"
 	refused "experts must be a multiple of ep"

@@ -70,6 +70,37 @@ setup() {
 	check 'my $q = $d->{seq}; grep { !$_->{fits} && $_->{seq} > $q } @{$d->{sizes}}' "$OUT"
 }
 
+@test "DeepSeek-V3 is cut as its authors cut it, in about their time" {
+	attempt megatune plan deepseek-v3 --machine h800-80g-sxm --stack megatron-core --gpus 2048 --gbs 15360 --seq 4096 \
+		--precision fp8 --out planned --json
+	finished
+	# 16 stages, experts apart, ZeRO-1; 180,000 GPU hours for 10^12 tokens: DeepSeek-AI 2024, arXiv:2412.19437, table 1
+	check 'my $l = $d->{choice}{layout}; $l->{pp} == 16 && $l->{ep} > 1 && $l->{etp} == 1 && $l->{zero} == 1' "$OUT"
+	check 'my $s = 180e3 * 3600 / 2048 * 15360 * 4096 / 1e12; my $r = $d->{choice}{step_s} / $s; $r > 0.85 && $r < 1.2' "$OUT"
+	# the last stage has the module and the head beside its layers: fewer of them
+	check '$d->{choice}{layout}{last_less} > $d->{choice}{layout}{first_less}' "$OUT"
+	attempt megatune export planned --json
+	finished
+	check '(grep { /^Et\*.*mL$/ } @{$d->{arguments}}) == 1' "$OUT"
+}
+
+@test "zero bubble is searched where the software has it, and waits less" {
+	attempt megatune plan llama3-8b --machine a100-80g-sxm --stack megatune --gpus 16 --gbs 32 --fix pp=4,vp=1,cp=1,recompute=none,zero=1 --json
+	finished
+	check '$d->{choice}{layout}{schedule} eq "zb-h1"' "$OUT"
+	cp "$OUT" "$GIVEN/h1.json"
+	attempt megatune plan llama3-8b --machine a100-80g-sxm --stack megatune --gpus 16 --gbs 32 \
+		--fix pp=4,vp=1,cp=1,recompute=none,zero=1,schedule=1f1b --json
+	finished
+	check "\$d->{choice}{split}{bubble_s} > $(json '$d->{choice}{split}{bubble_s}' "$GIVEN/h1.json")" "$OUT"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --json
+	finished
+	check '!grep { $_->{layout}{schedule} ne "1f1b" } @{$d->{best}}, @{$d->{pareto}}' "$OUT"
+	check 'grep { $_->{rule} eq "stack_has_zero_bubble" } @{$d->{why_not}}' "$OUT"
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix schedule=zb-h1
+	refused "no layout keeps every rule"
+}
+
 @test "what makes no sense is refused" {
 	attempt megatune plan llama3-8b --machine a100-80g-sxm
 	refused "needs --gpus"

@@ -204,15 +204,15 @@ static void odd_vocabularies_are_slow_unless_padded(void **state)
 			    .dp = 1,
 			    .mbs = 4,
 			    .gbs = 4};
-	struct mt_pass_forecast embedding, padded, odd, split;
+	struct mt_forecast_cards padded, odd, split;
 
-	mt_forecast_ends(&embedding, &padded, &c, &t, &s, &mt_factors_none);
+	mt_forecast_cards(&padded, &c, &t, &s, &mt_factors_none);
 	s.pads_whole_vocab = false;
-	mt_forecast_ends(&embedding, &odd, &c, &t, &s, &mt_factors_none);
+	mt_forecast_cards(&odd, &c, &t, &s, &mt_factors_none);
 	c.tp = 2;
-	mt_forecast_ends(&embedding, &split, &c, &t, &s, &mt_factors_none);
-	assert_true(odd.products_s > 2 * padded.products_s);
-	within("half of the words", split.products_s, padded.products_s / 2, -0.02, 0.1);
+	mt_forecast_cards(&split, &c, &t, &s, &mt_factors_none);
+	assert_true(odd.head.products_s > 2 * padded.head.products_s);
+	within("half of the words", split.head.products_s, padded.head.products_s / 2, -0.02, 0.1);
 	mt_stack_free(&s);
 	mt_target_free(&t);
 }
@@ -242,13 +242,13 @@ static void eight_bits_gain_more_in_wide_models(void **state)
 				    .mbs = 1,
 				    .gbs = 1,
 				    .fused_attention = true};
-		struct mt_pass_forecast wide, narrow;
+		struct mt_forecast_cards wide, narrow;
 
-		mt_forecast_layer(&wide, &c, &t, &s, &mt_factors_none);
+		mt_forecast_cards(&wide, &c, &t, &s, &mt_factors_none);
 		c.width = MT_WIDTH_8;
-		mt_forecast_layer(&narrow, &c, &t, &s, &mt_factors_none);
-		assert_true(wide.products_s / narrow.products_s > before);
-		before = wide.products_s / narrow.products_s;
+		mt_forecast_cards(&narrow, &c, &t, &s, &mt_factors_none);
+		assert_true(wide.layer.products_s / narrow.layer.products_s > before);
+		before = wide.layer.products_s / narrow.layer.products_s;
 	}
 	assert_true(before > 1.3 && before < 2);
 	mt_stack_free(&s);
@@ -273,16 +273,16 @@ static void balanced_stages_differ_by_less_than_a_layer(void **state)
 			    .cp = 1,
 			    .ep = 1,
 			    .dp = 1};
-	double layers[MT_FORECAST_STAGES], expert,
-		head = c.hidden * c.vocab / (mt_case_layer_parameters(&c, &expert) + c.seq * c.heads * c.head_dim);
+	struct mt_case_stage at[MT_FORECAST_STAGES];
+	double head = c.hidden * c.vocab / (mt_case_layer_weights(&c, false).split + c.seq * c.heads * c.head_dim);
 
 	for (c.pp = 2; c.pp <= 4; c.pp++) {
 		double mean = (c.layers + head) / c.pp;
 
-		mt_case_layers(&c, layers);
-		assert_true(fabs(layers[2] + head - mean) <= 1);
-		assert_true(layers[0] >= mean - 1 && layers[0] <= mean + 1);
-		assert_true(layers[0] * (c.pp - 1) + layers[2] >= c.layers);
+		mt_case_stages(&c, at);
+		assert_true(fabs(at[2].layers + head - mean) <= 1);
+		assert_true(at[0].layers >= mean - 1 && at[0].layers <= mean + 1);
+		assert_true(at[0].layers * (c.pp - 1) + at[2].layers >= c.layers);
 	}
 }
 
@@ -373,26 +373,38 @@ static void pipeline_sum_equals_the_replay(void **state)
 	const struct mt_target *t = &table.targets[table.runs[2].target];
 
 	s.microbatch_us = s.step_us = s.jitter_frac = 0;
-	for (int i = 2; i < table.count; i++) {
-		struct mt_case c = table.runs[i].layout;
-		struct mt_pass_forecast layer, none = {0};
+	for (int i = 2; i < 2 * table.count; i++) {
+		const struct mt_measured_run *run = &table.runs[i % table.count];
+		struct mt_case c = run->layout;
+		struct mt_forecast_cards cards;
 		struct mt_pipeline_stage stages[64] = {{0}};
 		struct mt_forecast f;
-		double end_s = 0;
+		double end_s = 0, each = c.layers / c.pp;
 
+		if (c.pp == 1)
+			continue;
 		c.vp = 1;
-		mt_forecast_layer(&layer, &c, t, &s, &mt_factors_none);
-		mt_forecast_compose(&f, &c, t, &s, &mt_factors_none, &layer, &none, &none);
-		struct mt_pipeline_chunk chunk = {.forward_s = c.layers / c.pp * layer.forward_s,
-						  .backward_s = c.layers / c.pp * layer.backward_s};
-		struct mt_schedule_shape shape = {MT_SCHEDULE_1F1B, (int)c.pp, 1, (int64_t)f.microbatches, 0};
+		c.zero_bubble = i >= table.count;
+		mt_forecast_cards(&cards, &c, t, &s, &mt_factors_none);
+		memset(&cards.embedding, 0, sizeof cards.embedding);
+		memset(&cards.head, 0, sizeof cards.head);
+		mt_forecast_compose(&f, &c, t, &s, &mt_factors_none, &cards);
+		struct mt_pipeline_chunk chunk = {.forward_s = each * cards.layer.forward_s,
+						  .backward_s = each * cards.layer.backward_s};
+		struct mt_schedule_shape shape = {c.zero_bubble ? MT_SCHEDULE_ZB_H1 : MT_SCHEDULE_1F1B, (int)c.pp, 1,
+						  (int64_t)f.microbatches, 0};
 
+		if (c.zero_bubble) {
+			chunk.wgrad_s = each * cards.layer.wgrad_s;
+			chunk.backward_s -= chunk.wgrad_s;
+			assert_true(chunk.wgrad_s > 0.2 * chunk.backward_s && chunk.wgrad_s < chunk.backward_s);
+		}
 		for (int k = 0; k < (int)c.pp; k++)
 			stages[k].chunks = &chunk;
 		assert_int_equal(mt_pipeline_time(stages, &shape, 0), MT_OK);
 		for (int k = 0; k < (int)c.pp; k++)
 			end_s = fmax(end_s, stages[k].end_s);
-		within(table.runs[i].id, f.step_s - f.pp_s - f.dp_s - f.optimizer_s - f.other_s, end_s, -1e-9, 1e-9);
+		within(run->id, f.step_s - f.pp_s - f.dp_s - f.optimizer_s - f.other_s, end_s, -1e-9, 1e-9);
 	}
 	mt_stack_free(&s);
 	mt_runs_table_free(&table);

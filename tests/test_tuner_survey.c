@@ -111,15 +111,6 @@ static void measure_layers(struct mt_survey_query *q, struct mt_fit_model *model
 	q->measured = model;
 }
 
-static bool legal(const struct mt_survey_query *q, const struct mt_survey_layout *l)
-{
-	for (int i = 0; i < mt_survey_rule_count; i++) {
-		if (mt_survey_rules[i].broken(q, l))
-			return false;
-	}
-	return true;
-}
-
 /* What brute force keeps of all layouts: how many are legal, the best, all points that fit. */
 struct force {
 	int64_t legal;
@@ -132,7 +123,7 @@ static void take(struct force *f, const struct mt_survey_query *q, const struct 
 	struct mt_survey_point p = {.layout = *l};
 	struct mt_forecast out;
 
-	if (!legal(q, l))
+	if (mt_survey_why_not(q, l) >= 0)
 		return;
 	f->legal++;
 	mt_survey_forecast(&out, q, l);
@@ -153,11 +144,11 @@ static void take(struct force *f, const struct mt_survey_query *q, const struct 
 /* vp, zero and recompute of a layout that has all else. */
 static void force_inner(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
 {
-	int layers = mt_survey_stage_layers(q, l.pp);
+	int layers = mt_survey_stage_layers(q, &l);
 
 	for (l.schedule = 0; l.schedule < MT_SURVEY_SCHEDULES; l.schedule++) {
 		for (l.vp = 1; l.vp <= (l.pp > 1 ? layers : 1); l.vp++) {
-			if (layers % l.vp)
+			if (layers < 1 || layers % l.vp)
 				continue;
 			for (l.zero = 0; l.zero <= 3; l.zero++) {
 				l.recompute = MT_CASE_NONE;
@@ -174,6 +165,17 @@ static void force_inner(struct force *f, const struct mt_survey_query *q, struct
 	}
 }
 
+/* The end stages. Two stages of which both are smaller are two equal ones. */
+static void force_ends(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
+{
+	int most = l.pp > 1 && !q->model.balanced_stages ? 3 : 0;
+
+	for (l.first_less = 0; l.first_less <= most; l.first_less++)
+		for (l.last_less = 0; l.last_less <= (l.pp == 2 && l.first_less > 0 ? 0 : most); l.last_less++)
+			if (q->model.balanced_stages || ((int)q->model.layers + l.first_less + l.last_less) % l.pp == 0)
+				force_inner(f, q, l);
+}
+
 static struct force force(const struct mt_survey_query *q)
 {
 	struct force f = {0};
@@ -182,15 +184,16 @@ static struct force force(const struct mt_survey_query *q)
 
 	for (l.tp = 1; l.tp <= n; l.tp++)
 		for (l.cp = 1; l.cp <= n / l.tp; l.cp++)
-			for (l.pp = 1; l.pp <= n / l.tp / l.cp; l.pp++)
+			for (l.pp = 1; l.pp <= n / l.tp / l.cp && l.pp <= q->model.layers; l.pp++)
 				for (l.ep = 1; l.ep <= experts; l.ep++)
-					for (l.mbs = 1; l.mbs <= (int)q->model.gbs; l.mbs++)
-						for (l.sp = 0; l.sp <= 1; l.sp++) {
-							l.dp = n / (l.tp * l.cp * l.pp);
-							if (n % (l.tp * l.cp * l.pp) == 0 && experts % l.ep == 0 &&
-							    l.pp <= q->model.layers)
-								force_inner(&f, q, l);
-						}
+					for (l.etp = experts > 1 ? 1 : l.tp; l.etp <= l.tp; l.etp++)
+						for (l.mbs = 1; l.mbs <= (int)q->model.gbs; l.mbs++)
+							for (l.sp = 0; l.sp <= 1; l.sp++) {
+								l.dp = n / (l.tp * l.cp * l.pp);
+								if (n % (l.tp * l.cp * l.pp) == 0 && experts % l.ep == 0 &&
+								    l.tp % l.etp == 0 && (int)q->model.gbs % l.mbs == 0)
+									force_ends(&f, q, l);
+							}
 	return f;
 }
 
@@ -318,10 +321,12 @@ static void cards_give_the_forecast_itself(void **state)
 
 			mt_survey_forecast(&f, &q, l);
 			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
-			if (l->recompute == MT_CASE_FULL && l->recompute_layers < mt_survey_stage_layers(&q, l->pp))
+			if (l->recompute == MT_CASE_FULL && l->recompute_layers < mt_survey_stage_layers(&q, l))
 				continue;
 			c.tp = l->tp, c.cp = l->cp, c.ep = l->ep, c.pp = l->pp, c.vp = l->vp, c.dp = l->dp, c.mbs = l->mbs;
-			c.sp = l->sp, c.zero = l->zero, c.recompute = l->recompute;
+			c.sp = l->sp, c.zero = l->zero, c.recompute = l->recompute, c.etp = l->etp;
+			c.zero_bubble = l->schedule == MT_SURVEY_ZB_H1, c.ends_given = !c.balanced_stages;
+			c.first_less = l->first_less, c.last_less = l->last_less;
 			mt_forecast_step(&f, &c, q.target, q.stack, &q.factors);
 			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
 			compared++;
@@ -335,7 +340,7 @@ static void cards_give_the_forecast_itself(void **state)
 static void more_layers_recompute_longer_and_keep_less(void **state)
 {
 	struct mt_survey_query q = query_of(&spaces[1]);
-	struct mt_survey_layout l = {.tp = 2, .cp = 1, .ep = 1, .pp = 1, .vp = 1, .dp = 4, .mbs = 1, .sp = 1, .zero = 1};
+	struct mt_survey_layout l = {.tp = 2, .cp = 1, .ep = 1, .etp = 2, .pp = 1, .vp = 1, .dp = 4, .mbs = 1, .sp = 1, .zero = 1};
 	struct mt_forecast before, f;
 
 	mt_survey_forecast(&before, &q, &l);
@@ -393,7 +398,7 @@ static void a_shared_expert_is_weights_and_work_of_every_token(void **state)
 	struct mt_survey_query q = query_of(&spaces[10]);
 	struct mt_case c = q.model;
 	struct mt_forecast none, shared;
-	double expert, width = 512, matrices = c.gated ? 3 : 2, before = mt_case_layer_parameters(&c, &expert), more;
+	double width = 512, matrices = c.gated ? 3 : 2, before = mt_case_layer_weights(&c, false).split, more;
 
 	c.tp = 2;
 	c.pp = c.vp = c.cp = c.ep = c.mbs = 1;
@@ -401,7 +406,7 @@ static void a_shared_expert_is_weights_and_work_of_every_token(void **state)
 	mt_forecast_step(&none, &c, q.target, q.stack, &mt_factors_none);
 	c.shared_ffn = width;
 	mt_forecast_step(&shared, &c, q.target, q.stack, &mt_factors_none);
-	more = mt_case_layer_parameters(&c, &expert) - before;
+	more = mt_case_layer_weights(&c, false).split - before;
 	assert_float_equal(more, matrices * c.hidden * width, 0.5);
 	assert_float_equal((shared.model_flops - none.model_flops) / (6 * c.gbs * c.seq * c.layers * more), 1, 1e-9);
 	assert_float_equal((shared.memory[0].parameters - none.memory[0].parameters) / (2 * c.layers * more / c.tp), 1, 1e-9);
@@ -418,7 +423,7 @@ static void rules_stand_by_level(void **state)
 	for (int i = 1; i < mt_survey_rule_count; i++)
 		assert_true(mt_survey_rules[i].level >= mt_survey_rules[i - 1].level);
 	/* each is found at its level and at no other: a layout that breaks them all */
-	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, 0};
+	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, MT_SURVEY_ZB_H1, 5, 4, 4};
 	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL; level++) {
 		int rule = mt_survey_first_broken(&q, &l, (enum mt_survey_level)level);
 

@@ -316,8 +316,6 @@ static enum mt_status check(const struct mt_run *run)
 enum mt_status mt_export_megatron(struct mt_export *e, const struct mt_run *run)
 {
 	memset(e, 0, sizeof *e);
-	if (mt_model_is_latent(&run->model) || run->model.mtp > 0)
-		return mt_fail(MT_INPUT, "%s: latent attention and multi-token prediction are not exported", run->model.name);
 	MT_TRY(check(run));
 	e->arguments = json_array();
 	e->notes = json_array();

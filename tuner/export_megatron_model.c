@@ -19,6 +19,9 @@ static void put_router(struct mt_export *e, const struct mt_model *m)
 	if (m->router_sets > 1) {
 		mt_export_integer(e, "--moe-router-num-groups", m->router_sets);
 		mt_export_integer(e, "--moe-router-group-topk", m->set_top);
+		if (mt_model_set_best(m) != m->top_k / m->set_top)
+			mt_export_note(e, "set_best %lld: Megatron-LM takes the best %lld of a set",
+				       (long long)mt_model_set_best(m), (long long)(m->top_k / m->set_top));
 	}
 	if (m->router_bias) {
 		mt_export_flag(e, "--moe-router-enable-expert-bias");

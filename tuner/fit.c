@@ -43,13 +43,17 @@ static const char *accelerator_of(const struct mt_target *t)
 
 static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const struct mt_stack *stack, const struct mt_case *c)
 {
-	char shared[24] = "";
+	char shared[24] = "", latent[24] = "", etp[24] = "";
 
 	if (c->shared_ffn > 0)
 		snprintf(shared, sizeof shared, "+%.0f", c->shared_ffn);
-	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s s%.0f x%.0f e%.0f/%.0f tp%.0f cp%.0f w%d r%d", accelerator_of(t),
-		 stack->name, c->hidden, c->ffn, shared, c->seq, c->mbs, c->experts, c->ep, c->tp, c->cp, (int)c->width,
-		 c->recompute);
+	if (c->kv_rank > 0)
+		snprintf(latent, sizeof latent, " l%.0f", c->kv_rank);
+	if (c->experts > 0 && mt_case_etp(c) != c->tp)
+		snprintf(etp, sizeof etp, " etp%.0f", c->etp);
+	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s%s s%.0f x%.0f e%.0f/%.0f%s tp%.0f cp%.0f w%d r%d",
+		 accelerator_of(t), stack->name, c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep, etp, c->tp,
+		 c->cp, (int)c->width, c->recompute);
 }
 
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)

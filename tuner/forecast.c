@@ -1,64 +1,20 @@
 /* forecast: cards to a step.
  *
- *   stage      F = layers * forward + ends, B likewise; the slowest stage sets the pace
- *   pipeline   m * pace + sum over the other stages of (F + B) / vp, plus messages: what the schedule's replay gives when stages
- * differ at the ends only (tests/test_tuner_forecast.c replays it) data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once,
- * beside the last backward and first forward pass; ZeRO-3 gathers each layer twice and scatters once a micro-batch, beside that
- * layer ranks      the slowest of n: time * (1 + jitter ln n) What runs beside communication is slowed by a part of it: both want
- * memory and multiprocessors. */
+ *   stage      F = layers * forward + ends and modules, B likewise; the slowest stage sets the pace
+ *   pipeline   m * pace + sum over the other stages of (F + B) / vp, plus messages: what the schedule's replay gives for equal
+ *              stages (tests/test_tuner_forecast.c replays it). Zero bubble (ZB-H1), B without and W of weight gradients:
+ *              max(F, F + B - W) in place of F + B, of the replay too
+ *   data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once, beside the last backward and first forward pass; ZeRO-3
+ *              gathers each layer twice and scatters once a micro-batch, beside that layer
+ *   ranks      the slowest of n: time * (1 + jitter ln n)
+ *
+ * What runs beside communication is slowed by a part of it: both want memory and multiprocessors. */
 #include "tuner/forecast.h"
 
 #include <math.h>
 #include <string.h>
 
 #define INTERFERENCE 0.08 /* of hidden communication that compute pays back */
-
-double mt_case_layer_parameters(const struct mt_case *c, double *expert)
-{
-	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, mlp = (c->gated ? 3 : 2) * c->hidden * c->ffn;
-
-	double shared = (c->gated ? 3 : 2) * c->hidden * c->shared_ffn;
-
-	*expert = c->experts > 0 ? c->experts * mlp : 0;
-	return c->hidden * (q + 2 * kv) + q * c->hidden + shared + (c->experts > 0 ? c->hidden * c->experts : mlp) + *expert;
-}
-
-double mt_case_model_flops(const struct mt_case *c)
-{
-	double expert, all = mt_case_layer_parameters(c, &expert), active = all - expert;
-
-	if (c->experts > 0)
-		active += expert * c->topk / c->experts;
-	return 6 * c->gbs * c->seq * (c->layers * active + c->hidden * c->vocab + c->layers * c->seq * c->heads * c->head_dim);
-}
-
-/* Stages of about equal FLOPs, head included. */
-static void balance(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
-{
-	double expert, all = mt_case_layer_parameters(c, &expert), active = all - expert, head;
-
-	if (c->experts > 0)
-		active += expert * c->topk / c->experts;
-	head = c->hidden * c->vocab / (active + c->seq * c->heads * c->head_dim);
-	layers[2] = floor((c->layers + head) / c->pp - head + 0.5);
-	layers[2] = layers[2] > 0 ? layers[2] : 0;
-	layers[0] = layers[1] = ceil((c->layers - layers[2]) / (c->pp - 1));
-}
-
-void mt_case_layers(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
-{
-	double each = c->layers / c->pp;
-	bool ends_count = each != floor(each) && fmod(c->layers + 2, c->pp) == 0;
-
-	for (int i = 0; i < MT_FORECAST_STAGES; i++)
-		layers[i] = ends_count                      ? (c->layers + 2) / c->pp - (i != 1)
-			    : each == floor(each) || i == 1 ? ceil(each)
-							    : floor(each);
-	if (c->pp == 1)
-		layers[0] = layers[1] = layers[2] = c->layers;
-	else if (c->balanced_stages)
-		balance(c, layers);
-}
 
 struct exchange {
 	double scatter_s, gather_s; /* of all parameters of a rank, once */
@@ -90,7 +46,7 @@ static struct exchange exchange_of(const struct mt_case *c, const struct mt_targ
 				   const struct mt_factors *f, double dense, double expert)
 {
 	struct mt_span wide = mt_target_span(t, c->dp * c->cp, c->tp),
-		       narrow = mt_target_span(t, c->dp * c->cp / c->ep, c->tp * c->ep);
+		       narrow = mt_target_span(t, mt_case_expert_replicas(c), mt_case_etp(c) * c->ep);
 	struct exchange e = {0};
 
 	if (c->zero == 0) {
@@ -123,15 +79,6 @@ static double open_sharded_s(const struct mt_factors *f, double comm_s, double w
 	return f->of[MT_FACTOR_EXPOSED] * (comm_s - beside_s + sqrt(work_s * work_s + beside_s * beside_s) - work_s);
 }
 
-/* Parameters of a rank on the stage that has most of them. */
-static void parameters_of(const struct mt_case *c, double layers, double words, double *dense, double *expert)
-{
-	double all = mt_case_layer_parameters(c, expert);
-
-	*dense = (layers * (all - *expert) + words * c->vocab * c->hidden) / c->tp;
-	*expert = layers * *expert / (c->ep * c->tp);
-}
-
 static double messages_s(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			 const struct mt_factors *f)
 {
@@ -146,17 +93,19 @@ static double messages_s(struct mt_forecast *out, const struct mt_case *c, const
 }
 
 static void data_s(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-		   const struct mt_factors *f, double forward_s, double backward_s, double layers)
+		   const struct mt_factors *f, double forward_s, double backward_s, struct mt_case_stage stage)
 {
 	double dense, expert, calls;
 	struct exchange e;
 
-	parameters_of(c, layers, c->pp > 1 ? 1 : 2, &dense, &expert);
+	stage.words = stage.words > 1 ? stage.words : 1; /* a stage of layers alone: as its ends */
+	dense = mt_case_stage_weights(c, &stage, &expert);
+	dense -= expert;
 	if (c->dp * c->cp > 1) {
 		if (c->zero == 3) { /* layer by layer: the starts of `layers` collectives add up */
 			double hide = s->sharded_overlap_frac, m = out->microbatches;
 
-			calls = layers + 1;
+			calls = stage.layers + stage.modules + 1;
 			e = exchange_of(c, t, s, f, dense / calls, expert / calls);
 			out->dp_s = m * (open_sharded_s(f, calls * e.gather_s, forward_s, hide) +
 					 open_sharded_s(f, calls * (e.gather_s + e.scatter_s), backward_s, hide));
@@ -168,45 +117,97 @@ static void data_s(struct mt_forecast *out, const struct mt_case *c, const struc
 	}
 	double shards = c->zero > 0 ? c->dp * c->cp : 1;
 
-	out->optimizer_s =
-		f->of[MT_FACTOR_STEP] * f->of[MT_FACTOR_MEMORY] *
-		mt_target_vector_s(t, s->optimizer_bytes * (dense / shards + expert / (shards > 1 ? shards / c->ep : 1)));
+	out->optimizer_s = f->of[MT_FACTOR_STEP] * f->of[MT_FACTOR_MEMORY] *
+			   mt_target_vector_s(t, s->optimizer_bytes *
+							 (dense / shards + expert / (shards > 1 ? mt_case_expert_replicas(c) : 1)));
+}
+
+static void add(struct mt_pass_forecast *sum, const struct mt_pass_forecast *card, double times)
+{
+	sum->forward_s += times * card->forward_s;
+	sum->backward_s += times * card->backward_s;
+	sum->wgrad_s += times * card->wgrad_s;
+	sum->tp_s += times * card->tp_s;
+	sum->ep_s += times * card->ep_s;
+	sum->cp_s += times * card->cp_s;
+	sum->host_s += times * card->host_s;
+}
+
+/* A stage's passes of one micro-batch; `host_s`: what the host takes for one. */
+static void sum_stage(struct mt_pass_forecast *sum, const struct mt_case_stage *stage, const struct mt_forecast_cards *cards,
+		      double host_s)
+{
+	const struct mt_pass_forecast host = {.backward_s = host_s, .host_s = host_s};
+
+	memset(sum, 0, sizeof *sum);
+	add(sum, &cards->layer, stage->layers - stage->dense);
+	if (stage->dense != 0)
+		add(sum, &cards->dense, stage->dense);
+	if (stage->modules > 0)
+		add(sum, &cards->module, stage->modules);
+	if (stage->first)
+		add(sum, &cards->embedding, 1);
+	if (stage->last) {
+		add(sum, &cards->head, 1);
+		add(sum, &host, 1);
+	}
+}
+
+/* What the first micro-batch's way through a stage adds to the step of a slower one. */
+static double way_s(const struct mt_case *c, const struct mt_pass_forecast *p)
+{
+	double whole_s = p->forward_s + p->backward_s, left_s = whole_s - 2 * p->wgrad_s;
+
+	if (!c->zero_bubble)
+		return whole_s;
+	return left_s > p->forward_s ? left_s : p->forward_s;
+}
+
+/* Of all stages but the slowest; layers without experts that the first has no room for make others of them faster. */
+static double others_s(const struct mt_case *c, const struct mt_case_stage stages[MT_FORECAST_STAGES],
+		       const struct mt_pass_forecast sums[MT_FORECAST_STAGES], int slowest, const struct mt_forecast_cards *cards)
+{
+	struct mt_case_stage spilled = {.layers = 0, .dense = c->dense_layers - stages[0].dense};
+	struct mt_pass_forecast less;
+	double sum_s;
+
+	if (c->pp <= 1)
+		return 0;
+	sum_s = way_s(c, &sums[0]) + way_s(c, &sums[2]) + (c->pp - 2) * way_s(c, &sums[1]) - way_s(c, &sums[slowest]);
+	if (spilled.dense > 0 && c->pp > 2) {
+		sum_stage(&less, &spilled, cards, 0);
+		sum_s += way_s(c, &less);
+	}
+	return sum_s / c->vp;
 }
 
 void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-			 const struct mt_factors *f, const struct mt_pass_forecast *layer, const struct mt_pass_forecast *embedding,
-			 const struct mt_pass_forecast *head)
+			 const struct mt_factors *f, const struct mt_forecast_cards *cards)
 {
-	double layers[MT_FORECAST_STAGES], forward[MT_FORECAST_STAGES], backward[MT_FORECAST_STAGES], pace = 0, others, jitter, m,
-												      comm;
-	double host = f->of[MT_FACTOR_HOST] * s->microbatch_us * 1e-6;
+	struct mt_case_stage stages[MT_FORECAST_STAGES];
+	struct mt_pass_forecast sums[MT_FORECAST_STAGES];
+	double pace = 0, jitter, m, host_s = f->of[MT_FACTOR_HOST] * s->microbatch_us * 1e-6;
 	int slowest = 0;
 
 	memset(out, 0, sizeof *out);
 	m = out->microbatches = ceil(c->gbs / (c->dp * c->mbs) - 1e-9);
-	mt_case_layers(c, layers);
+	mt_case_stages(c, stages);
 	for (int i = 0; i < MT_FORECAST_STAGES; i++) {
-		bool first = i == 0 || c->pp == 1, last = i == 2 || c->pp == 1;
-
-		forward[i] = layers[i] * layer->forward_s + first * embedding->forward_s + last * head->forward_s;
-		backward[i] = layers[i] * layer->backward_s + first * embedding->backward_s + last * (head->backward_s + host);
-		if (forward[i] + backward[i] > pace && (i != 1 || c->pp > 2)) {
-			pace = forward[i] + backward[i];
+		sum_stage(&sums[i], &stages[i], cards, host_s);
+		if (sums[i].forward_s + sums[i].backward_s > pace && (i != 1 || c->pp > 2)) {
+			pace = sums[i].forward_s + sums[i].backward_s;
 			slowest = i;
 		}
 	}
-	others = forward[0] + backward[0] + forward[2] + backward[2] + (c->pp - 2) * (forward[1] + backward[1]) - pace;
-	others = c->pp > 1 ? others / c->vp : 0;
 	jitter = f->of[MT_FACTOR_JITTER] * s->jitter_frac * log(c->tp * c->pp * c->cp * c->dp);
-	out->bubble_s = others * (1 + jitter);
-	out->tp_s = m * layers[slowest] * layer->tp_s;
-	out->ep_s = m * layers[slowest] * layer->ep_s;
-	out->cp_s = m * layers[slowest] * layer->cp_s;
-	out->host_s = m * (layers[slowest] * layer->host_s + (slowest == 2 || c->pp == 1 ? host : 0));
-	comm = out->tp_s + out->ep_s + out->cp_s + out->host_s;
-	out->compute_s = m * pace - comm;
+	out->bubble_s = others_s(c, stages, sums, slowest, cards) * (1 + jitter);
+	out->tp_s = m * sums[slowest].tp_s;
+	out->ep_s = m * sums[slowest].ep_s;
+	out->cp_s = m * sums[slowest].cp_s;
+	out->host_s = m * sums[slowest].host_s;
+	out->compute_s = m * pace - (out->tp_s + out->ep_s + out->cp_s + out->host_s);
 	out->pp_s = messages_s(out, c, t, s, f);
-	data_s(out, c, t, s, f, forward[slowest], backward[slowest], layers[slowest]);
+	data_s(out, c, t, s, f, sums[slowest].forward_s, sums[slowest].backward_s, stages[slowest]);
 	out->other_s = f->of[MT_FACTOR_STEP] * s->step_us * 1e-6 + jitter * m * pace;
 	out->step_s = m * pace + out->bubble_s + out->pp_s + out->dp_s + out->optimizer_s + out->other_s;
 	out->model_flops = mt_case_model_flops(c);
@@ -216,9 +217,8 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 void mt_forecast_step(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 		      const struct mt_factors *f)
 {
-	struct mt_pass_forecast layer, embedding, head;
+	struct mt_forecast_cards cards;
 
-	mt_forecast_layer(&layer, c, t, s, f);
-	mt_forecast_ends(&embedding, &head, c, t, s, f);
-	mt_forecast_compose(out, c, t, s, f, &layer, &embedding, &head);
+	mt_forecast_cards(&cards, c, t, s, f);
+	mt_forecast_compose(out, c, t, s, f, &cards);
 }

@@ -23,17 +23,44 @@ struct mt_case {
 	bool fused_attention;
 	double windowed_frac, window; /* share of layers that attend to the last `window` positions only */
 	bool balanced_stages;         /* the head counts for as many layers as it costs */
+	/* multi-head latent attention, engine/latent.h: kv_rank 0: none; head_dim is what RoPE turns and what it does not */
+	double q_rank, kv_rank, rope_dim, v_dim;
+	double mtp;                     /* multi-token modules, beside the head */
+	double dense_layers, dense_ffn; /* the first layers that have an MLP of that width in place of experts */
+	double etp;                     /* tensor-parallel ranks of an expert; 0: tp */
+	bool ends_given;                /* the first and last stage have so many layers less than the others */
+	double first_less, last_less;
+	bool zero_bubble; /* ZB-H1: weight gradients fill the waits (engine/schedule.h) */
 };
 
 /* One layer, and the ends, of one micro-batch on one rank. */
 struct mt_pass_forecast {
 	double forward_s, backward_s;             /* as the rank spends them */
+	double wgrad_s;                           /* of backward_s: products of weight gradients */
 	double products_s, attention_s, vector_s; /* of both passes, before the host's share */
 	double tp_s, ep_s, cp_s;                  /* communication that is not hidden */
 	double host_s;                            /* what the host adds */
 };
 
+/* Cards of all that a stage has: a layer as most are, one with an MLP in place of experts, the ends, a multi-token module with its
+ * pass through the head. */
+struct mt_forecast_cards {
+	struct mt_pass_forecast layer, dense, embedding, head, module;
+};
+
 enum { MT_FORECAST_STAGES = 3 }; /* first, middle, last */
+
+/* What a stage has. */
+struct mt_case_stage {
+	double layers, dense; /* all, and of them those with an MLP in place of experts */
+	double modules;
+	double words; /* matrices of the vocabulary */
+	bool first, last;
+};
+/* Weights of a layer or module: those of which each tensor-parallel rank has a part, those that all have, those of the experts. */
+struct mt_case_weights {
+	double split, whole, expert;
+};
 
 struct mt_memory_forecast {
 	double parameters, gradients, optimizer, activations, overhead, total; /* bytes */
@@ -48,14 +75,11 @@ struct mt_forecast {
 	double peak_bytes;
 };
 
-void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-		       const struct mt_factors *f);
-void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
-		      const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f);
+void mt_forecast_cards(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
+		       const struct mt_stack *s, const struct mt_factors *f);
 /* Cards to a step. */
 void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-			 const struct mt_factors *f, const struct mt_pass_forecast *layer, const struct mt_pass_forecast *embedding,
-			 const struct mt_pass_forecast *head);
+			 const struct mt_factors *f, const struct mt_forecast_cards *cards);
 /* All of it. */
 void mt_forecast_step(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 		      const struct mt_factors *f);
@@ -65,11 +89,26 @@ double mt_forecast_collective(const struct mt_target *t, const struct mt_factors
 /* Memory by stage; part of mt_forecast_compose. */
 void mt_forecast_memory(struct mt_forecast *out, const struct mt_case *c, const struct mt_stack *s);
 
-/* Layers of the first, a middle and the last stage. Where pp does not divide them but divides two more, embedding and head stand
- * for a layer each, as in Megatron-Core. */
-void mt_case_layers(const struct mt_case *c, double layers[MT_FORECAST_STAGES]);
-double mt_case_layer_parameters(const struct mt_case *c, double *expert); /* all ranks; expert part in *expert */
-double mt_case_model_flops(const struct mt_case *c);
+/* forecast_case.c. The first, a middle and the last stage. Unless ends are given: where pp does not divide the layers but divides
+ * two more, embedding and head stand for a layer each, as in Megatron-Core. Layers without experts that the first stage has no room
+ * for are not on the middle one, which stands for the heaviest. */
+void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORECAST_STAGES]);
+/* Of a layer, with experts where the model has them and `dense` is not set; of all ranks. */
+struct mt_case_weights mt_case_layer_weights(const struct mt_case *c, bool dense);
+/* Of a stage, on one rank: weights, and of them those of experts. */
+double mt_case_stage_weights(const struct mt_case *c, const struct mt_case_stage *stage, double *expert);
+double mt_case_parameters(const struct mt_case *c);      /* of all matrices, both ends' words */
+double mt_case_model_flops(const struct mt_case *c);     /* as mt_model_step_flops */
+double mt_case_expert_replicas(const struct mt_case *c); /* ranks that hold the same part of the same experts */
+static inline double mt_case_etp(const struct mt_case *c)
+{
+	return c->etp > 0 ? c->etp : c->tp;
+}
+/* Elements of a value's head. */
+static inline double mt_case_v_dim(const struct mt_case *c)
+{
+	return c->kv_rank > 0 ? c->v_dim : c->head_dim;
+}
 extern const struct mt_factors mt_factors_none; /* all 1 */
 
 #endif

@@ -6,7 +6,10 @@
  *   attention   fused: 2 T seq q / tp FLOPs (causal half of 4), backward 2.5 times; else two batched products, and passes over
  *               the scores: softmax 4 bytes, dropout 5, products 2 + 2 each, backward as much again
  *   vector      two norms, two residuals, activation, rotation
- *   experts     topk T tokens a layer, sent to experts and back, in groups of topk T ep / experts
+ *   latent      down (T,h)(h, q_rank + kv_rank + rope) whole on every tensor-parallel rank, with sequence parallelism of its
+ *               own rows; up (T,q_rank)(q_rank,q), (T,kv_rank)(kv_rank, k without rope + v) over tp
+ *   experts     topk T tokens a layer, sent to experts and back, in groups of topk (T / tp) ep etp / experts
+ *   module      (T,2h)(2h,h) of its own rows, a layer, and the head once more
  * The host enqueues a layer in time of its own; who is later sets the pace, the corner rounded. */
 #include "tuner/forecast.h"
 
@@ -50,9 +53,9 @@ static double cast_s(const struct mt_case *c, const struct mt_target *t, const s
 	return bytes > 0 ? f->of[MT_FACTOR_LOW] * s->cast_passes * mt_target_vector_s(t, bytes * elements) : 0;
 }
 
-/* Seconds of y = x w, forward and both backward products. */
+/* Seconds of y = x w, forward and both backward products; of these that of the weights. */
 struct linear {
-	double forward_s, backward_s;
+	double forward_s, backward_s, wgrad_s;
 };
 
 static void add_linear(struct linear *sum, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
@@ -61,16 +64,18 @@ static void add_linear(struct linear *sum, const struct mt_case *c, const struct
 	/* Rows of k and n elements: a load of 16 bytes holds 8 of 16 bits (NVIDIA, Matrix Multiplication Background). */
 	double slow = fmod(n, ALIGNED) != 0 || fmod(k, ALIGNED) != 0 ? 1 / t->unaligned_frac : 1;
 
+	double wgrad_s = slow * product(c, t, f, groups, n, k, m);
+
 	sum->forward_s += slow * product(c, t, f, groups, m, n, k) + cast_s(c, t, s, f, groups * m * k);
-	sum->backward_s +=
-		slow * (product(c, t, f, groups, m, k, n) + product(c, t, f, groups, n, k, m)) + cast_s(c, t, s, f, groups * m * n);
+	sum->backward_s += slow * product(c, t, f, groups, m, k, n) + wgrad_s + cast_s(c, t, s, f, groups * m * n);
+	sum->wgrad_s += wgrad_s;
 }
 
 /* Forward seconds of attention over the whole sequence; the time to do its core again is the same. */
 static double whole_attention_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 				const struct mt_factors *f, double *backward_s)
 {
-	double heads = c->heads / c->tp, rows = c->seq / c->cp, d = c->head_dim, forward_s;
+	double heads = c->heads / c->tp, rows = c->seq / c->cp, d = (c->head_dim + mt_case_v_dim(c)) / 2, forward_s;
 	struct mt_case wide = *c;
 
 	if (c->fused_attention) {
@@ -110,15 +115,19 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 }
 
 /* Bytes that the vector operations of a layer move in a forward pass. */
-static double vector_bytes(const struct mt_case *c, double tokens)
+static double vector_bytes(const struct mt_case *c, double tokens, bool dense)
 {
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim,
 	       whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
-	double routed = c->experts > 0 ? c->topk : 1;
-	double parts = (c->gated ? 6 : 4) * (routed * c->ffn + c->shared_ffn) + (c->dropout ? 2 : 4) * (q + kv) +
-		       (c->fused_attention ? 0 : 8 * q);
+	bool routed = c->experts > 0 && !dense;
+	double width = routed ? c->topk * c->ffn + c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn;
+	double parts = (c->gated ? 6 : 4) * width + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
 
-	if (c->experts > 0) /* permuted by expert, then by rank, and both undone; scores */
+	if (c->kv_rank > 0) { /* norms of the states; keys put together from two parts */
+		whole += 8 * (c->q_rank + c->kv_rank);
+		parts += 4 * kv;
+	}
+	if (routed) /* permuted by expert, then by rank, and both undone; scores */
 		whole += 16 * c->topk * c->hidden + 8 * c->experts;
 	return tokens * (whole / (c->sp ? c->tp : 1) + parts / c->tp);
 }
@@ -126,14 +135,16 @@ static double vector_bytes(const struct mt_case *c, double tokens)
 static void experts(struct linear *sum, struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t,
 		    const struct mt_stack *s, const struct mt_factors *f, double tokens)
 {
-	double groups = c->experts / c->ep, rows = tokens * c->topk * c->ep / c->experts * EXPERT_IMBALANCE, bytes, send_s;
+	double etp = mt_case_etp(c), groups = c->experts / c->ep,
+	       rows = tokens / c->tp * etp * c->topk * c->ep / c->experts * EXPERT_IMBALANCE, bytes, send_s;
 	struct linear own = {0};
-	struct mt_span span = mt_target_span(t, c->ep, c->tp);
+	struct mt_span span = mt_target_span(t, c->ep, etp);
 
-	add_linear(&own, c, t, s, f, groups, rows, (c->gated ? 2 : 1) * c->ffn / c->tp, c->hidden);
-	add_linear(&own, c, t, s, f, groups, rows, c->hidden, c->ffn / c->tp);
+	add_linear(&own, c, t, s, f, groups, rows, (c->gated ? 2 : 1) * c->ffn / etp, c->hidden);
+	add_linear(&own, c, t, s, f, groups, rows, c->hidden, c->ffn / etp);
 	sum->forward_s += f->of[MT_FACTOR_EXPERT] * own.forward_s;
 	sum->backward_s += f->of[MT_FACTOR_EXPERT] * own.backward_s;
+	sum->wgrad_s += f->of[MT_FACTOR_EXPERT] * own.wgrad_s;
 	bytes = 2 * tokens * c->topk * c->hidden / c->tp;
 	if (s->expert_dedup && span.local < span.ranks) { /* nodes that a token's experts are on, over its experts there */
 		double nodes = span.ranks / span.local, apart = c->topk * (nodes - 1) / nodes;
@@ -142,16 +153,18 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 		bytes *= reached < apart ? reached / apart : 1;
 	}
 	send_s = mt_forecast_collective(t, f, MT_ALL_TO_ALL, span, bytes);
-	send_s += mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->tp, 1), 2 * tokens * c->topk * c->hidden);
+	send_s += mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, etp, 1),
+					 etp * 2 * tokens / c->tp * c->topk * c->hidden);
 	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s * (1 - s->ep_overlap_frac); /* there and back, in one pass */
 }
 
 /* Tensor-parallel communication of one pass: two all-reduces, or gathers and scatters that move as much. */
 static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
-		       double tokens)
+		       double tokens, bool dense)
 {
 	struct mt_span span = mt_target_span(t, c->tp, 1);
 	double bytes = 2 * tokens * c->hidden, one_s;
+	bool one = c->experts > 0 && !dense; /* the experts' own is in their exchange */
 
 	if (c->tp <= 1)
 		return 0;
@@ -160,14 +173,19 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 			mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes);
 	else
 		one_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, span, bytes);
-	return (c->experts > 0 ? 1 : 2) * one_s * (1 - s->tp_overlap_frac);
+	one_s *= one ? 1 : 2;
+	if (c->sp && c->kv_rank > 0) /* latent states are gathered in place of what they are made from */
+		one_s += mt_forecast_collective(t, f, MT_ALL_GATHER, span,
+						2 * tokens * ((c->q_rank > 0 ? c->q_rank : c->hidden) + c->kv_rank + c->rope_dim)) -
+			 mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes);
+	return one_s * (1 - s->tp_overlap_frac);
 }
 
 /* Ring attention: keys and values go round beside the attention of the block before. */
 static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens,
 			double beside_s)
 {
-	double bytes = 2 * tokens * 2 * c->kv_heads * c->head_dim / c->tp, ring_s, open_s;
+	double bytes = 2 * tokens * c->kv_heads * (c->head_dim + mt_case_v_dim(c)) / c->tp, ring_s, open_s;
 
 	if (c->cp <= 1)
 		return 0;
@@ -176,37 +194,59 @@ static double context_s(const struct mt_case *c, const struct mt_target *t, cons
 	return open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s;
 }
 
-void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-		       const struct mt_factors *f)
+/* Products around the core of attention. */
+static void attention_linears(struct linear *lin, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			      const struct mt_factors *f, double tokens)
 {
-	double tokens = c->mbs * c->seq / c->cp, q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, tp_s, again_s = 0;
+	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, v = c->heads * mt_case_v_dim(c),
+	       own = tokens / (c->sp ? c->tp : 1);
+
+	if (c->kv_rank > 0) {
+		if (c->q_rank > 0)
+			add_linear(lin, c, t, s, f, 1, own, c->q_rank, c->hidden);
+		add_linear(lin, c, t, s, f, 1, own, c->kv_rank + c->rope_dim, c->hidden);
+		add_linear(lin, c, t, s, f, 1, tokens, q / c->tp, c->q_rank > 0 ? c->q_rank : c->hidden);
+		add_linear(lin, c, t, s, f, 1, tokens, (q - c->heads * c->rope_dim + v) / c->tp, c->kv_rank);
+	} else {
+		add_linear(lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden);
+	}
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, v / c->tp);
+}
+
+/* An MLP, whole or the one that all tokens meet beside the experts. */
+static void mlp_linears(struct linear *lin, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			const struct mt_factors *f, double tokens, double width)
+{
+	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden);
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp);
+}
+
+/* A layer, with experts where the model has them and `dense` is not set. */
+static void make_layer(struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+		       const struct mt_factors *f, bool dense)
+{
+	double tokens = c->mbs * c->seq / c->cp, tp_s, again_s = 0;
 	double core_s, core_back_s, vector_s, cp_s, cp_back_s, forward_s, backward_s, host_s, host_back_s, calls, more_us;
+	bool routed = c->experts > 0 && !dense;
 	struct linear lin = {0};
 
 	memset(card, 0, sizeof *card);
-	add_linear(&lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden);
-	add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, q / c->tp);
-	if (c->experts > 0) {
+	attention_linears(&lin, c, t, s, f, tokens);
+	if (routed)
 		experts(&lin, card, c, t, s, f, tokens);
-		if (c->shared_ffn > 0) { /* one after the other: hiding it beside the exchange is not modelled */
-			add_linear(&lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * c->shared_ffn / c->tp, c->hidden);
-			add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, c->shared_ffn / c->tp);
-		}
-	} else {
-		add_linear(&lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * c->ffn / c->tp, c->hidden);
-		add_linear(&lin, c, t, s, f, 1, tokens, c->hidden, c->ffn / c->tp);
-	}
+	if (!routed || c->shared_ffn > 0) /* one after the other: hiding it beside the exchange is not modelled */
+		mlp_linears(&lin, c, t, s, f, tokens, routed ? c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn);
 	core_s = attention_s(c, t, s, f, &core_back_s);
-	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, tokens)) +
+	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, tokens, dense)) +
 					      (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
-	tp_s = tensor_s(c, t, s, f, tokens);
+	tp_s = tensor_s(c, t, s, f, tokens, dense);
 	cp_s = context_s(c, t, f, tokens, core_s);
 	cp_back_s = context_s(c, t, f, 2 * tokens, core_back_s);
 	forward_s = lin.forward_s + core_s + vector_s + tp_s + card->ep_s + cp_s;
 	backward_s = lin.backward_s + core_back_s + BACKWARD_VECTOR * vector_s + tp_s + card->ep_s + cp_back_s;
 	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
-	calls += c->experts > 0 ? 2 : 0;
-	more_us = c->experts > 0 ? s->host_expert_us : 0;
+	calls += routed ? 2 : 0;
+	more_us = routed ? s->host_expert_us : 0;
 	/* a collective waits for the last host of its ranks */
 	more_us += calls * s->host_comm_us * (1 + log2(c->tp));
 	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
@@ -228,6 +268,7 @@ void mt_forecast_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
 	card->forward_s *= f->of[MT_FACTOR_LAYER];
 	card->backward_s *= f->of[MT_FACTOR_LAYER];
+	card->wgrad_s = lin.wgrad_s * f->of[MT_FACTOR_LAYER];
 }
 
 /* Words of a rank, padded as the software does. */
@@ -238,7 +279,7 @@ static double words_of(const struct mt_case *c, const struct mt_stack *s)
 	return each * ceil(c->vocab / c->tp / each);
 }
 
-void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
+static void make_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
 		      const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f)
 {
 	double tokens = c->mbs * c->seq / c->cp, words = words_of(c, s), tp_s = 0;
@@ -260,4 +301,42 @@ void mt_forecast_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 	head->tp_s = 2 * tp_s;
 	head->forward_s = lin.forward_s + 0.6 * head->vector_s + tp_s;
 	head->backward_s = lin.backward_s + 0.4 * head->vector_s + tp_s;
+	head->wgrad_s = lin.wgrad_s;
+}
+
+/* What a module has beside a layer: its own look at the words, the join, the head. */
+static void make_module(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
+			const struct mt_stack *s, const struct mt_factors *f)
+{
+	const struct mt_pass_forecast *ends[] = {&cards->embedding, &cards->head};
+	struct mt_pass_forecast *m = &cards->module;
+	struct linear join = {0};
+	double again = c->recompute == MT_CASE_FULL ? 1 : 0;
+
+	add_linear(&join, c, t, s, f, 1, c->mbs * c->seq / c->cp / (c->sp ? c->tp : 1), c->hidden, 2 * c->hidden);
+	*m = cards->layer;
+	m->forward_s += join.forward_s;
+	m->backward_s += join.backward_s + again * join.forward_s;
+	m->wgrad_s += join.wgrad_s;
+	m->products_s += join.forward_s + join.backward_s;
+	for (int i = 0; i < 2; i++) {
+		m->forward_s += ends[i]->forward_s;
+		m->backward_s += ends[i]->backward_s;
+		m->wgrad_s += ends[i]->wgrad_s;
+		m->tp_s += ends[i]->tp_s;
+		m->vector_s += ends[i]->vector_s;
+		m->products_s += ends[i]->products_s;
+	}
+}
+
+void mt_forecast_cards(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
+		       const struct mt_stack *s, const struct mt_factors *f)
+{
+	memset(cards, 0, sizeof *cards);
+	make_layer(&cards->layer, c, t, s, f, false);
+	make_ends(&cards->embedding, &cards->head, c, t, s, f);
+	if (c->dense_layers > 0)
+		make_layer(&cards->dense, c, t, s, f, true);
+	if (c->mtp > 0)
+		make_module(cards, c, t, s, f);
 }

@@ -79,13 +79,6 @@ void mt_scale_free(struct mt_scale *scale)
 	memset(scale, 0, sizeof *scale);
 }
 
-static double parameters_of(const struct mt_case *c)
-{
-	double expert;
-
-	return c->layers * mt_case_layer_parameters(c, &expert) + 2 * c->vocab * c->hidden;
-}
-
 /* The state is 16-bit weights, master weights and two moments: 14 bytes a parameter. */
 static void fail_and_restart(struct mt_scale_row *row, const struct mt_survey_query *q, const struct mt_scale_options *o)
 {
@@ -93,7 +86,7 @@ static void fail_and_restart(struct mt_scale_row *row, const struct mt_survey_qu
 	double storage = o->storage_gbps > 0 ? o->storage_gbps : 2 * nodes;
 
 	row->goodput.mtbf_s = o->failure_hours * 3600 / (double)row->gpus;
-	row->goodput.checkpoint_s = 14 * parameters_of(&q->model) / (storage * 1e9);
+	row->goodput.checkpoint_s = 14 * mt_case_parameters(&q->model) / (storage * 1e9);
 	row->goodput.restart_s = o->restart_s;
 	mt_goodput_best(&row->goodput);
 }
@@ -102,6 +95,7 @@ static void fail_and_restart(struct mt_scale_row *row, const struct mt_survey_qu
 static void keep_layout(struct mt_scale_row *row, const struct mt_survey_query *q, const struct mt_survey_layout *kept)
 {
 	int64_t rest = (int64_t)kept->tp * kept->cp * kept->pp;
+	int rule;
 
 	row->fixed = *kept;
 	if (row->gpus % rest) {
@@ -109,11 +103,10 @@ static void keep_layout(struct mt_scale_row *row, const struct mt_survey_query *
 		return;
 	}
 	row->fixed.dp = (int)(row->gpus / rest);
-	for (int i = 0; i < mt_survey_rule_count; i++) {
-		if (mt_survey_rules[i].broken(q, &row->fixed)) {
-			row->fixed_why = mt_survey_rules[i].text;
-			return;
-		}
+	rule = mt_survey_why_not(q, &row->fixed);
+	if (rule >= 0) {
+		row->fixed_why = mt_survey_rule_text(rule);
+		return;
 	}
 	mt_survey_forecast(&row->fixed_f, q, &row->fixed);
 	row->fixed_fits = row->fixed_f.peak_bytes <= q->memory_bytes;

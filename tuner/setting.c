@@ -28,7 +28,8 @@ static const struct mt_option options[] = {
 	{"best", MT_OPTION_INT, F(best), "20", 1, 1e5, NULL, "layouts kept"},
 	{"bounded", MT_OPTION_BOOL, F(bounded), "true", 0, 0, NULL, "skip what its bounds tell; no: evaluate every layout"},
 	{"fix", MT_OPTION_STRING, F(fix), NULL, 0, 0, NULL,
-	 "axes with one value: tp=8,recompute=none (tp cp ep pp vp mbs sp zero recompute recompute_layers schedule)"},
+	 "axes with one value: tp=8,recompute=none (tp cp ep etp pp first_less last_less vp mbs sp zero recompute "
+	 "recompute_layers schedule)"},
 	{"calibrate", MT_OPTION_STRING, F(calibrate), NULL, 0, 0, NULL, "calibration file of machine and stack"},
 	{"nic", MT_OPTION_STRING, F(nic), NULL, 0, 0, NULL,
 	 "what if: network of an accelerator, bits a second in one direction (400G)"},
@@ -147,7 +148,10 @@ static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name,
 	} axes[] = {{"tp", &fixed->tp},
 		    {"cp", &fixed->cp},
 		    {"ep", &fixed->ep},
+		    {"etp", &fixed->etp},
 		    {"pp", &fixed->pp},
+		    {"first_less", &fixed->first_less},
+		    {"last_less", &fixed->last_less},
 		    {"vp", &fixed->vp},
 		    {"mbs", &fixed->mbs},
 		    {"sp", &fixed->sp},
@@ -169,7 +173,9 @@ static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name,
 		*axes[i].to = (int)number;
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "--fix: no axis '%s'; there are tp cp ep pp vp mbs sp zero recompute recompute_layers schedule",
+	return mt_fail(MT_INPUT,
+		       "--fix: no axis '%s'; there are tp cp ep etp pp first_less last_less vp mbs sp zero recompute "
+		       "recompute_layers schedule",
 		       name);
 }
 
@@ -205,7 +211,14 @@ static void model_case(struct mt_case *c, const struct mt_model *model, const st
 	if (model->experts > 0) {
 		c->ffn = (double)model->expert_ffn;
 		c->shared_ffn = (double)model->shared_ffn;
+		c->dense_layers = (double)model->dense_first;
+		c->dense_ffn = (double)model->ffn;
 	}
+	c->q_rank = (double)model->q_rank;
+	c->kv_rank = (double)model->kv_rank;
+	c->rope_dim = (double)model->rope_dim;
+	c->v_dim = (double)model->v_dim;
+	c->mtp = (double)model->mtp;
 	c->gated = model->mlp == MT_MODEL_SWIGLU;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = stack->fused_attention;
@@ -216,10 +229,10 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 				const struct mt_model *model, int64_t gpus, int64_t gbs, int64_t seq)
 {
 	mt_survey_default(query);
-	if (mt_model_is_latent(model) || model->mtp > 0)
-		return mt_fail(MT_INPUT, "%s: the forecast does not know latent attention and multi-token prediction", model->name);
-	if (model->experts > 0 && mt_model_expert_layers(model) != model->layers)
-		return mt_fail(MT_INPUT, "%s: the forecast knows experts in every layer only", model->name);
+	if (model->experts > 0 && mt_model_expert_layers(model) != model->layers - model->dense_first)
+		return mt_fail(MT_INPUT,
+			       "%s: the forecast knows experts in every layer after the first ones only, not expert_every %lld",
+			       model->name, (long long)model->expert_every);
 	model_case(&query->model, model, &setting->stack);
 	query->model.gbs = (double)gbs;
 	query->model.seq = (double)(seq > 0 ? seq : model->seq);
@@ -246,12 +259,19 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 
 void mt_setting_run_layout(struct mt_layout *layout, const struct mt_survey_query *query, const struct mt_survey_layout *from)
 {
-	bool some = from->recompute == MT_CASE_FULL && from->recompute_layers < mt_survey_stage_layers(query, from->pp);
+	bool some = from->recompute == MT_CASE_FULL && from->recompute_layers < mt_survey_stage_layers(query, from);
+	int64_t chunk = ((int64_t)query->model.layers + from->first_less + from->last_less) / ((int64_t)from->pp * from->vp);
 
 	mt_options_default(&mt_layout_options, layout);
 	layout->tp = from->tp;
 	layout->cp = from->cp;
 	layout->ep = from->ep;
+	layout->etp = from->etp != from->tp ? from->etp : 0;
+	layout->schedule = from->schedule;
+	if (from->first_less > 0 || from->last_less > 0) {
+		layout->first_layers = chunk - from->first_less;
+		layout->last_layers = chunk - from->last_less;
+	}
 	layout->pp = from->pp;
 	layout->vp = from->vp;
 	layout->dp = from->dp;

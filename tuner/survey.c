@@ -32,7 +32,7 @@ struct worker {
 	struct shared *shared;
 	struct mt_survey mine; /* what this one counted and found, and of the others as of the last block */
 	struct mt_survey_inner *inner;
-	int inner_pp;
+	struct mt_survey_layout inner_of; /* pp and end stages that `inner` is of */
 	enum mt_status status;
 	char message[200];
 };
@@ -41,7 +41,7 @@ void mt_survey_default(struct mt_survey_query *query)
 {
 	memset(query, 0, sizeof *query);
 	query->factors = mt_factors_none;
-	query->fixed = (struct mt_survey_layout){-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+	query->fixed = (struct mt_survey_layout){-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 	query->top = 20;
 	query->jobs = 1;
 	query->bounded = true;
@@ -76,35 +76,49 @@ static bool hopeless(const struct mt_survey *s, const struct mt_survey_query *q,
 	       mt_survey_front_beats(&s->front, least_s, least_bytes);
 }
 
-/* Chunks and ZeRO stages that keep the rules; what does not is counted with what lies inside. */
+/* Chunks and the ZeRO stages beside each schedule that keep the rules; what does not is counted with what lies inside. */
 struct allowed {
 	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
-	int chunk_count, zero[4], zero_count;
+	int chunk_count, zero[MT_SURVEY_SCHEDULES][4], zero_count[MT_SURVEY_SCHEDULES];
 };
+
+/* Rules of ZeRO read the schedule, not vp: asked once for each that some chunks have. */
+static void allow_zero(struct allowed *a, struct worker *w, struct mt_survey_layout at)
+{
+	int64_t recompute = w->inner->recompute_count, chunks;
+
+	for (at.schedule = 0; at.schedule < MT_SURVEY_SCHEDULES; at.schedule++) {
+		a->zero_count[at.schedule] = 0;
+		chunks = 0;
+		for (int i = 0; i < a->chunk_count; i++)
+			chunks += a->chunks[i].a == at.schedule;
+		for (at.zero = 0; chunks > 0 && at.zero < 4; at.zero++) {
+			int rule = mt_survey_first_broken(w->shared->query, &at, MT_SURVEY_ZERO);
+
+			if (rule < 0)
+				a->zero[at.schedule][a->zero_count[at.schedule]++] = at.zero;
+			else
+				w->mine.rejected[rule] += chunks * recompute;
+		}
+	}
+}
 
 static void allow(struct allowed *a, struct worker *w, struct mt_survey_layout at)
 {
-	const struct mt_survey_query *q = w->shared->query;
 	int64_t recompute = w->inner->recompute_count;
-	int rule;
 
-	a->chunk_count = a->zero_count = 0;
+	a->chunk_count = 0;
 	for (int i = 0; i < w->inner->chunk_count; i++) {
 		at.schedule = w->inner->chunks[i].a;
 		at.vp = w->inner->chunks[i].b;
-		rule = mt_survey_first_broken(q, &at, MT_SURVEY_CHUNKS);
+		int rule = mt_survey_first_broken(w->shared->query, &at, MT_SURVEY_CHUNKS);
 		if (rule < 0)
 			a->chunks[a->chunk_count++] = w->inner->chunks[i];
 		else
 			w->mine.rejected[rule] += 4 * recompute;
 	}
-	for (at.zero = 0; at.zero < 4; at.zero++) {
-		rule = mt_survey_first_broken(q, &at, MT_SURVEY_ZERO);
-		if (rule < 0)
-			a->zero[a->zero_count++] = at.zero;
-		else
-			w->mine.rejected[rule] += a->chunk_count * recompute;
-	}
+	at.vp = 1;
+	allow_zero(a, w, at);
 }
 
 /* The chunks that go with a recompute; how many layouts that leaves. */
@@ -113,22 +127,24 @@ static int64_t allow_recompute(struct mt_survey_choice *chunks, int *count, stru
 {
 	const struct mt_survey_query *q = w->shared->query;
 	int rule = mt_survey_first_broken(q, &at, MT_SURVEY_RECOMPUTE);
+	int64_t left = 0;
 
 	*count = 0;
-	if (rule >= 0) {
-		w->mine.rejected[rule] += (int64_t)a->chunk_count * a->zero_count;
-		return 0;
-	}
 	for (int i = 0; i < a->chunk_count; i++) {
+		int zeros = a->zero_count[a->chunks[i].a], broken = rule;
+
 		at.schedule = a->chunks[i].a;
 		at.vp = a->chunks[i].b;
-		rule = mt_survey_first_broken(q, &at, MT_SURVEY_ALL);
-		if (rule < 0)
+		if (broken < 0)
+			broken = mt_survey_first_broken(q, &at, MT_SURVEY_ALL);
+		if (broken >= 0) {
+			w->mine.rejected[broken] += zeros;
+		} else if (zeros > 0) {
 			chunks[(*count)++] = a->chunks[i];
-		else
-			w->mine.rejected[rule] += a->zero_count;
+			left += zeros;
+		}
 	}
-	return (int64_t)*count * a->zero_count;
+	return left;
 }
 
 /* All layouts of a node with one recompute. The first one evaluated gives the time of the passes, below that of the others. */
@@ -140,12 +156,13 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 	int count;
 	int64_t left = allow_recompute(chunks, &count, w, a, at);
 	double share = at.recompute == MT_CASE_NONE ? 1 : (double)at.recompute_layers / w->inner->recompute[1].b;
-	struct mt_pass_forecast layer;
+	struct mt_forecast_cards mix;
 	struct mt_forecast f;
 	struct mt_case c;
 
 	if (left == 0)
 		return MT_OK;
+	w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
 	if (q->bounded && node->least_bytes > q->memory_bytes) {
 		w->mine.pruned_memory += left;
 		return MT_OK;
@@ -154,14 +171,15 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 		w->mine.pruned_time += left;
 		return MT_OK;
 	}
-	layer = mt_survey_layer(node->cards, at.recompute, share);
+	mt_survey_mix(&mix, node->cards, at.recompute, share);
 	mt_survey_case(&c, q, &at);
 	for (int i = 0; i < count; i++) {
 		at.schedule = chunks[i].a;
+		c.zero_bubble = at.schedule == MT_SURVEY_ZB_H1;
 		c.vp = at.vp = chunks[i].b;
-		for (int z = 0; z < a->zero_count; z++, left--) {
-			c.zero = at.zero = a->zero[z];
-			mt_survey_compose(&f, q, &at, &c, node->cards, &layer, share);
+		for (int z = 0; z < a->zero_count[at.schedule]; z++, left--) {
+			c.zero = at.zero = a->zero[at.schedule][z];
+			mt_survey_compose(&f, q, &c, node->cards, &mix, share);
 			MT_TRY(keep(&w->mine, q, &at, &f));
 			if (i == 0 && z == 0 && hopeless(&w->mine, q, mt_survey_passes_s(&f), node->least_bytes)) {
 				w->mine.pruned_time += left - 1;
@@ -177,10 +195,9 @@ static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 	struct mt_survey_layout at = node->layout;
 	struct allowed allowed;
 
-	if (w->inner_pp != at.pp)
-		mt_survey_inner_axes(w->inner, w->shared->query, at.pp);
-	w->inner_pp = at.pp;
-	w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
+	if (w->inner_of.pp != at.pp || w->inner_of.first_less != at.first_less || w->inner_of.last_less != at.last_less)
+		mt_survey_inner_axes(w->inner, w->shared->query, &at);
+	w->inner_of = at;
 	allow(&allowed, w, at);
 	for (int i = 0; i < w->inner->recompute_count; i++) {
 		at.recompute = w->inner->recompute[i].a;
@@ -238,7 +255,7 @@ static void *work(void *argument)
 {
 	struct worker *w = argument;
 
-	w->inner_pp = 0;
+	w->inner_of.pp = 0;
 	w->mine.least_bytes = INFINITY;
 	w->inner = malloc(sizeof *w->inner);
 	w->mine.rejected = calloc((size_t)mt_survey_rule_count, sizeof *w->mine.rejected);

@@ -12,19 +12,23 @@
 #ifndef MT_TUNER_SURVEY_H
 #define MT_TUNER_SURVEY_H
 
+#include "engine/schedule.h"
 #include "tuner/fit.h"
 
 #include <jansson.h>
 #include <stdio.h>
 
-enum mt_survey_schedule { MT_SURVEY_1F1B, MT_SURVEY_SCHEDULES };
+/* Of the engine's schedules those that the forecast knows. */
+enum mt_survey_schedule { MT_SURVEY_1F1B = MT_SCHEDULE_1F1B, MT_SURVEY_ZB_H1 = MT_SCHEDULE_ZB_H1, MT_SURVEY_SCHEDULES };
 extern const char *const mt_survey_schedule_names[];
 
 struct mt_survey_layout {
 	int tp, cp, ep, pp, vp, dp, mbs;
-	int sp, zero, recompute; /* recompute: enum mt_case_recompute */
-	int recompute_layers;    /* of the stage that has most layers; others in proportion */
-	int schedule;            /* enum mt_survey_schedule */
+	int sp, zero, recompute;   /* recompute: enum mt_case_recompute */
+	int recompute_layers;      /* of the stage that has most layers; others in proportion */
+	int schedule;              /* enum mt_survey_schedule */
+	int etp;                   /* tensor-parallel ranks of an expert; without experts tp */
+	int first_less, last_less; /* layers that the end stages have less than the others */
 };
 
 struct mt_survey_query {
@@ -77,29 +81,33 @@ void mt_survey_text(const struct mt_survey_layout *layout, char buf[96]);
 /* Below, at or above 0: an order of layouts; 0: the same. */
 int mt_survey_order(const struct mt_survey_layout *a, const struct mt_survey_layout *b);
 /* Of a layout: the stage with most layers. */
-int mt_survey_stage_layers(const struct mt_survey_query *query, int pp);
+int mt_survey_stage_layers(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
 
 /* When a rule can be told: as soon as these axes are chosen. */
 enum mt_survey_level {
 	MT_SURVEY_TP,
 	MT_SURVEY_CP,
-	MT_SURVEY_EP,
-	MT_SURVEY_SP, /* mbs and sp */
-	MT_SURVEY_PP,
+	MT_SURVEY_EP,     /* and etp */
+	MT_SURVEY_SP,     /* mbs and sp */
+	MT_SURVEY_PP,     /* and the end stages */
 	MT_SURVEY_CHUNKS, /* vp and schedule */
-	MT_SURVEY_ZERO,
+	MT_SURVEY_ZERO,   /* and schedule, not vp */
 	MT_SURVEY_RECOMPUTE,
 	MT_SURVEY_ALL /* recompute and chunks together */
 };
 struct mt_survey_rule {
-	const char *name, *text;
+	const char *name, *text; /* text NULL: a rule of the engine (engine/layout_rules.h), whose text it is */
 	enum mt_survey_level level;
-	bool (*broken)(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+	int engine;                                                                                 /* enum mt_rule */
+	bool (*broken)(const struct mt_survey_query *query, const struct mt_survey_layout *layout); /* NULL: the engine's */
 };
 extern const struct mt_survey_rule mt_survey_rules[];
 extern const int mt_survey_rule_count;
+const char *mt_survey_rule_text(int rule);
 /* Index of the first rule of that level that is broken, or -1. */
 int mt_survey_first_broken(const struct mt_survey_query *query, const struct mt_survey_layout *layout, enum mt_survey_level level);
+/* The same of all levels, for a whole layout. */
+int mt_survey_why_not(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
 
 /* The document (docs/prediction.md) and the text. `half`: half of the 90% interval, relative (of the logarithm). */
 json_t *mt_survey_json(const struct mt_survey *survey, const struct mt_survey_query *query, double half);

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const recompute_names[] = {"none", "selective", "full"};
-const char *const mt_survey_schedule_names[] = {"1f1b"};
+const char *const mt_survey_schedule_names[] = {[MT_SURVEY_1F1B] = "1f1b", [MT_SURVEY_ZB_H1] = "zb-h1"};
 
 double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *f)
 {
@@ -65,10 +65,11 @@ static json_t *memory_json(const struct mt_forecast *f, int pp)
 
 static json_t *layout_json(const struct mt_survey_layout *l)
 {
-	return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:b,s:i,s:s,s:i,s:s}", "tp", l->tp, "cp", l->cp, "ep", l->ep, "pp", l->pp,
-			 "vp", l->vp, "dp", l->dp, "mbs", l->mbs, "sp", l->sp, "zero", l->zero, "recompute",
-			 recompute_names[l->recompute], "recompute_layers", l->recompute == MT_CASE_FULL ? l->recompute_layers : 0,
-			 "schedule", mt_survey_schedule_names[l->schedule]);
+	return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:b,s:i,s:s,s:i,s:s}", "tp", l->tp, "cp", l->cp, "ep", l->ep,
+			 "etp", l->etp, "pp", l->pp, "first_less", l->first_less, "last_less", l->last_less, "vp", l->vp, "dp",
+			 l->dp, "mbs", l->mbs, "sp", l->sp, "zero", l->zero, "recompute", recompute_names[l->recompute],
+			 "recompute_layers", l->recompute == MT_CASE_FULL ? l->recompute_layers : 0, "schedule",
+			 mt_survey_schedule_names[l->schedule]);
 }
 
 json_t *mt_survey_point_json(const struct mt_survey_query *query, const struct mt_survey_layout *layout, double half)
@@ -122,7 +123,7 @@ static json_t *why_not_json(const struct mt_survey *s)
 	for (int i = 0; i < mt_survey_rule_count; i++) {
 		if (s->rejected[i] > 0)
 			json_array_append_new(rules, json_pack("{s:s,s:s,s:I}", "rule", mt_survey_rules[i].name, "text",
-							       mt_survey_rules[i].text, "layouts", (json_int_t)s->rejected[i]));
+							       mt_survey_rule_text(i), "layouts", (json_int_t)s->rejected[i]));
 	}
 	return rules;
 }
@@ -212,7 +213,7 @@ enum mt_status mt_survey_nothing(const struct mt_survey *s, const struct mt_surv
 			break;
 		last = s->rejected[most];
 		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s (%lld layouts)", used ? ";" : "",
-					 mt_survey_rules[most].text, (long long)last);
+					 mt_survey_rule_text(most), (long long)last);
 	}
 	return mt_fail(MT_INPUT,
 		       "%lld accelerators with %.0f sequences a step: no layout keeps every rule:%s; change --gpus, --gbs or --fix",

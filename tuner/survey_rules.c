@@ -1,8 +1,12 @@
-/* survey_rules: what a layout must keep to be launched; one rule a row. Where software differs, the stack says what it can
- * (profiles/stacks). Rules read only the axes that are chosen at their level or above. */
+/* survey_rules: what a layout must keep to be launched; one rule a row. What is true of every software is a rule of the engine's
+ * layouts (engine/layout_rules.h), asked of the layout as a run file has it; here is what --fix says, and where software differs,
+ * what the stack can (profiles/stacks). Rules read only the axes that are chosen at their level or above. */
 #include "tuner/survey.h"
 
+#include "engine/layout_rules.h"
+
 #include <math.h>
+#include <string.h>
 
 #define RULE(name) static bool name(const struct mt_survey_query *q, const struct mt_survey_layout *l)
 
@@ -21,21 +25,11 @@ RULE(fixed_tp)
 	return other(q->fixed.tp, l->tp);
 }
 
-RULE(heads_divisible_by_tp)
-{
-	return !divides(l->tp, q->model.heads);
-}
-
 /* Beyond the number of key and value heads each is held by several ranks, where the software can. */
 RULE(kv_heads_divisible_by_tp)
 {
 	return !divides(l->tp, q->model.kv_heads) &&
 	       !(q->stack->kv_replicated && q->model.kv_heads > 0 && divides((int64_t)q->model.kv_heads, l->tp));
-}
-
-RULE(ffn_divisible_by_tp)
-{
-	return !divides(l->tp, q->model.ffn) || (q->model.shared_ffn > 0 && !divides(l->tp, q->model.shared_ffn));
 }
 
 RULE(stack_has_tp)
@@ -53,11 +47,6 @@ RULE(tp_cp_divide_gpus)
 	return q->gpus % ((int64_t)l->tp * l->cp) != 0;
 }
 
-RULE(seq_divisible_by_2cp)
-{
-	return l->cp > 1 && !divides(2 * (int64_t)l->cp, q->model.seq);
-}
-
 RULE(stack_has_cp)
 {
 	return l->cp > q->stack->most_cp;
@@ -66,6 +55,16 @@ RULE(stack_has_cp)
 RULE(fixed_ep)
 {
 	return other(q->fixed.ep, l->ep);
+}
+
+RULE(fixed_etp)
+{
+	return other(q->fixed.etp, l->etp);
+}
+
+RULE(stack_has_etp)
+{
+	return l->etp != l->tp && !q->stack->expert_tp;
 }
 
 RULE(stack_has_ep)
@@ -81,16 +80,6 @@ RULE(fixed_mbs)
 RULE(fixed_sp)
 {
 	return other(q->fixed.sp, l->sp);
-}
-
-RULE(sp_needs_tp)
-{
-	return l->sp && l->tp == 1;
-}
-
-RULE(sp_rows_divisible_by_tp)
-{
-	return l->sp && !divides(l->tp, q->model.seq * l->mbs / l->cp);
 }
 
 RULE(experts_and_tp_need_sp)
@@ -113,25 +102,28 @@ RULE(stack_has_pp)
 	return l->pp > q->stack->most_pp;
 }
 
-RULE(layers_at_least_pp)
-{
-	return q->model.layers < l->pp;
-}
-
-/* Evenly, or with embedding and head as a layer each. */
+/* Where software balances the stages itself: evenly, or with embedding and head as a layer each. */
 RULE(layers_divisible_by_pp)
 {
-	return !divides(l->pp, q->model.layers) && (l->pp < 2 || !divides(l->pp, q->model.layers + 2));
+	if (q->model.balanced_stages)
+		return !divides(l->pp, q->model.layers) && (l->pp < 2 || !divides(l->pp, q->model.layers + 2));
+	return !divides(l->pp, q->model.layers + l->first_less + l->last_less);
 }
 
-RULE(gbs_divisible_by_dp_mbs)
+RULE(fixed_ends)
 {
-	return !divides((int64_t)l->dp * l->mbs, q->model.gbs);
+	return other(q->fixed.first_less, l->first_less) || other(q->fixed.last_less, l->last_less);
 }
 
-RULE(ep_divides_dp_cp)
+RULE(stack_has_ends)
 {
-	return ((int64_t)l->dp * l->cp) % l->ep != 0;
+	return l->first_less > q->stack->most_less || l->last_less > q->stack->most_less;
+}
+
+/* The engine's rule, with the chunks that only now are chosen. */
+RULE(layers_at_least_chunks)
+{
+	return q->model.layers < (double)l->pp * l->vp;
 }
 
 RULE(fixed_vp)
@@ -144,26 +136,14 @@ RULE(stack_interleaves)
 	return l->vp > 1 && l->schedule == MT_SURVEY_1F1B && !q->stack->interleaves;
 }
 
-/* An end that counts as a layer may not be a chunk by itself: no run file can say so. */
-RULE(layers_at_least_chunks)
+RULE(stack_has_zero_bubble)
 {
-	return q->model.layers < (double)l->pp * l->vp;
-}
-
-/* Megatron's rule: micro-batches go round the stages in groups of pp. */
-RULE(microbatches_divisible_by_pp)
-{
-	return l->vp > 1 && !divides(l->pp, q->model.gbs / ((double)l->dp * l->mbs));
+	return l->schedule == MT_SURVEY_ZB_H1 && !q->stack->zero_bubble;
 }
 
 RULE(fixed_zero)
 {
 	return other(q->fixed.zero, l->zero);
-}
-
-RULE(zero_needs_dp)
-{
-	return l->zero > 0 && (int64_t)l->dp * l->cp == 1;
 }
 
 RULE(stack_has_zero)
@@ -187,47 +167,64 @@ RULE(recompute_layers_divisible_by_vp)
 	return l->recompute == MT_CASE_FULL && l->recompute_layers % l->vp != 0;
 }
 
-/* By level; the first row of each level is that of --fix. */
-#define RULES(ROW)                                                                                                                 \
+/* By level; the first row of each level is that of --fix. ENGINE: a rule of the engine's layouts. */
+#define RULES(ROW, ENGINE)                                                                                                         \
 	ROW(fixed_tp, TP, "tp has another value by --fix")                                                                         \
-	ROW(heads_divisible_by_tp, TP, "attention heads must be a multiple of tp")                                                 \
+	ENGINE(heads_divisible_by_tp, TP)                                                                                          \
 	ROW(kv_heads_divisible_by_tp, TP,                                                                                          \
 	    "key and value heads must be a multiple of tp (or tp of them, where the stack repeats them)")                          \
-	ROW(ffn_divisible_by_tp, TP, "the inner width of the MLP must be a multiple of tp")                                        \
+	ENGINE(ffn_divisible_by_tp, TP)                                                                                            \
+	ENGINE(shared_ffn_divisible_by_tp, TP)                                                                                     \
 	ROW(stack_has_tp, TP, "the software has no tensor parallelism so wide")                                                    \
 	ROW(fixed_cp, CP, "cp has another value by --fix")                                                                         \
 	ROW(tp_cp_divide_gpus, CP, "tp * cp must divide the number of accelerators")                                               \
-	ROW(seq_divisible_by_2cp, CP, "the sequence must be a multiple of 2 cp")                                                   \
+	ENGINE(seq_divisible_by_cp, CP)                                                                                            \
 	ROW(stack_has_cp, CP, "the software has no context parallelism so wide")                                                   \
 	ROW(fixed_ep, EP, "ep has another value by --fix")                                                                         \
+	ROW(fixed_etp, EP, "etp has another value by --fix")                                                                       \
+	ENGINE(experts_divisible_by_ep, EP)                                                                                        \
+	ENGINE(expert_ffn_divisible_by_etp, EP)                                                                                    \
 	ROW(stack_has_ep, EP, "the software has no expert parallelism so wide")                                                    \
+	ROW(stack_has_etp, EP, "the software splits experts over the ranks of tp")                                                 \
 	ROW(fixed_mbs, SP, "mbs has another value by --fix")                                                                       \
 	ROW(fixed_sp, SP, "sp has another value by --fix")                                                                         \
-	ROW(sp_needs_tp, SP, "sequence parallelism needs tp above 1")                                                              \
-	ROW(sp_rows_divisible_by_tp, SP, "with sequence parallelism the tokens of a rank must be a multiple of tp")                \
+	ENGINE(sp_needs_tp, SP)                                                                                                    \
+	ENGINE(sp_rows_divisible_by_tp, SP)                                                                                        \
+	ENGINE(experts_of_whole_rows_are_split_as_tp, SP)                                                                          \
 	ROW(experts_and_tp_need_sp, SP, "expert and tensor parallelism together need sequence parallelism")                        \
 	ROW(fixed_pp, PP, "pp has another value by --fix")                                                                         \
+	ROW(fixed_ends, PP, "first_less or last_less has another value by --fix")                                                  \
 	ROW(sizes_divide_gpus, PP, "tp * cp * pp must divide the number of accelerators")                                          \
 	ROW(stack_has_pp, PP, "the software has no pipeline parallelism so deep")                                                  \
-	ROW(layers_at_least_pp, PP, "every stage must have a layer")                                                               \
-	ROW(layers_divisible_by_pp, PP, "layers, or layers and both ends, must be a multiple of pp")                               \
-	ROW(gbs_divisible_by_dp_mbs, PP, "gbs must be a multiple of dp * mbs")                                                     \
-	ROW(ep_divides_dp_cp, PP, "dp * cp must be a multiple of ep")                                                              \
+	ENGINE(layers_at_least_pp, PP)                                                                                             \
+	ROW(layers_divisible_by_pp, PP, "layers, and what the end stages have less, must be a multiple of pp")                     \
+	ROW(stack_has_ends, PP, "the software has no end stages with so many layers less")                                         \
+	ENGINE(gbs_divisible_by_dp_mbs, PP)                                                                                        \
+	ENGINE(microbatches_at_least_one, PP)                                                                                      \
+	ENGINE(expert_ranks_fold, PP)                                                                                              \
 	ROW(fixed_vp, CHUNKS, "vp or schedule has another value by --fix")                                                         \
 	ROW(stack_interleaves, CHUNKS, "the software has one model chunk a stage")                                                 \
-	ROW(layers_at_least_chunks, CHUNKS, "every model chunk must have a layer")                                                 \
-	ROW(microbatches_divisible_by_pp, CHUNKS, "with several model chunks a stage the micro-batches must be a multiple of pp")  \
+	ROW(stack_has_zero_bubble, CHUNKS, "the software has no zero-bubble schedule")                                             \
+	ENGINE(vp_needs_pp, CHUNKS)                                                                                                \
+	ENGINE(zero_bubble_needs_pp, CHUNKS)                                                                                       \
+	ENGINE(zb_h1_has_one_chunk, CHUNKS)                                                                                        \
+	ROW(layers_at_least_chunks, CHUNKS, "every model chunk must have a layer: layers must be at least pp * vp")                \
+	ENGINE(end_layers_fit, CHUNKS)                                                                                             \
+	ENGINE(vp_groups_divide_microbatches, CHUNKS)                                                                              \
 	ROW(fixed_zero, ZERO, "zero has another value by --fix")                                                                   \
-	ROW(zero_needs_dp, ZERO, "zero shards over dp * cp: it needs more than one of them")                                       \
+	ENGINE(zero_needs_dp, ZERO)                                                                                                \
+	ENGINE(zero_2_needs_whole_backward_passes, ZERO)                                                                           \
 	ROW(stack_has_zero, ZERO, "the software does not shard at this level")                                                     \
 	ROW(zero_2_needs_pp_1, ZERO, "ZeRO-2 reduces after every micro-batch of a pipeline: it needs pp 1")                        \
 	ROW(fixed_recompute, RECOMPUTE, "recompute has another value by --fix")                                                    \
 	ROW(recompute_layers_divisible_by_vp, ALL, "the layers of a stage that recompute must be a multiple of vp")
 
-#define AS_INDEX(rule, level, text) INDEX_##rule,
-#define AS_ROW(rule, level, text)   {#rule, text, MT_SURVEY_##level, rule},
+#define AS_INDEX(rule, level, text)  INDEX_##rule,
+#define AS_ENGINE_INDEX(rule, level) INDEX_##rule,
+#define AS_ROW(rule, level, text)    {#rule, text, MT_SURVEY_##level, -1, rule},
+#define AS_ENGINE(rule, level)       {#rule, NULL, MT_SURVEY_##level, MT_RULE_##rule, NULL},
 
-enum { RULES(AS_INDEX) COUNT };
+enum { RULES(AS_INDEX, AS_ENGINE_INDEX) COUNT };
 
 static const int first_of_level[] = {
 	INDEX_fixed_tp,
@@ -242,15 +239,80 @@ static const int first_of_level[] = {
 	COUNT,
 };
 
-const struct mt_survey_rule mt_survey_rules[] = {RULES(AS_ROW)};
+const struct mt_survey_rule mt_survey_rules[] = {RULES(AS_ROW, AS_ENGINE)};
 
 const int mt_survey_rule_count = COUNT;
 
+const char *mt_survey_rule_text(int rule)
+{
+	const struct mt_survey_rule *r = &mt_survey_rules[rule];
+
+	return r->broken ? r->text : mt_layout_rules[r->engine].text;
+}
+
+/* Model and layout as the engine's rules read them. */
+struct asked {
+	struct mt_model model;
+	struct mt_layout layout;
+};
+
+static void ask(struct asked *a, const struct mt_survey_query *q, const struct mt_survey_layout *l)
+{
+	const struct mt_case *c = &q->model;
+	int chunk = l->vp > 0 && l->pp > 0 ? ((int)c->layers + l->first_less + l->last_less) / (l->pp * l->vp) : 0;
+	bool ends = l->first_less > 0 || l->last_less > 0;
+
+	memset(a, 0, sizeof *a);
+	a->model = (struct mt_model){.layers = (int64_t)c->layers,
+				     .hidden = (int64_t)c->hidden,
+				     .heads = (int64_t)c->heads,
+				     .kv_heads = (int64_t)c->kv_heads,
+				     .head_dim = (int64_t)c->head_dim,
+				     .ffn = (int64_t)(c->experts > 0 ? c->dense_ffn : c->ffn),
+				     .position = MT_MODEL_ROPE,
+				     .experts = (int64_t)c->experts,
+				     .expert_ffn = (int64_t)c->ffn,
+				     .shared_ffn = (int64_t)c->shared_ffn,
+				     .dense_first = (int64_t)c->dense_layers,
+				     .mtp = (int64_t)c->mtp};
+	a->layout = (struct mt_layout){.tp = l->tp,
+				       .pp = l->pp,
+				       .vp = l->vp,
+				       .cp = l->cp,
+				       .ep = l->ep,
+				       .dp = l->dp,
+				       .etp = c->experts > 0 ? l->etp : 0,
+				       .cp_kind = MT_CONTEXT_RING,
+				       .first_layers = ends ? chunk - l->first_less : 0,
+				       .last_layers = ends ? chunk - l->last_less : 0,
+				       .mbs = l->mbs,
+				       .gbs = (int64_t)c->gbs,
+				       .seq = (int64_t)c->seq,
+				       .sp = l->sp != 0,
+				       .zero = l->zero,
+				       .schedule = l->schedule};
+}
+
 int mt_survey_first_broken(const struct mt_survey_query *query, const struct mt_survey_layout *layout, enum mt_survey_level level)
 {
+	struct asked a;
+
+	if (level < MT_SURVEY_RECOMPUTE) /* from there on none is the engine's */
+		ask(&a, query, layout);
 	for (int i = first_of_level[level]; i < first_of_level[level + 1]; i++) {
-		if (mt_survey_rules[i].broken(query, layout))
+		const struct mt_survey_rule *r = &mt_survey_rules[i];
+
+		if (r->broken ? r->broken(query, layout) : mt_layout_rules[r->engine].broken(&a.model, &a.layout))
 			return i;
 	}
 	return -1;
+}
+
+int mt_survey_why_not(const struct mt_survey_query *query, const struct mt_survey_layout *layout)
+{
+	int rule = -1;
+
+	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL && rule < 0; level++)
+		rule = mt_survey_first_broken(query, layout, (enum mt_survey_level)level);
+	return rule;
 }

@@ -4,11 +4,10 @@
 
 #include "tuner/survey.h"
 
-/* Cards of one (tp, cp, ep, mbs, sp), shared by all pp. */
+/* Cards of one (tp, cp, ep, etp, mbs, sp), shared by all pp. */
 struct mt_survey_cards {
-	struct mt_pass_forecast layer[3]; /* by enum mt_case_recompute */
-	struct mt_pass_forecast embedding, head;
-	double whole_bytes; /* activations of one layer, nothing done again: the work of full recompute */
+	struct mt_forecast_cards kinds[3]; /* by enum mt_case_recompute */
+	double whole_bytes;                /* activations of one layer, nothing done again: the work of full recompute */
 };
 
 /* A node: what is left to choose is recompute, chunks and zero. */
@@ -44,17 +43,19 @@ struct mt_survey_inner {
 	struct mt_survey_choice recompute[MT_SURVEY_AXIS], chunks[MT_SURVEY_CHUNK_CHOICES];
 	int recompute_count, chunk_count;
 };
-void mt_survey_inner_axes(struct mt_survey_inner *inner, const struct mt_survey_query *query, int pp);
+/* Of a layout with pp and its end stages. */
+void mt_survey_inner_axes(struct mt_survey_inner *inner, const struct mt_survey_query *query,
+			  const struct mt_survey_layout *layout);
 
 void mt_survey_cards_make(struct mt_survey_cards *cards, const struct mt_survey_query *query,
 			  const struct mt_survey_layout *layout);
 /* A layout in the model's case. */
 void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
-/* The card of a layer, on average over those that recompute and those that do not. */
-struct mt_pass_forecast mt_survey_layer(const struct mt_survey_cards *cards, int recompute, double share);
-/* `c` and `layer` of the layout, `share` of its layers recompute. */
-void mt_survey_compose(struct mt_forecast *out, const struct mt_survey_query *query, const struct mt_survey_layout *layout,
-		       struct mt_case *c, const struct mt_survey_cards *cards, const struct mt_pass_forecast *layer, double share);
+/* The cards of layers on average over those that recompute and those that do not. */
+void mt_survey_mix(struct mt_forecast_cards *mix, const struct mt_survey_cards *cards, int recompute, double share);
+/* `c` and `mix` of the layout, `share` of its layers recompute. */
+void mt_survey_compose(struct mt_forecast *out, const struct mt_survey_query *query, struct mt_case *c,
+		       const struct mt_survey_cards *cards, const struct mt_forecast_cards *mix, double share);
 /* Below the step time of the layout whatever its vp, zero and schedule: the passes of the slowest stage. */
 double mt_survey_passes_s(const struct mt_forecast *forecast);
 

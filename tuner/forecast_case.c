@@ -1,0 +1,133 @@
+/* forecast_case: what a case is made of: weights, FLOPs, stages. */
+#include "tuner/forecast.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Ways down to latent states are whole on every tensor-parallel rank, and so is the join of a module (engine/latent.h, mtp.h). */
+static struct mt_case_weights attention_weights(const struct mt_case *c)
+{
+	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, v = c->heads * mt_case_v_dim(c);
+
+	if (c->kv_rank <= 0)
+		return (struct mt_case_weights){.split = c->hidden * (q + 2 * kv) + q * c->hidden};
+	return (struct mt_case_weights){
+		.split = c->kv_rank * (c->heads * (c->head_dim - c->rope_dim) + v) + v * c->hidden +
+			 (c->q_rank > 0 ? c->q_rank : c->hidden) * q,
+		.whole = c->hidden * (c->kv_rank + c->rope_dim + c->q_rank),
+	};
+}
+
+struct mt_case_weights mt_case_layer_weights(const struct mt_case *c, bool dense)
+{
+	struct mt_case_weights w = attention_weights(c);
+	double matrices = c->gated ? 3 : 2;
+
+	if (c->experts > 0 && !dense) {
+		w.split += matrices * c->hidden * c->shared_ffn + c->hidden * c->experts;
+		w.expert = c->experts * matrices * c->hidden * c->ffn;
+	} else {
+		w.split += matrices * c->hidden * (c->experts > 0 ? c->dense_ffn : c->ffn);
+	}
+	return w;
+}
+
+double mt_case_expert_replicas(const struct mt_case *c)
+{
+	return c->tp * c->cp * c->dp / (mt_case_etp(c) * c->ep);
+}
+
+double mt_case_stage_weights(const struct mt_case *c, const struct mt_case_stage *stage, double *expert)
+{
+	struct mt_case_weights layer = mt_case_layer_weights(c, false), dense = mt_case_layer_weights(c, true);
+	double usual = stage->layers - stage->dense + stage->modules;
+
+	*expert = usual * layer.expert / (c->ep * mt_case_etp(c));
+	return (usual * layer.split + stage->dense * dense.split + stage->words * c->vocab * c->hidden) / c->tp +
+	       usual * layer.whole + stage->dense * dense.whole + stage->modules * 2 * c->hidden * c->hidden + *expert;
+}
+
+double mt_case_parameters(const struct mt_case *c)
+{
+	struct mt_case_stage all = {.layers = c->layers, .dense = c->dense_layers, .modules = c->mtp, .words = 2};
+	struct mt_case one = *c;
+	double expert;
+
+	one.tp = one.ep = one.etp = 1;
+	return mt_case_stage_weights(&one, &all, &expert);
+}
+
+/* Weights that a token meets in a layer. */
+static double met(const struct mt_case *c, bool dense)
+{
+	struct mt_case_weights w = mt_case_layer_weights(c, dense);
+
+	return w.split + w.whole + (c->experts > 0 ? w.expert * c->topk / c->experts : 0);
+}
+
+/* FLOPs of attention a token, layer and pass, as weights: keys that a query sees on average, for scores and for values. */
+static double attention_flops(const struct mt_case *c, double window)
+{
+	double pairs = window > 0 && window < c->seq ? window - window * window / (2 * c->seq) : c->seq / 2;
+
+	return pairs * c->heads * (c->head_dim + mt_case_v_dim(c));
+}
+
+double mt_case_model_flops(const struct mt_case *c)
+{
+	double layers = c->layers + c->mtp, windowed = c->windowed_frac * c->layers;
+	double weights = (layers - c->dense_layers) * met(c, false) + c->dense_layers * met(c, true) +
+			 c->mtp * 2 * c->hidden * c->hidden + (1 + c->mtp) * c->hidden * c->vocab;
+
+	return 6 * c->gbs * c->seq *
+	       (weights + (layers - windowed) * attention_flops(c, 0) + windowed * attention_flops(c, c->window));
+}
+
+/* Stages of about equal FLOPs, head included. */
+static void balance(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
+{
+	double layer = met(c, false) + attention_flops(c, 0);
+	double head = ((1 + c->mtp) * c->hidden * c->vocab + c->mtp * layer) / layer;
+
+	layers[2] = floor((c->layers + head) / c->pp - head + 0.5);
+	layers[2] = layers[2] > 0 ? layers[2] : 0;
+	layers[0] = layers[1] = ceil((c->layers - layers[2]) / (c->pp - 1));
+}
+
+static void divide(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
+{
+	double each = c->layers / c->pp;
+	bool ends_count = each != floor(each) && fmod(c->layers + 2, c->pp) == 0;
+
+	for (int i = 0; i < MT_FORECAST_STAGES; i++)
+		layers[i] = ends_count                      ? (c->layers + 2) / c->pp - (i != 1)
+			    : each == floor(each) || i == 1 ? ceil(each)
+							    : floor(each);
+	if (c->pp == 1) {
+		layers[0] = layers[1] = layers[2] = c->layers;
+	} else if (c->ends_given) {
+		layers[1] = (c->layers + c->first_less + c->last_less) / c->pp;
+		layers[0] = layers[1] - c->first_less;
+		layers[2] = layers[1] - c->last_less;
+	} else if (c->balanced_stages) {
+		balance(c, layers);
+	}
+}
+
+void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORECAST_STAGES])
+{
+	double layers[MT_FORECAST_STAGES];
+
+	divide(c, layers);
+	for (int i = 0; i < MT_FORECAST_STAGES; i++) {
+		struct mt_case_stage *s = &stages[i];
+
+		s->layers = layers[i];
+		s->first = i == 0 || c->pp == 1;
+		s->last = i == 2 || c->pp == 1;
+		s->dense = s->first ? fmin(c->dense_layers, layers[i]) : 0;
+		s->modules = s->last ? c->mtp : 0;
+		/* a module embeds tokens too */
+		s->words = s->first + s->last + (c->mtp > 0 && s->last && !s->first);
+	}
+}

@@ -48,6 +48,7 @@ def main():
             stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
             try:
                 arguments.validate_args(args)
+                args.apply_rope_fusion = False  # of Transformer Engine, which is not needed here
                 argument_utils.core_transformer_config_from_args(args)  # experts, latent attention, modules
             finally:
                 sys.stdout = stdout

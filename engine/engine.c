@@ -40,21 +40,23 @@ static enum mt_status make_arenas(struct mt_engine *e)
 }
 
 /* A device that computes nothing stands for one that may have them. */
-static enum mt_status use_graphs(struct mt_engine *e)
+enum mt_status mt_engine_check_graphs(const struct mt_run *run, const struct mt_device *device)
 {
-	enum mt_graphs_choice choice = (enum mt_graphs_choice)e->config.run->train.cuda_graphs;
+	int choice = run->train.cuda_graphs;
 
-	if (choice == MT_GRAPHS_OFF || !e->device->info.executes)
-		return MT_OK;
-	enum mt_status st = mt_stream_use_graphs(e->compute);
-	if (st != MT_UNAVAILABLE)
-		return st;
-	mt_error_clear();
-	if (choice == MT_GRAPHS_AUTO)
+	if ((choice != MT_GRAPHS_LAYER && choice != MT_GRAPHS_PASS) || !device->info.executes || mt_device_has_graphs(device))
 		return MT_OK;
 	return mt_fail(MT_INPUT,
 		       "train.cuda_graphs is %s, but the %s device launches no graphs: use device cuda, or cuda_graphs auto or off",
-		       choice == MT_GRAPHS_PASS ? "pass" : "layer", e->device->info.kind);
+		       choice == MT_GRAPHS_PASS ? "pass" : "layer", device->info.kind);
+}
+
+static enum mt_status use_graphs(struct mt_engine *e)
+{
+	MT_TRY(mt_engine_check_graphs(e->config.run, e->device));
+	if (e->config.run->train.cuda_graphs == MT_GRAPHS_OFF || !mt_device_has_graphs(e->device))
+		return MT_OK;
+	return mt_stream_use_graphs(e->compute);
 }
 
 static enum mt_status make_streams(struct mt_engine *e)

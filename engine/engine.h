@@ -55,7 +55,9 @@ int64_t mt_engine_steps_done(const struct mt_engine *engine); /* those of the ru
 /* The arenas of this rank, in a fixed order: parameters, gradients, optimizer, activations, workspace. */
 #define MT_ENGINE_ARENAS 5
 void mt_engine_memory(const struct mt_engine *engine, struct mt_arena_stats stats[MT_ENGINE_ARENAS]);
-size_t mt_engine_host_bytes(const struct mt_engine *engine);                 /* peak of offloaded activations in host memory */
+size_t mt_engine_host_bytes(const struct mt_engine *engine); /* peak of offloaded activations in host memory */
+/* MT_INPUT when the run asks for graphs and this device has none. mt_engine_create checks it too. */
+enum mt_status mt_engine_check_graphs(const struct mt_run *run, const struct mt_device *device);
 struct mt_graph_stats mt_engine_graph_stats(const struct mt_engine *engine); /* since it was made; 0 without train.cuda_graphs */
 size_t mt_engine_peak_bytes(const struct mt_engine *engine);                 /* sum of the arenas' peaks */
 

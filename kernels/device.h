@@ -232,6 +232,7 @@ void *mt_stream_native(struct mt_stream *stream);
 /* Lists: on a stream that uses graphs, operations between begin and end may be enqueued later, at the latest by the end or by
  * whatever else is done on the stream, and those that come again as they were as one graph. The same results as without. Lists
  * nest: the outermost counts. `st`: of what the list was made of, which is returned; with a failure the rest is not enqueued. */
+bool mt_device_has_graphs(const struct mt_device *device);
 enum mt_status mt_stream_use_graphs(struct mt_stream *stream); /* MT_UNAVAILABLE: the device has none */
 void mt_stream_list_begin(struct mt_stream *stream);
 enum mt_status mt_stream_list_end(struct mt_stream *stream, enum mt_status st);

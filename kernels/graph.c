@@ -39,12 +39,16 @@ struct mt_graphs {
 	struct mt_graph_stats stats;
 };
 
+bool mt_device_has_graphs(const struct mt_device *device)
+{
+	return device->ops->async && device->ops->async->capture_begin;
+}
+
 enum mt_status mt_stream_use_graphs(struct mt_stream *stream)
 {
-	const struct mt_async_ops *async = stream->device->ops->async;
 	if (stream->graphs)
 		return MT_OK;
-	if (!async || !async->capture_begin || stream->kind != MT_STREAM_COMPUTE)
+	if (!mt_device_has_graphs(stream->device) || stream->kind != MT_STREAM_COMPUTE)
 		return mt_fail(MT_UNAVAILABLE, "the %s device launches no graphs", stream->device->info.kind);
 	stream->graphs = calloc(1, sizeof *stream->graphs);
 	return stream->graphs ? MT_OK : mt_fail(MT_NOMEM, "stream '%s': no memory for graphs", stream->name);

@@ -150,7 +150,7 @@ static void run_graphs(struct job *job, struct mt_run *run, enum mt_graphs_choic
 	double got[STEPS] = {0};
 	struct mt_graph_stats graphs = {0};
 	char why[512];
-	if (choice == MT_GRAPHS_OFF || !job->device->ops->async || !job->device->ops->async->capture_begin)
+	if (choice == MT_GRAPHS_OFF || !mt_device_has_graphs(job->device))
 		return;
 	run->train.cuda_graphs = choice;
 	need(job, train(run, job->fabric, job->device, got, &graphs));

@@ -134,7 +134,7 @@ int main(int argc, char **argv)
 
 	MT_GOTO(out, open_run(&run, argc, argv));
 	MT_GOTO(out, gpu_device_open(&device, argv[1], 0));
-	if (run.train.cuda_graphs && (!device->ops->async || !device->ops->async->capture_begin)) {
+	if (run.train.cuda_graphs && !mt_device_has_graphs(device)) {
 		st = mt_fail(MT_UNAVAILABLE, "graphs   %s: the %s device launches none", run.model.name, argv[1]);
 		goto out;
 	}

@@ -108,6 +108,7 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, stru
 	config.threads = (int)run->layout.threads;
 	config.local_rank = mt_fabric_local_rank(fabric);
 	MT_TRY(mt_device_create(device, &config));
+	MT_TRY(mt_engine_check_graphs(run, *device));
 	return mt_fabric_rank(fabric) == 0 ? check_fit(run, fabric, *device) : MT_OK;
 }
 

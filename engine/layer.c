@@ -208,19 +208,17 @@ static enum mt_status attention_forward(struct mt_engine *e, const int *at, stru
 	return mt_tp_reduce(e, out, C);
 }
 
-/* How a layer recomputes: recompute_layers counts from the first layer of its chunk. */
 static enum mt_recompute recompute_of(const struct mt_engine *e, int layer)
 {
+	int64_t of_chunk = INT64_MAX; /* of a multi-token module: behind every chunk's */
 	int chunk = 0;
 
-	if (e->layout->recompute_layers == 0)
-		return (enum mt_recompute)e->layout->recompute;
-	if (layer >= e->table.layer_count) /* of a multi-token module */
-		return MT_RECOMPUTE_NONE;
-	while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
-		chunk++;
-	return layer - e->table.chunks[chunk].first_layer < e->layout->recompute_layers ? (enum mt_recompute)e->layout->recompute
-											: MT_RECOMPUTE_NONE;
+	if (layer < e->table.layer_count) {
+		while (layer >= e->table.chunks[chunk].first_layer + e->table.chunks[chunk].layers)
+			chunk++;
+		of_chunk = layer - e->table.chunks[chunk].first_layer;
+	}
+	return mt_layout_recomputes(e->layout, e->at.pp, of_chunk) ? (enum mt_recompute)e->layout->recompute : MT_RECOMPUTE_NONE;
 }
 
 /* Whether GELU is of the product before it. Not where its output is computed again from what was stored, which is rounded: that

@@ -70,6 +70,7 @@ static const struct mt_option options[] = {
 	BOOL(recompute_activation, "true", "selective: the output of the MLP's activation"),
 	BOOL(recompute_norm, "true", "selective: the outputs of the norms"),
 	INT(recompute_layers, "0", 0, 1 << 20, "the first layers of each model chunk that recompute; 0: all"),
+	INT(recompute_stages, "0", 0, 1 << 20, "the first pipeline stages, which alone recompute; 0: all"),
 	INT(offload_layers, "0", 0, 1 << 20,
 	    "the first layers of each model chunk whose activations wait in host memory for their backward pass"),
 	CHOICE(schedule, "1f1b", schedules,
@@ -102,6 +103,12 @@ const struct mt_option_table mt_layout_options = {"layout", options, sizeof opti
 int64_t mt_layout_microbatches(const struct mt_layout *layout)
 {
 	return layout->gbs / (layout->dp * layout->mbs);
+}
+
+bool mt_layout_recomputes(const struct mt_layout *layout, int64_t stage, int64_t layer)
+{
+	return layout->recompute != MT_RECOMPUTE_NONE && (layout->recompute_layers == 0 || layer < layout->recompute_layers) &&
+	       (layout->recompute_stages == 0 || stage < layout->recompute_stages);
 }
 
 int64_t mt_layout_world(const struct mt_layout *layout)
@@ -249,6 +256,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, recomputes[layout->recompute], -1);
 	if (layout->recompute_layers != 0)
 		append(buf, "first", layout->recompute_layers);
+	if (layout->recompute_stages != 0)
+		append(buf, "stages", layout->recompute_stages);
 	if (layout->offload_layers != 0)
 		append(buf, "offload", layout->offload_layers);
 	if (layout->dtype != MT_F32)

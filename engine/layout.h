@@ -44,6 +44,7 @@ struct mt_layout {
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;
 	int64_t recompute_layers;         /* the first layers of each model chunk that recompute; 0: all */
+	int64_t recompute_stages;         /* only on the first pipeline stages, which hold most micro-batches at once; 0: on all */
 	int64_t offload_layers;           /* the first layers of each model chunk whose activations wait in host memory */
 	int schedule;                     /* enum mt_schedule */
 	int dtype;                        /* enum mt_dtype of parameters and activations: f32, bf16, f16 or f64 */
@@ -63,6 +64,8 @@ extern const struct mt_option_table mt_layout_options;
 /* The micro-batches of a step on each data-parallel rank: gbs / (dp * mbs). */
 int64_t mt_layout_microbatches(const struct mt_layout *layout);
 int64_t mt_layout_world(const struct mt_layout *layout);
+/* Whether a layer, the layer'th of its model chunk, recomputes on that pipeline stage. */
+bool mt_layout_recomputes(const struct mt_layout *layout, int64_t stage, int64_t layer);
 
 /* This rank's coordinates, and back. */
 struct mt_coordinates {

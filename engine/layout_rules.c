@@ -244,6 +244,12 @@ RULE(recompute_layers_need_recompute)
 	return l->recompute_layers < 0 || (l->recompute_layers > 0 && l->recompute == MT_RECOMPUTE_NONE);
 }
 
+RULE(recompute_stages_are_of_a_pipeline)
+{
+	return l->recompute_stages != 0 &&
+	       (l->recompute == MT_RECOMPUTE_NONE || l->recompute_stages < 0 || l->recompute_stages >= l->pp);
+}
+
 RULE(selective_names_something)
 {
 	return l->recompute == MT_RECOMPUTE_SELECTIVE && !l->recompute_attention && !l->recompute_activation && !l->recompute_norm;

@@ -55,6 +55,8 @@
 	ROW(zero_group_needs_zero, "zero_group zero", "zero_group is of ranks that shard: it needs zero and at least 2 of them")   \
 	ROW(recompute_is_known, "recompute", "recompute must be none, selective or full")                                          \
 	ROW(recompute_layers_need_recompute, "recompute_layers recompute", "recompute_layers needs recompute selective or full")   \
+	ROW(recompute_stages_are_of_a_pipeline, "recompute_stages recompute pp",                                                   \
+	    "recompute_stages needs recompute selective or full, and is below pp (0: all stages)")                                 \
 	ROW(selective_names_something, "recompute_attention recompute_activation recompute_norm",                                  \
 	    "selective recompute needs one of recompute_attention, recompute_activation and recompute_norm")                       \
 	ROW(offload_layers_not_negative, "offload_layers", "offload_layers must be at least 0")                                    \

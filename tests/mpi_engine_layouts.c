@@ -50,12 +50,10 @@ static const struct {
 static const struct {
 	int kind;
 	bool attention, activation, norm;
-	int layers;
-} recomputes[] = {{MT_RECOMPUTE_NONE, true, true, true, 0},
-		  {MT_RECOMPUTE_SELECTIVE, true, false, false, 0},
-		  {MT_RECOMPUTE_SELECTIVE, false, true, true, 1},
-		  {MT_RECOMPUTE_FULL, true, true, true, 0},
-		  {MT_RECOMPUTE_FULL, true, true, true, 1}};
+	int layers, stages;
+} recomputes[] = {{MT_RECOMPUTE_NONE, true, true, true, 0, 0},       {MT_RECOMPUTE_SELECTIVE, true, false, false, 0, 0},
+		  {MT_RECOMPUTE_SELECTIVE, false, true, true, 1, 0}, {MT_RECOMPUTE_FULL, true, true, true, 0, 0},
+		  {MT_RECOMPUTE_FULL, true, true, true, 1, 0},       {MT_RECOMPUTE_FULL, true, true, true, 0, 1}};
 
 static const struct {
 	int dtype, reduce, moment1, moment2, fp8;
@@ -110,6 +108,7 @@ static void set_layout(struct mt_layout *l, const int *row)
 				.recompute_activation = recomputes[row[RECOMPUTE]].activation,
 				.recompute_norm = recomputes[row[RECOMPUTE]].norm,
 				.recompute_layers = recomputes[row[RECOMPUTE]].layers,
+				.recompute_stages = recomputes[row[RECOMPUTE]].stages,
 				.dtype = precisions[row[PRECISION]].dtype,
 				.reduce_dtype = precisions[row[PRECISION]].reduce,
 				.moment1_dtype = precisions[row[PRECISION]].moment1,

@@ -260,6 +260,7 @@ EDIT(zero_group_3, l->zero = 1, l->zero_group = 3, l->dp = l->gbs = 4)
 EDIT(zero_group_alone, l->zero_group = 2, l->dp = 4)
 EDIT(recompute_5, l->recompute = 5)
 EDIT(recompute_few, l->recompute_layers = 2)
+EDIT(recompute_nowhere, l->recompute = MT_RECOMPUTE_FULL, l->pp = 2, l->recompute_stages = 2)
 EDIT(selective_nothing, l->recompute = MT_RECOMPUTE_SELECTIVE, l->recompute_activation = l->recompute_norm = false)
 EDIT(offload_less, l->offload_layers = -1)
 EDIT(schedule_5, l->schedule = 5)
@@ -316,6 +317,7 @@ static const struct breaker breakers[] = {
 	{"zero_group_needs_zero", zero_group_alone},
 	{"recompute_is_known", recompute_5},
 	{"recompute_layers_need_recompute", recompute_few},
+	{"recompute_stages_are_of_a_pipeline", recompute_nowhere},
 	{"selective_names_something", selective_nothing},
 	{"offload_layers_not_negative", offload_less},
 	{"schedule_is_known", schedule_5},

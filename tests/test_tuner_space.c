@@ -192,6 +192,7 @@ static void every_value_of_every_axis_is_listed_and_none_twice(void **state)
 	must_set(&options, "vp", "1,2");
 	must_set(&options, "zero_group", "0,2");
 	must_set(&options, "recompute_layers", "0,1");
+	must_set(&options, "recompute_stages", "0,1");
 	must_set(&options, "offload_layers", "0,1");
 	must_set(&options, "first_layers", "0,1");
 	must_set(&options, "last_layers", "0,1");

@@ -15,6 +15,7 @@ static const char *const names[MT_AXES] = {
 	[MT_AXIS_ZERO_GROUP] = "zero_group",
 	[MT_AXIS_RECOMPUTE] = "recompute",
 	[MT_AXIS_RECOMPUTE_LAYERS] = "recompute_layers",
+	[MT_AXIS_RECOMPUTE_STAGES] = "recompute_stages",
 	[MT_AXIS_OFFLOAD_LAYERS] = "offload_layers",
 	[MT_AXIS_CP_KIND] = "cp_kind",
 	[MT_AXIS_EP] = "ep",

@@ -239,7 +239,7 @@ static void fill_chunk(struct composition *k, int s, int chunk, int64_t *local, 
 	c->load_s = (c->first + c->last) * mt_cost_transfer_s(k->cost, (size_t)k->card->token_bytes);
 	c->forward_s = c->load_s;
 	for (int64_t i = 0; i < count; i++) {
-		bool again = l->recompute_layers == 0 || i < l->recompute_layers;
+		bool again = mt_layout_recomputes(l, s, i);
 		const struct mt_block_cost *b = &(again ? k->card : k->plain)->layer[mt_card_kind(&k->run, first + i)];
 
 		k->blocks[*next] = b;
@@ -407,7 +407,7 @@ static enum mt_status compose(struct mt_candidate *candidate, struct composition
 
 	MT_TRY(find_card(cache, &k->run, l->recompute, k->cost, &k->card));
 	k->plain = k->card;
-	if (l->recompute_layers > 0)
+	if (l->recompute_layers > 0 || l->recompute_stages > 0)
 		MT_TRY(find_card(cache, &k->run, MT_RECOMPUTE_NONE, k->cost, &k->plain));
 	MT_TRY(find_grid(cache, &k->run, k->cost, &k->tails));
 	MT_TRY(fill(k));

@@ -142,6 +142,8 @@ static void put_recompute(struct mt_export *e, const struct mt_run *r)
 		mt_export_text(e, "--recompute-method", l->recompute_layers > 0 ? "block" : "uniform");
 		mt_export_integer(e, "--recompute-num-layers", l->recompute_layers > 0 ? l->recompute_layers : 1);
 	}
+	if (l->recompute_stages > 0)
+		mt_export_note(e, "recompute_stages: Megatron-LM recomputes on every stage");
 	if (l->recompute != MT_RECOMPUTE_SELECTIVE)
 		return;
 	if (l->recompute_attention || l->recompute_norm) {

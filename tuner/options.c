@@ -59,6 +59,8 @@ static const struct mt_option options[] = {
 	 "what is searched: kinds of recompute"},
 	{"recompute_layers", MT_OPTION_STRING, FIELD(recompute_layers), "0", 0, 0, NULL,
 	 "what is searched: layers of each model chunk that recompute; 0: all"},
+	{"recompute_stages", MT_OPTION_STRING, FIELD(recompute_stages), "0", 0, 0, NULL,
+	 "what is searched: pipeline stages, from the first, that recompute; 0: all"},
 	{"offload_layers", MT_OPTION_STRING, FIELD(offload_layers), "0", 0, 0, NULL,
 	 "what is searched: layers of each model chunk whose activations wait in host memory"},
 	{"cp_kind", MT_OPTION_STRING, FIELD(cp_kind), "ring,allgather,ulysses,hybrid", 0, 0, NULL,

@@ -32,8 +32,8 @@ struct mt_tune_options {
 	int64_t seed;
 	int search; /* enum mt_search_extent */
 	/* what it varies: lists of values (tuner/axes.h) */
-	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *offload_layers, *cp_kind, *ep, *etp,
-		*schedule, *vp, *first_layers, *last_layers;
+	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *recompute_stages, *offload_layers,
+		*cp_kind, *ep, *etp, *schedule, *vp, *first_layers, *last_layers;
 };
 
 extern const struct mt_option_table mt_tune_options_table;

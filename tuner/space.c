@@ -67,6 +67,8 @@ static bool matters(const struct walk *w, const struct mt_layout *l, enum mt_axi
 		return l->zero > 0;
 	case MT_AXIS_RECOMPUTE_LAYERS:
 		return l->recompute != MT_RECOMPUTE_NONE;
+	case MT_AXIS_RECOMPUTE_STAGES:
+		return l->recompute != MT_RECOMPUTE_NONE && l->pp > 1;
 	case MT_AXIS_CP_KIND:
 		return l->cp > 1;
 	case MT_AXIS_EP:

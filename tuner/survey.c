@@ -62,6 +62,7 @@ static enum mt_status keep(struct mt_survey *s, const struct mt_survey_query *q,
 
 	s->evaluated++;
 	if (f->peak_bytes > q->memory_bytes) {
+		s->least_bytes = fmin(s->least_bytes, f->peak_bytes);
 		s->too_large++;
 		return MT_OK;
 	}
@@ -162,8 +163,8 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 
 	if (left == 0)
 		return MT_OK;
-	w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
 	if (q->bounded && node->least_bytes > q->memory_bytes) {
+		w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
 		w->mine.pruned_memory += left;
 		return MT_OK;
 	}

@@ -60,7 +60,7 @@ struct mt_survey_front {
 struct mt_survey {
 	struct mt_survey_front best;  /* the `top` of least time */
 	struct mt_survey_front front; /* no other has less of both time and memory; by time */
-	double least_bytes;           /* memory of the smallest layout, whether it fits or not; infinity: no layout */
+	double least_bytes;           /* that the smallest of the layouts that do not fit needs at least; infinity: none */
 	int64_t counted, evaluated, too_large, pruned_time, pruned_memory, not_reached;
 	int64_t *rejected;   /* owned: one a rule */
 	double least_left_s; /* below the time of every layout not reached; infinity: all were */

@@ -91,7 +91,8 @@ static void draw_layout(struct mt_layout *l, const struct mt_model *m)
 	l->recompute_activation = below(2);
 	l->recompute_norm = below(2);
 	l->recompute_layers = l->recompute ? PICK(0, 0, 1, 2) : 0;
-	l->recompute_stages = l->recompute && l->pp > 1 ? (int64_t)(state >> 40) % 2 : 0; /* no draw: the others stay as they were */
+	l->recompute_stages =
+		l->recompute && l->pp > 1 ? (int64_t)(state >> 40) % 2 : 0; /* no draw: the others stay as they were */
 	l->offload_layers = PICK(0, 0, 0, 1, 2);
 	l->first_layers = l->pp > 1 ? PICK(0, 0, 1, 2) : 0;
 	l->last_layers = l->pp > 1 ? PICK(0, 0, 1) : 0;

@@ -199,9 +199,10 @@ enum mt_status mt_survey_nothing(const struct mt_survey *s, const struct mt_surv
 	size_t used = 0;
 
 	if (isfinite(s->least_bytes))
-		return mt_fail(MT_INPUT,
-			       "no layout fits %s: the smallest needs at least %s on each of %lld accelerators; change --gpus or --gbs",
-			       mt_units_bytes(a, query->memory_bytes), mt_units_bytes(b, s->least_bytes), (long long)query->gpus);
+		return mt_fail(
+			MT_INPUT,
+			"no layout fits %s: the smallest needs at least %s on each of %lld accelerators; change --gpus or --gbs",
+			mt_units_bytes(a, query->memory_bytes), mt_units_bytes(b, s->least_bytes), (long long)query->gpus);
 	for (int n = 0; n < 4; n++) {
 		int most = -1;
 

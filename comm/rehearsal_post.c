@@ -69,6 +69,7 @@ enum mt_status rehearsal_post(struct mt_group *group, int tag, const void *conte
 	memcpy(p->content, content, bytes);
 	pthread_mutex_lock(lock_of(group));
 	rehearsal_clear_outbox(r);
+	/* NOLINTBEGIN(clang-analyzer-optin.mpi.MPI-Checker): rehearsal_clear_outbox tests the request */
 	code = MPI_Isend(p->content, (int)bytes, MPI_BYTE, to, tag, comm_of(group), &p->request);
 	if (code == MPI_SUCCESS) {
 		p->next = r->outbox;
@@ -79,6 +80,7 @@ enum mt_status rehearsal_post(struct mt_group *group, int tag, const void *conte
 		return MT_OK;
 	free(p);
 	return call_failed(group, "MPI_Isend", code);
+	/* NOLINTEND(clang-analyzer-optin.mpi.MPI-Checker) */
 }
 
 enum mt_status rehearsal_expect(struct mt_group *group, int tag, void *content, size_t bytes, int from, MPI_Request *request)

@@ -213,13 +213,12 @@ out:
 
 enum mt_status mt_tokenizer_complete(struct mt_tokenizer *t, const char *path)
 {
-	static const char *const ends[] = {"<|endoftext|>",
-					   "<|end_of_text|>",
-					   "<\xef\xbd\x9c"
-					   "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
-					   "</s>",
-					   "<|end|>",
-					   "<eos>"};
+	static const char *const ends[] = {
+		"<|endoftext|>", "<|end_of_text|>",
+		/* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): an escape would swallow the letter behind it */
+		"<\xef\xbd\x9c"
+		"end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+		"</s>", "<|end|>", "<eos>"};
 
 	for (size_t i = 0; i < sizeof ends / sizeof ends[0] && t->end < 0; i++)
 		t->end = mt_tokenizer_find(t, ends[i]);

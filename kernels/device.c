@@ -24,7 +24,7 @@ static enum mt_status find_backend(const char *kind, const struct mt_device_ops 
 {
 	const void *table;
 	for (int i = 0; kind && i < BACKEND_COUNT; i++) {
-		if (strcmp(kind, kinds[i]))
+		if (strcmp(kind, kinds[i]) != 0)
 			continue;
 		*ops = backends[i];
 		if (!*ops) {

@@ -94,18 +94,37 @@ static enum mt_status set_choice(const struct mt_option *option, int *value, con
 		       near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-static enum mt_status set_string(const struct mt_option *option, char **value, const char *text, const char *where)
+static enum mt_status check_utf8(const struct mt_option *option, const char *text, const char *where)
 {
 	json_t *valid = json_string(text); /* refuses what is not UTF-8 */
-	char *copy = valid ? strdup(text) : NULL;
 
 	json_decref(valid);
-	if (!valid)
-		return mt_fail(MT_INPUT, "%s: %s is not UTF-8 text", where, option->name);
+	return valid ? MT_OK : mt_fail(MT_INPUT, "%s: %s is not UTF-8 text", where, option->name);
+}
+
+static enum mt_status set_string(const struct mt_option *option, char **value, const char *text, const char *where)
+{
+	char *copy;
+
+	MT_TRY(check_utf8(option, text, where));
+	copy = strdup(text);
 	if (!copy)
 		return mt_fail(MT_NOMEM, "%s: %s: out of memory", where, option->name);
 	free(*value);
 	*value = copy;
+	return MT_OK;
+}
+
+static enum mt_status set_text(const struct mt_option *option, char *value, const char *text, const char *where)
+{
+	size_t bytes = strlen(text);
+
+	MT_TRY(check_utf8(option, text, where));
+	if (bytes >= MT_OPTION_TEXT_BYTES)
+		return mt_fail(MT_INPUT, "%s: %s has %zu bytes; at most %d fit", where, option->name, bytes,
+			       MT_OPTION_TEXT_BYTES - 1);
+	memset(value, 0, MT_OPTION_TEXT_BYTES);
+	memcpy(value, text, bytes);
 	return MT_OK;
 }
 
@@ -136,6 +155,8 @@ static enum mt_status set_field(const struct mt_option *option, void *values, co
 		return set_choice(option, at, text, where);
 	case MT_OPTION_STRING:
 		return set_string(option, at, text, where);
+	case MT_OPTION_TEXT:
+		return set_text(option, at, text, where);
 	}
 	return mt_fail(MT_INPUT, "%s: %s: unknown kind of option", where, option->name);
 }
@@ -144,7 +165,7 @@ static void clear_field(const struct mt_option *option, void *values)
 {
 	static const size_t sizes[] = {
 		[MT_OPTION_BOOL] = sizeof(bool),  [MT_OPTION_INT] = sizeof(int64_t),   [MT_OPTION_FLOAT] = sizeof(double),
-		[MT_OPTION_CHOICE] = sizeof(int), [MT_OPTION_STRING] = sizeof(char *),
+		[MT_OPTION_CHOICE] = sizeof(int), [MT_OPTION_STRING] = sizeof(char *), [MT_OPTION_TEXT] = MT_OPTION_TEXT_BYTES,
 	};
 	memset(field(option, values), 0, sizes[option->kind]);
 }
@@ -199,6 +220,8 @@ static enum mt_status read_item(const struct mt_option_table *table, void *value
 			       item->kind == MT_YAML_MAP ? "mapping" : "list");
 	if (!is_null(item))
 		return set_field(option, values, item->text, where);
+	if (option->kind == MT_OPTION_TEXT)
+		return set_field(option, values, "", where);
 	if (option->kind != MT_OPTION_STRING)
 		return mt_fail(MT_INPUT, "%s: %s has no value; give one or remove the line", where, key);
 	char **text = field(option, values);

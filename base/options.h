@@ -16,7 +16,10 @@ enum mt_option_kind {
 	MT_OPTION_FLOAT,  /* double */
 	MT_OPTION_CHOICE, /* int, index into choices */
 	MT_OPTION_STRING, /* char *, owned by the struct, freed by mt_options_free; NULL when the default is NULL */
+	MT_OPTION_TEXT,   /* char[MT_OPTION_TEXT_BYTES], of the struct itself and zero after its end; empty without a default */
 };
+
+enum { MT_OPTION_TEXT_BYTES = 256 };
 
 struct mt_option {
 	const char *name; /* as in YAML; the command line takes --name with '_' or '-' */
@@ -49,8 +52,6 @@ void mt_options_write(const struct mt_option_table *table, const void *values, F
 json_t *mt_options_json(const struct mt_option_table *table, const void *values);
 /* Help text, wrapped to 80 columns: name, default, range or choices, help. */
 void mt_options_help(const struct mt_option_table *table, FILE *file);
-/* What an option may be and is: "(1..1024; default 1)", "(none | full; default none)". */
-void mt_options_describe(const struct mt_option *option, char *text, size_t bytes);
 /* The option of that name ('-' equals '_'), or NULL. */
 const struct mt_option *mt_options_find(const struct mt_option_table *table, const char *name);
 /* Of `count` names the one nearest to `name` by edit distance, or NULL when none is near (distance > 1/2 length). */

@@ -91,6 +91,9 @@ static void write_value(const struct mt_option *option, const void *values, FILE
 	case MT_OPTION_STRING:
 		write_text(*(char *const *)at, file);
 		break;
+	case MT_OPTION_TEXT:
+		write_text(at, file);
+		break;
 	}
 }
 
@@ -117,6 +120,8 @@ static json_t *json_value(const struct mt_option *option, const void *values)
 		return mt_json_number(*(const double *)at);
 	case MT_OPTION_CHOICE:
 		return json_string(choice_name(option, values));
+	case MT_OPTION_TEXT:
+		return json_string(at);
 	case MT_OPTION_STRING:
 		break;
 	}
@@ -158,9 +163,10 @@ static int wrap(const char *text, int column, FILE *file)
 	return column;
 }
 
-void mt_options_describe(const struct mt_option *option, char *text, size_t bytes)
+/* "(1..1024, default 1)", "(none, full; default none)" */
+static void describe(const struct mt_option *option, char *text, size_t bytes)
 {
-	static const char *const kinds[] = {"true or false", "whole number", "number", "", "text"};
+	static const char *const kinds[] = {"true or false", "whole number", "number", "", "text", "text"};
 	size_t used = 1;
 
 	snprintf(text, bytes, "(");
@@ -175,7 +181,7 @@ void mt_options_describe(const struct mt_option *option, char *text, size_t byte
 	if (used < bytes)
 		snprintf(text + used, bytes - used, "; default %s)",
 			 option->value                      ? option->value
-			 : option->kind == MT_OPTION_STRING ? "none"
+			 : option->kind >= MT_OPTION_STRING ? "none"
 							    : "0");
 }
 
@@ -191,7 +197,7 @@ void mt_options_help(const struct mt_option_table *table, FILE *file)
 			column = 0;
 		}
 		fprintf(file, "%*s", HELP_INDENT - column, "");
-		mt_options_describe(option, description, sizeof description);
+		describe(option, description, sizeof description);
 		column = wrap(option->help ? option->help : "", HELP_INDENT, file);
 		wrap(description, column, file);
 		fputc('\n', file);

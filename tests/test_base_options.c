@@ -17,7 +17,7 @@ struct values {
 	int64_t tp, bytes;
 	double rate;
 	int recompute;
-	char *data, *note;
+	char *data, *note, cut[MT_OPTION_TEXT_BYTES];
 };
 
 static const char *const recompute_choices[] = {"none", "selective", "full_layer", NULL};
@@ -32,6 +32,7 @@ static const struct mt_option options[] = {
 	 "what is recomputed"},
 	{"data", MT_OPTION_STRING, offsetof(struct values, data), "synthetic", 0, 0, NULL, "data set"},
 	{"note", MT_OPTION_STRING, offsetof(struct values, note), NULL, 0, 0, NULL, "free text"},
+	{"cut", MT_OPTION_TEXT, offsetof(struct values, cut), NULL, 0, 0, NULL, "layers by stage"},
 };
 static const struct mt_option_table table = {"layout", options, sizeof options / sizeof options[0]};
 
@@ -71,6 +72,7 @@ static void defaults_come_from_the_table(void **state)
 	assert_int_equal(values.recompute, 1);
 	assert_string_equal(values.data, "synthetic");
 	assert_null(values.note);
+	assert_string_equal(values.cut, "");
 	mt_options_free(&table, &values);
 	assert_null(values.data);
 }
@@ -147,6 +149,33 @@ static void the_command_line_sets_with_either_dash(void **state)
 	mt_options_free(&table, &values);
 }
 
+/* Two structs with the same text are the same bytes, whatever was there before. */
+static void a_text_lies_in_the_struct_and_must_fit(void **state)
+{
+	char long_text[MT_OPTION_TEXT_BYTES + 1];
+	struct values values, copy;
+
+	(void)state;
+	mt_options_default(&table, &values);
+	copy = values;
+	assert_int_equal(read_text(&values, "layout:\n  cut: \"3,4x6,2\"\n"), MT_OK);
+	assert_string_equal(values.cut, "3,4x6,2");
+	assert_int_equal(read_text(&values, "layout:\n  cut: 8\n"), MT_OK);
+	assert_string_equal(values.cut, "8");
+	assert_int_equal(mt_options_set(&table, &values, "cut", "\xff", "command line"), MT_INPUT);
+	mt_error_clear();
+	memset(long_text, '1', sizeof long_text - 1);
+	long_text[sizeof long_text - 1] = '\0';
+	assert_int_equal(mt_options_set(&table, &values, "cut", long_text, "command line"), MT_INPUT);
+	assert_non_null(strstr(mt_error_message(), "at most 255"));
+	mt_error_clear();
+	assert_string_equal(values.cut, "8");
+	assert_int_equal(mt_options_set(&table, &values, "cut", long_text + 1, "command line"), MT_OK);
+	assert_int_equal(read_text(&values, "layout:\n  cut:\n"), MT_OK);
+	assert_memory_equal(&values, &copy, sizeof values);
+	mt_options_free(&table, &values);
+}
+
 static char *write_to_text(const struct values *values)
 {
 	char *text = NULL;
@@ -183,6 +212,7 @@ static void written_options_read_back_equal(void **state)
 		written.recompute = (int)mt_random_integer(seed, 2, 4, 3);
 		random_text(text, seed);
 		assert_int_equal(mt_options_set(&table, &written, "note", text, "test"), MT_OK);
+		assert_int_equal(mt_options_set(&table, &written, "cut", text, "test"), MT_OK);
 		if (seed % 3 == 0) {
 			free(written.data);
 			written.data = NULL;
@@ -196,6 +226,7 @@ static void written_options_read_back_equal(void **state)
 		assert_memory_equal(&read.rate, &written.rate, sizeof read.rate);
 		assert_int_equal(read.recompute, written.recompute);
 		assert_string_equal(read.note, written.note);
+		assert_string_equal(read.cut, written.cut);
 		assert_int_equal(read.data == NULL, written.data == NULL);
 		char *again = write_to_text(&read);
 		assert_string_equal(yaml, again);
@@ -218,6 +249,7 @@ static void json_holds_every_value(void **state)
 	assert_int_equal(json_integer_value(json_object_get(object, "bucket_bytes")), 40 << 20);
 	assert_string_equal(json_string_value(json_object_get(object, "recompute")), "selective");
 	assert_true(json_is_null(json_object_get(object, "note")));
+	assert_string_equal(json_string_value(json_object_get(object, "cut")), "");
 	json_decref(object);
 	mt_options_free(&table, &values);
 }
@@ -261,6 +293,7 @@ int main(void)
 		cmocka_unit_test(a_value_out_of_range_names_the_nearest_valid),
 		cmocka_unit_test(a_wrong_value_is_refused_with_its_line),
 		cmocka_unit_test(the_command_line_sets_with_either_dash),
+		cmocka_unit_test(a_text_lies_in_the_struct_and_must_fit),
 		cmocka_unit_test(written_options_read_back_equal),
 		cmocka_unit_test(json_holds_every_value),
 		cmocka_unit_test(help_names_every_option_within_80_columns),

@@ -85,6 +85,7 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 	l->schedule = MT_SCHEDULE_1F1B;
 	l->vp_group = l->first_layers = l->last_layers = l->zero = l->zero_group = 0;
 	l->recompute_layers = l->recompute_stages = l->offload_layers = 0;
+	l->stage_layers[0] = '\0';
 	l->reduce_dtype = MT_F32;
 	/* Experts are spread over the data-parallel ranks. */
 	l->dp = run->model.experts > 0 ? run->layout.dp : 1;

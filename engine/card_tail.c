@@ -138,7 +138,7 @@ static enum mt_status walk(struct mt_engine *e, const struct mt_chunk *chunk, bo
 	}
 	if (back && chunk->first)
 		MT_TRY(mt_grads_enter(e, e->table.units - 1));
-	return back && chunk->first_layer == 0 ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
+	return back && chunk == e->table.chunks ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
 }
 
 /* From the second micro-batch on every pass begins with what the one before left. */

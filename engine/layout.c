@@ -1,4 +1,4 @@
-/* layout: the option table, ranks and groups, and how layers and words are cut.
+/* layout: the option table, ranks and groups, and how words are cut.
  *
  * rank = tp + TP * (cp + CP * (dp + DP * pp)): tensor-parallel neighbours have neighbouring ranks, as they talk most. */
 #include "engine/layout.h"
@@ -46,6 +46,8 @@ static const struct mt_option options[] = {
 	INT(vp_group, "0", 0, 1 << 20, "interleaved: micro-batches that a chunk takes before the next; 0: pp"),
 	INT(first_layers, "0", 0, 1 << 20, "layers of the first model chunk, beside the embedding; 0: an even share"),
 	INT(last_layers, "0", 0, 1 << 20, "layers of the last model chunk, beside the head; 0: an even share"),
+	{"stage_layers", MT_OPTION_TEXT, offsetof(struct mt_layout, stage_layers), NULL, 0, 0, NULL,
+	 "layers of each of the pp * vp model chunks in order, such as 3,4x6,2 (4x6: six chunks of 4); none: an even share"},
 	INT(cp, "1", 1, 1 << 20, "context-parallel ranks: the tokens of each sequence are split over them"),
 	CHOICE(cp_kind, "ring", contexts,
 	       "how attention reaches the keys and values of other ranks: ring passes them on, allgather gathers them, ulysses "
@@ -274,6 +276,10 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "e4m3", -1);
 	if (layout->threads != 0)
 		append(buf, "t", layout->threads);
+	if (layout->stage_layers[0]) {
+		append(buf, "layers", -1);
+		append(buf, layout->stage_layers, -1);
+	}
 }
 
 const char *mt_layout_recompute_name(const struct mt_layout *layout)
@@ -306,36 +312,6 @@ int mt_layout_head_stage(const struct mt_layout *layout)
 
 	mt_schedule_place((enum mt_schedule)layout->schedule, (int)layout->pp, (int)(layout->pp * layout->vp) - 1, &stage, &chunk);
 	return stage;
-}
-
-/* `layers` from `first` on over `parts`, even but for a remainder in the middle. */
-static void spread(int64_t layers, int64_t parts, int64_t part, int64_t *first, int64_t *count)
-{
-	int64_t each = layers / parts, rest = layers % parts;
-	/* parts with one layer more: a run in the middle; one to the left where it cannot be centred, as the head costs most */
-	int64_t start = (parts - rest) / 2;
-	int64_t before = part <= start ? 0 : part - start < rest ? part - start : rest;
-
-	*first += part * each + before;
-	*count = each + (part >= start && part < start + rest ? 1 : 0);
-}
-
-void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,
-			    int64_t *count)
-{
-	int64_t parts = layout->pp * layout->vp, part = virtual_stage, layers = model->layers;
-	int64_t head = layout->first_layers, tail = layout->last_layers;
-
-	*first = 0;
-	if (head && part == 0) {
-		*count = head;
-	} else if (tail && part == parts - 1) {
-		*first = layers - tail;
-		*count = tail;
-	} else {
-		*first = head;
-		spread(layers - head - tail, parts - (head > 0) - (tail > 0), part - (head > 0), first, count);
-	}
 }
 
 int64_t mt_layout_padded_vocab(const struct mt_model *model, const struct mt_layout *layout)

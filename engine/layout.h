@@ -33,14 +33,16 @@ struct mt_layout {
 	int64_t etp;                       /* tensor-parallel ranks of an expert; 0: tp */
 	int64_t vp_group;                  /* interleaved: micro-batches that a chunk takes before the next; 0: pp */
 	int64_t first_layers, last_layers; /* layers of the first and of the last virtual stage; 0: an even share */
-	int64_t mbs;                       /* sequences in a micro-batch */
-	int64_t gbs;                       /* sequences in a step, all data-parallel ranks together */
-	int64_t seq;                       /* tokens in a sequence */
-	int documents;                     /* enum mt_documents_kind */
-	bool sp;                           /* sequence parallelism beside tensor parallelism */
-	int64_t zero;                      /* sharded over dp * cp: 1 optimizer state, 2 gradients too, 3 parameters too */
-	int64_t zero_group;                /* ranks that shard between them, copies across; 0: all of dp * cp */
-	int recompute;                     /* enum mt_recompute */
+	/* layers of every virtual stage in order, "3,4x6,2" (4x6: six of 4 each); empty: even but for the ends above */
+	char stage_layers[MT_OPTION_TEXT_BYTES];
+	int64_t mbs;        /* sequences in a micro-batch */
+	int64_t gbs;        /* sequences in a step, all data-parallel ranks together */
+	int64_t seq;        /* tokens in a sequence */
+	int documents;      /* enum mt_documents_kind */
+	bool sp;            /* sequence parallelism beside tensor parallelism */
+	int64_t zero;       /* sharded over dp * cp: 1 optimizer state, 2 gradients too, 3 parameters too */
+	int64_t zero_group; /* ranks that shard between them, copies across; 0: all of dp * cp */
+	int recompute;      /* enum mt_recompute */
 	/* selective: the outputs that are not kept. Never the scores: attention stores none. */
 	bool recompute_attention, recompute_activation, recompute_norm;
 	int64_t recompute_layers;         /* the first layers of each model chunk that recompute; 0: all */
@@ -116,8 +118,15 @@ const char *mt_layout_context_name(const struct mt_layout *layout); /* "ring", "
 const char *mt_layout_schedule_name(const struct mt_layout *layout);
 extern const char *const mt_fp8_recipes[]; /* "none", "delayed", "current", NULL: by enum mt_fp8_recipe */
 
-/* Layers of a virtual stage (0 .. pp*vp-1): first and count. Those that first_layers and last_layers leave are spread evenly; a
- * remainder goes one each to the middle first (the ends hold embedding and head). */
+/* layout_cut.c: how the layers are cut, as runs of virtual stages that have as many layers each. Those that first_layers and
+ * last_layers leave are spread evenly; a remainder goes one each to the middle first (the ends hold embedding and head). */
+struct mt_layout_run {
+	int64_t stages, layers;
+};
+enum { MT_LAYOUT_RUNS = MT_OPTION_TEXT_BYTES / 2 };
+/* In order; returns how many, 0: stage_layers is no such list. That the runs are of pp*vp stages and all layers is a rule. */
+int mt_layout_cut(const struct mt_model *model, const struct mt_layout *layout, struct mt_layout_run runs[MT_LAYOUT_RUNS]);
+/* Layers of a virtual stage (0 .. pp*vp-1): first and count. */
 void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,
 			    int64_t *count);
 /* Vocabulary padded to a multiple of 128 * tp, as Megatron does. */

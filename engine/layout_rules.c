@@ -138,7 +138,7 @@ RULE(capacity_pad_needs_whole_rows)
 
 RULE(layers_at_least_pp)
 {
-	return m->layers < product(l->pp, l->vp);
+	return !l->stage_layers[0] && m->layers < product(l->pp, l->vp);
 }
 
 /* What first_layers and last_layers leave must give every other virtual stage a layer, and nothing may be left without one. */
@@ -150,6 +150,24 @@ RULE(end_layers_fit)
 	if (l->first_layers < 0 || l->last_layers < 0)
 		return true;
 	return (l->first_layers > 0 || l->last_layers > 0) && (parts == 1 || left < others || (others == 0 && left > 0));
+}
+
+RULE(stage_layers_fit)
+{
+	struct mt_layout_run runs[MT_LAYOUT_RUNS];
+	int count = l->stage_layers[0] ? mt_layout_cut(m, l, runs) : 0;
+	int64_t stages = 0, layers = 0;
+
+	for (int i = 0; i < count; i++) { /* numbers of seven digits: no sum overflows */
+		stages += runs[i].stages;
+		layers += runs[i].stages * runs[i].layers;
+	}
+	return l->stage_layers[0] && (count == 0 || stages != product(l->pp, l->vp) || layers != m->layers);
+}
+
+RULE(stage_layers_name_the_ends)
+{
+	return l->stage_layers[0] && (l->first_layers != 0 || l->last_layers != 0);
 }
 
 RULE(hidden_divisible_by_heads)
@@ -373,6 +391,10 @@ static void print_value(FILE *out, const struct mt_model *model, const struct mt
 		values = (const char *)model;
 	}
 	const void *field = values + option->offset;
+	if (option->kind == MT_OPTION_TEXT) {
+		fprintf(out, "%s '%s'", name, (const char *)field);
+		return;
+	}
 	long long number = option->kind == MT_OPTION_INT    ? (long long)*(const int64_t *)field
 			   : option->kind == MT_OPTION_BOOL ? *(const bool *)field
 							    : *(const int *)field;

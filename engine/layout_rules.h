@@ -32,9 +32,15 @@
 	    "without sp all tensor-parallel ranks have the same tokens: experts need sp, or etp as tp")                            \
 	ROW(capacity_needs_whole_sequences, "cp", "a capacity counts the rows of whole sequences: cp must be 1")                   \
 	ROW(capacity_pad_needs_whole_rows, "tp sp", "capacity_pad needs whole sequences on each rank: tp must be 1, or sp off")    \
-	ROW(layers_at_least_pp, "layers pp vp", "every model chunk must have a layer: layers must be at least pp * vp")            \
+	ROW(layers_at_least_pp, "layers pp vp",                                                                                    \
+	    "every model chunk must have a layer, but by stage_layers: layers must be at least pp * vp")                           \
 	ROW(end_layers_fit, "layers pp vp first_layers last_layers",                                                               \
 	    "first_layers and last_layers must leave at least a layer for each other model chunk")                                 \
+	ROW(stage_layers_fit, "stage_layers layers pp vp",                                                                         \
+	    "stage_layers must be the layers of pp * vp model chunks, commas between (4x6: six of 4), and all layers of the "      \
+	    "model")                                                                                                               \
+	ROW(stage_layers_name_the_ends, "stage_layers first_layers last_layers",                                                   \
+	    "stage_layers names the ends too: first_layers and last_layers must be 0")                                             \
 	ROW(hidden_divisible_by_heads, "hidden heads", "hidden must be a multiple of heads unless head_dim is given")              \
 	ROW(heads_divisible_by_tp, "heads tp", "attention heads must be a multiple of tp")                                         \
 	ROW(kv_heads_divisible_by_tp, "kv_heads tp", "key and value heads must be a multiple of tp")                               \

@@ -36,7 +36,7 @@ enum mt_status mt_offload_create(struct mt_engine *e, struct mt_flight *flight)
 {
 	int64_t count = flight->layer_count < e->layout->offload_layers ? flight->layer_count : e->layout->offload_layers;
 
-	if (e->layout->offload_layers == 0)
+	if (count == 0)
 		return MT_OK;
 	flight->away = calloc((size_t)count, sizeof *flight->away);
 	if (!flight->away)

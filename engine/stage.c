@@ -127,7 +127,7 @@ static enum mt_status backward(struct mt_engine *e, const struct mt_chunk *chunk
 		MT_TRY(mt_embedding_backward(e, flight));
 		mt_engine_release(e, &flight->tokens);
 	}
-	return chunk->first_layer == 0 ? finished(e, e->table.units - 1) : MT_OK;
+	return chunk == e->table.chunks ? finished(e, e->table.units - 1) : MT_OK;
 }
 
 enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt_flight *flight)
@@ -159,7 +159,7 @@ static enum mt_status wgrad(struct mt_engine *e, int chunk_index, struct mt_flig
 		MT_TRY(mt_wgrads_run(e, &flight->wgrads, (int)i));
 		MT_TRY(mt_reduce_unit(e, unit_of(e, chunk->first_layer + i)));
 	}
-	return chunk->first_layer == 0 ? mt_reduce_unit(e, e->table.units - 1) : MT_OK;
+	return chunk == e->table.chunks ? mt_reduce_unit(e, e->table.units - 1) : MT_OK;
 }
 
 enum mt_status mt_stage_wgrad(struct mt_engine *e, int chunk_index, struct mt_flight *flight)

@@ -20,6 +20,8 @@
 #include "profiles/table.h"
 #include "profiles/tracer.h"
 
+#include "kernels/fp8.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /* A checkpoint is loaded at any layout: losses go on as if nothing had happened.
  * ranks: 8
  *
- * A run of tp2 pp2 dp2 saves after SAVED steps and goes on. From there the same layout must go on with the same bits, and
- * tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5 of its
- * losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32, bf16 and fp8 with its scales, a GPT
- * with a tied embedding, a LLaMA, and experts spread in as many ways; with AdamW, Muon and SGD in turn. */
+ * A run of tp2 pp2 dp2 with layers 1,3 saves after SAVED steps and goes on. From there the same layout must go on with the same
+ * bits, and tp1 pp4 dp2, tp2 dp4 with ZeRO-1, dp8 with ZeRO-1 and ZeRO-3, tp2 pp2 dp2 with ZeRO-2 and one rank to a relative 1e-5
+ * of its losses; and dp8 with ZeRO-1 or ZeRO-3, saved by a run of its own, goes on at tp4 pp2. f32, bf16 and fp8 with its scales, a
+ * GPT with a tied embedding, a LLaMA, and experts spread in as many ways; with AdamW, Muon and SGD in turn. */
 #include "base/file.h"
 #include "engine/checkpoint.h"
 
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STEPS = 10, SAVED = 5 };
+enum { STEPS = 10, SAVED = 5, LAYERS = 4 };
 
 struct counts {
 	int passed, failed;
@@ -24,11 +24,12 @@ struct place {
 	int tp, pp, dp, zero;
 	bool sp;
 	int cp;
-	int ep, etp; /* of a model with experts */
+	int ep, etp;              /* of a model with experts */
+	const char *stage_layers; /* of LAYERS; "": even */
 };
 
-static const struct place first = {2, 2, 2, 0, true, 1, 2, 1},
-			  sharded[] = {{1, 1, 8, 1, false, 1, 8, 0}, {1, 1, 8, 3, false, 1, 4, 0}};
+static const struct place first = {2, 2, 2, 0, true, 1, 2, 1, "1,3"},
+			  sharded[] = {{1, 1, 8, 1, false, 1, 8, 0, ""}, {1, 1, 8, 3, false, 1, 4, 0, ""}};
 
 /* A type, and whether products are in fp8 by a history. */
 struct precision {
@@ -63,6 +64,8 @@ static void set_run(struct mt_run *run, const char *model, struct precision prec
 	run->layout.sp = p->sp;
 	run->layout.ep = run->model.experts > 0 ? p->ep : 1;
 	run->layout.etp = run->model.experts > 0 ? p->etp : 0;
+	run->model.layers = LAYERS;
+	strcpy(run->layout.stage_layers, p->stage_layers);
 	run->train.optimizer = precision.dtype == MT_BF16 ? MT_SGD : strcmp(model, "llama-tiny") == 0 ? MT_MUON : MT_ADAMW;
 	run->train.steps = STEPS;
 	run->train.lr = 3e-3;
@@ -169,16 +172,16 @@ static void run_case(struct counts *c, struct mt_fabric *fabric, const char *roo
 		     const struct place *shards)
 {
 	static const struct place others[] = {
-		{1, 4, 2, 0, false, 1, 2, 0}, {2, 1, 4, 1, true, 1, 4, 2},  {1, 1, 8, 1, false, 1, 4, 0},
-		{1, 1, 1, 0, false, 1, 1, 0}, {4, 1, 2, 0, false, 1, 2, 0}, {4, 1, 1, 0, false, 2, 2, 0},
-		{1, 1, 2, 1, false, 4, 8, 0}, {2, 1, 1, 1, true, 4, 4, 1},  {1, 1, 8, 3, false, 1, 4, 0},
-		{2, 2, 2, 2, true, 1, 2, 1},  {1, 1, 4, 3, false, 2, 2, 0},
+		{1, 4, 2, 0, false, 1, 2, 0, "0,1,2,1"}, {2, 1, 4, 1, true, 1, 4, 2, ""},  {1, 1, 8, 1, false, 1, 4, 0, ""},
+		{1, 1, 1, 0, false, 1, 1, 0, ""},        {4, 1, 2, 0, false, 1, 2, 0, ""}, {4, 1, 1, 0, false, 2, 2, 0, ""},
+		{1, 1, 2, 1, false, 4, 8, 0, ""},        {2, 1, 1, 1, true, 4, 4, 1, ""},  {1, 1, 8, 3, false, 1, 4, 0, ""},
+		{2, 2, 2, 2, true, 1, 2, 1, ""},         {1, 1, 4, 3, false, 2, 2, 0, ""},
 	};
 	double expected[STEPS] = {0}, shard_losses[STEPS] = {0};
 	char *one = mt_string("%s/%s-%s%s", root, model, mt_dtype_name(precision.dtype), precision.fp8 ? "-fp8" : ""),
 	     *two = mt_string("%s-zero", one);
 	char *from = mt_checkpoint_path(one, SAVED), *from_two = mt_checkpoint_path(two, SAVED);
-	static const struct place last = {4, 2, 1, 0, false, 1, 1, 0};
+	static const struct place last = {4, 2, 1, 0, false, 1, 1, 0, "3,1"};
 	struct mt_run run;
 	enum mt_status st;
 

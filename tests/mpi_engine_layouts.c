@@ -26,10 +26,12 @@ static const struct {
 
 static const struct {
 	int schedule, pp, vp, group, first_layers, last_layers;
+	const char *stage_layers;
 } pipelines[] = {
-	{MT_SCHEDULE_1F1B, 1, 1, 0, 0, 0},  {MT_SCHEDULE_1F1B, 2, 1, 0, 0, 0}, {MT_SCHEDULE_1F1B, 4, 1, 0, 1, 1},
-	{MT_SCHEDULE_1F1B, 2, 2, 4, 1, 0},  {MT_SCHEDULE_1F1B, 4, 2, 0, 0, 0}, {MT_SCHEDULE_ZB_H1, 2, 1, 0, 0, 0},
-	{MT_SCHEDULE_ZB_H1, 4, 1, 0, 0, 0}, {MT_SCHEDULE_ZB_V, 2, 2, 0, 0, 2},
+	{MT_SCHEDULE_1F1B, 1, 1, 0, 0, 0, ""},        {MT_SCHEDULE_1F1B, 2, 1, 0, 0, 0, ""},
+	{MT_SCHEDULE_1F1B, 4, 1, 0, 0, 0, "1,3,1,0"}, {MT_SCHEDULE_1F1B, 2, 2, 4, 1, 0, ""},
+	{MT_SCHEDULE_1F1B, 4, 2, 0, 0, 0, "0,1x6,2"}, {MT_SCHEDULE_ZB_H1, 2, 1, 0, 0, 0, "1,4"},
+	{MT_SCHEDULE_ZB_H1, 4, 1, 0, 0, 0, ""},       {MT_SCHEDULE_ZB_V, 2, 2, 0, 0, 2, ""},
 };
 
 static const struct {
@@ -124,6 +126,7 @@ static void set_layout(struct mt_layout *l, const int *row)
 				.gbs = 8,
 				.seq = SEQ,
 				.threads = 1};
+	strcpy(l->stage_layers, pipelines[row[PIPELINE]].stage_layers);
 }
 
 /* Free with mt_run_free. */

@@ -173,6 +173,86 @@ static void chunks_and_given_ends_partition_the_layers(void **state)
 	}
 }
 
+/* The layers that each of `parts` virtual stages has. */
+static void cut(const struct mt_model *m, const struct mt_layout *l, int64_t parts, int64_t counts[])
+{
+	int64_t next = 0;
+
+	for (int v = 0; v < parts; v++) {
+		int64_t first;
+
+		mt_layout_stage_layers(m, l, v, &first, &counts[v]);
+		assert_int_equal(first, next);
+		next += counts[v];
+	}
+	assert_int_equal(next, m->layers);
+}
+
+static void a_list_gives_each_stage_its_layers(void **state)
+{
+	static const int64_t wanted[] = {3, 4, 4, 4, 0, 1};
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+	int64_t counts[6];
+
+	m.layers = 16, l.pp = 3, l.vp = 2, l.gbs = 3;
+	for (int i = 0; i < 2; i++) {
+		strcpy(l.stage_layers, i ? "3,4x3,0,1" : "3, 4,4x2,0x1, 1");
+		assert_int_equal(mt_layout_first_broken(&m, &l), -1);
+		cut(&m, &l, 6, counts);
+		assert_memory_equal(counts, wanted, sizeof wanted);
+	}
+	m.layers = 2; /* fewer than stages: some have none */
+	strcpy(l.stage_layers, "0x4,1x2");
+	assert_int_equal(mt_layout_first_broken(&m, &l), -1);
+	cut(&m, &l, 6, counts);
+	assert_int_equal(counts[3], 0);
+	assert_int_equal(counts[4], 1);
+}
+
+/* Given ends and even shares are short for a list. */
+static void every_cut_has_a_list_that_is_the_same(void **state)
+{
+	struct mt_model m = plain_model();
+	int64_t counts[10], again[10];
+
+	m.layers = 24;
+	for (int i = 0; i < 24; i++) {
+		struct mt_layout l = plain_layout();
+		size_t used = 0;
+
+		l.pp = 3 + i % 3, l.vp = 1 + i / 3 % 2;
+		l.first_layers = i / 6 % 2 ? 1 : 0, l.last_layers = i / 12 ? 3 : 0;
+		cut(&m, &l, l.pp * l.vp, counts);
+		for (int v = 0; v < l.pp * l.vp; v++)
+			used += (size_t)snprintf(l.stage_layers + used, sizeof l.stage_layers - used, "%s%lld", v ? "," : "",
+						 (long long)counts[v]);
+		l.first_layers = l.last_layers = 0;
+		cut(&m, &l, l.pp * l.vp, again);
+		assert_memory_equal(counts, again, (size_t)(l.pp * l.vp) * sizeof *counts);
+	}
+}
+
+static void a_list_that_does_not_fit_breaks_its_rule_alone(void **state)
+{
+	static const char *const lists[] = {"8",  "4,3",  "4,5", "4,4,0", "4,-4", "4,4,", ",4,4", "4x2x1",     "4x0,8",
+					    "x2", "4 ,4", "4;4", "4x",    "4,4 ", " ",    "4xx2", "0x4194304", "99999999,4"};
+	struct mt_model m = plain_model();
+
+	for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+		struct mt_layout l = plain_layout();
+
+		l.pp = 2;
+		strcpy(l.stage_layers, lists[i]);
+		int broken = mt_layout_first_broken(&m, &l);
+		if (broken < 0 || strcmp(mt_layout_rules[broken].name, "stage_layers_fit") != 0)
+			fail_msg("'%s' is taken", lists[i]);
+		assert_int_equal(mt_layout_check(&m, &l, "here"), MT_INPUT);
+		assert_non_null(strstr(mt_error_message(), lists[i]));
+		mt_error_clear();
+	}
+}
+
 static void padded_vocabulary_splits_into_128s(void **state)
 {
 	struct mt_model m = plain_model();
@@ -224,6 +304,8 @@ EDIT(vp_odd, l->vp = l->pp = 2, l->gbs = 3)
 EDIT(group_1, l->vp = 2, l->pp = 2, l->vp_group = 1)
 EDIT(group_plain, l->vp_group = 2, l->pp = 2)
 EDIT(ends_too_many, l->pp = 4, l->first_layers = 4, l->last_layers = 3)
+EDIT(list_short, l->pp = 4, strcpy(l->stage_layers, "2,2,4"))
+EDIT(list_and_ends, l->pp = 2, l->last_layers = 4, strcpy(l->stage_layers, "4x2"))
 EDIT(h1_alone, l->schedule = MT_SCHEDULE_ZB_H1)
 EDIT(h1_chunks, l->schedule = MT_SCHEDULE_ZB_H1, l->pp = l->vp = 2)
 EDIT(v_one, l->schedule = MT_SCHEDULE_ZB_V, l->pp = 2)
@@ -299,6 +381,8 @@ static const struct breaker breakers[] = {
 	{"capacity_pad_needs_whole_rows", padded_parts},
 	{"layers_at_least_pp", pp_9},
 	{"end_layers_fit", ends_too_many},
+	{"stage_layers_fit", list_short},
+	{"stage_layers_name_the_ends", list_and_ends},
 	{"hidden_divisible_by_heads", hidden_63},
 	{"heads_divisible_by_tp", heads_9},
 	{"kv_heads_divisible_by_tp", kv_3},
@@ -431,6 +515,9 @@ int main(void)
 		cmocka_unit_test(stages_partition_the_layers_evenly),
 		cmocka_unit_test(the_last_stage_has_no_layer_more_than_another),
 		cmocka_unit_test(chunks_and_given_ends_partition_the_layers),
+		cmocka_unit_test(a_list_gives_each_stage_its_layers),
+		cmocka_unit_test(every_cut_has_a_list_that_is_the_same),
+		cmocka_unit_test(a_list_that_does_not_fit_breaks_its_rule_alone),
 		cmocka_unit_test(padded_vocabulary_splits_into_128s),
 		cmocka_unit_test(the_text_says_only_what_differs),
 		cmocka_unit_test(every_rule_is_broken_by_its_own_mistake_alone),

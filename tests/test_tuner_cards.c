@@ -71,6 +71,23 @@ static void draw_model(struct mt_run *run, int *family)
 		make_experts(m);
 }
 
+/* Layers dealt to stages one by one, by bits of the state; some may get none. */
+static void draw_list(struct mt_layout *l, const struct mt_model *m)
+{
+	int64_t counts[24] = {0}, parts = l->pp * l->vp;
+	uint64_t bits = state;
+	size_t used = 0;
+
+	for (int64_t i = 0; i < m->layers; i++) {
+		bits = bits * 6364136223846793005u + 1442695040888963407u;
+		counts[(int64_t)(bits >> 33) % parts]++;
+	}
+	for (int64_t v = 0; v < parts; v++)
+		used += (size_t)snprintf(l->stage_layers + used, sizeof l->stage_layers - used, "%s%lld", v ? "," : "",
+					 (long long)counts[v]);
+	l->first_layers = l->last_layers = 0;
+}
+
 static void draw_layout(struct mt_layout *l, const struct mt_model *m)
 {
 	l->tp = PICK(1, 1, 2, 4);
@@ -96,6 +113,8 @@ static void draw_layout(struct mt_layout *l, const struct mt_model *m)
 	l->offload_layers = PICK(0, 0, 0, 1, 2);
 	l->first_layers = l->pp > 1 ? PICK(0, 0, 1, 2) : 0;
 	l->last_layers = l->pp > 1 ? PICK(0, 0, 1) : 0;
+	if (l->pp > 1 && (state >> 45) % 4 == 0) /* no draw either */
+		draw_list(l, m);
 	l->mbs = PICK(1, 2, 4);
 	l->gbs = l->mbs * l->dp * PICK(1, 2, 3, 4, 8, 16, 24);
 	l->seq = m->seq;

@@ -24,7 +24,8 @@ struct entry {
 /* The tails of the stages of one grid of ranks. */
 struct grid {
 	int64_t key[KEY], pp;
-	struct mt_tail **tails; /* owned array of pp; in the cache's list: equal stages share one */
+	char stage_layers[MT_OPTION_TEXT_BYTES]; /* of the key too */
+	struct mt_tail **tails;                  /* owned array of pp; in the cache's list: equal stages share one */
 };
 
 struct mt_card_cache {
@@ -179,7 +180,7 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 
 	for (int i = 0; i < cache->grid_count; i++) {
 		g = &cache->grids[i];
-		if (memcmp(g->key, key, sizeof key) == 0) {
+		if (memcmp(g->key, key, sizeof key) == 0 && strcmp(g->stage_layers, l->stage_layers) == 0) {
 			*tails = g->tails;
 			return MT_OK;
 		}
@@ -188,6 +189,7 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 	g = &cache->grids[cache->grid_count];
 	*g = (struct grid){.pp = l->pp};
 	memcpy(g->key, key, sizeof key);
+	memcpy(g->stage_layers, l->stage_layers, sizeof g->stage_layers);
 	g->tails = calloc((size_t)l->pp, sizeof *g->tails);
 	if (!g->tails)
 		return mt_fail(MT_NOMEM, "no memory for cards");

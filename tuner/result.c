@@ -5,7 +5,6 @@
 #include "base/json.h"
 #include "tuner/axes.h"
 #include "tuner/launch.h"
-#include "tuner/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -158,6 +157,8 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 		if (mt_axis_get(l, seldom[i]) != 0)
 			set_int(o, mt_axis_name(seldom[i]), mt_axis_get(l, seldom[i]));
 	}
+	if (l->stage_layers[0])
+		set_string(o, "stage_layers", l->stage_layers);
 	set_int(o, "threads", l->threads);
 	set_int(o, "microbatches", mt_layout_microbatches(l));
 }
@@ -166,7 +167,7 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 {
 	static const char *const parts[MT_ENGINE_ARENAS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes",
 							    "activations_bytes", "workspace_bytes"};
-	json_t *peak = json_array(), *resident = json_array(), *device = json_array(), *by_stage = json_array();
+	json_t *peak = json_array(), *resident = json_array(), *by_stage = json_array();
 
 	for (int s = 0; s < c->stages; s++) {
 		json_t *part = json_object();
@@ -178,7 +179,7 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 		if (c->stage[s].device_bytes > 0) {
 			set_int(part, "scratch_bytes", c->stage[s].scratch_bytes);
 			set_int(part, "pinned_bytes", c->stage[s].pinned_bytes);
-			json_array_append_new(device, json_integer((json_int_t)c->stage[s].device_bytes));
+			set_int(part, "device_bytes", c->stage[s].device_bytes);
 		}
 		json_array_append_new(by_stage, part);
 		json_array_append_new(peak, json_integer((json_int_t)c->stage[s].peak_bytes));
@@ -187,9 +188,6 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 	json_object_set_new(o, "memory_bytes", peak);
 	json_object_set_new(o, "memory_parts", by_stage);
 	json_object_set_new(o, "resident_bytes", resident);
-	if (json_array_size(device) > 0)
-		json_object_set(o, "device_bytes", device);
-	json_decref(device);
 }
 
 static json_t *bytes_json(const int64_t *bytes, int stages)
@@ -216,14 +214,6 @@ static void set_measured(json_t *o, const struct mt_candidate *c)
 	set_number(o, "measured_loss", c->measured_loss);
 	json_object_set_new(o, "measured_memory_bytes", bytes_json(c->measured_peak_bytes, c->stages));
 	json_object_set_new(o, "measured_resident_bytes", bytes_json(c->measured_resident_bytes, c->stages));
-	if (json_object_get(o, "device_bytes")) {
-		json_t *device = json_array();
-
-		for (int s = 0; s < c->stages; s++)
-			json_array_append_new(device,
-					      json_integer((json_int_t)(c->measured_peak_bytes[s] + c->measured_scratch_bytes[s])));
-		json_object_set_new(o, "measured_device_bytes", device);
-	}
 }
 
 static json_t *candidate_json(const struct mt_session *s, int index)
@@ -404,8 +394,6 @@ json_t *mt_result_json(const struct mt_session *session)
 	set_string(o, "choice_reason", session->reason);
 	json_object_set_new(o, "prediction", prediction_json(session));
 	set_int(o, "memory_limit_bytes", session->machine.rank_memory_bytes);
-	if (mt_machine_has_device_memory(&session->machine))
-		set_int(o, "device_limit_bytes", mt_machine_device_bytes(&session->machine));
 	if (session->choice >= 0)
 		json_object_set_new(o, "timeline", timeline_json(session));
 	if (session->choice >= 0) {

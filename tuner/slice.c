@@ -32,6 +32,7 @@ enum mt_status mt_slices_of(const struct mt_space *space, const struct mt_model 
 		layout.dp = layout.pp = layout.vp = layout.ep = 1;
 		layout.schedule = MT_SCHEDULE_1F1B;
 		layout.etp = layout.zero_group = layout.first_layers = layout.last_layers = 0;
+		layout.stage_layers[0] = '\0';
 		layout.recompute_layers = layout.recompute_stages = layout.offload_layers = 0;
 		layout.gbs = layout.mbs;
 		layout.zero = 0;

@@ -324,7 +324,7 @@ static void backward(struct mt_stage_clock *c, const struct mt_pipeline_chunk *c
 		grads_enter(c, last_unit(c));
 		c->now_s += c->stage->embedding->backward_s;
 	}
-	if (chunk->first_layer == 0 && !splits)
+	if (chunk == c->stage->chunks && !splits)
 		reduce_unit(c, last_unit(c), last);
 }
 
@@ -352,6 +352,6 @@ void mt_stage_clock_wgrad(struct mt_stage_clock *c, int index, bool last)
 		c->now_s += chunk->blocks[i]->wgrad_s;
 		reduce_unit(c, unit_of(c, chunk->first_layer + i), last);
 	}
-	if (chunk->first_layer == 0)
+	if (chunk == c->stage->chunks)
 		reduce_unit(c, last_unit(c), last);
 }

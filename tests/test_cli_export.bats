@@ -58,6 +58,27 @@ sourced() { # FILE: the array that it defines, one word a line
 	[ "$(value rotary-base)" = 500000 ]
 }
 
+@test "a list of layers by stage is Megatron's layout, whatever it says" {
+	cat >"$GIVEN/run.yaml" <<-E
+		model: llama3-8b
+		layout: {tp: 2, pp: 4, dp: 1, mbs: 1, gbs: 32, stage_layers: "0,12,10x2", dtype: bf16}
+	E
+	attempt megatune export "$GIVEN/run.yaml" --json
+	finished
+	[ "$(value pipeline-model-parallel-layout)" = "E|t*12|t*10|t*10L" ]
+	sed -i 's/pp: 4/pp: 17/; s/0,12,10x2/1,2x15,1/' "$GIVEN/run.yaml" # 34 parts, embedding and loss counted
+	attempt megatune export "$GIVEN/run.yaml" --json
+	finished
+	check 'grep { $_ eq "--account-for-loss-in-pipeline-split" } @{$d->{arguments}}' "$OUT"
+	sed -i 's/pp: 17/pp: 4/; s/1,2x15,1/8x4/' "$GIVEN/run.yaml"
+	attempt megatune export "$GIVEN/run.yaml" --json
+	finished
+	check '!grep { /layout/ } @{$d->{arguments}}' "$OUT"
+	sed -i 's/8x4/4x8/' "$GIVEN/run.yaml"
+	attempt megatune export "$GIVEN/run.yaml" --json
+	refused "stage_layers must name all pp * vp virtual stages and all layers"
+}
+
 @test "latent attention, modules, dense layers and routers find their words" {
 	cat >"$GIVEN/run.yaml" <<-E
 		model: deepseek-v3

@@ -53,17 +53,20 @@ void mt_export_note(struct mt_export *e, const char *format, ...)
 
 enum mt_megatron_split mt_megatron_split(const struct mt_run *r)
 {
-	int64_t parts = r->layout.pp * r->layout.vp, first = r->layout.first_layers, last = r->layout.last_layers;
-	int64_t one_less = (r->model.layers + 2) / parts - 1;
+	int64_t parts = r->layout.pp * r->layout.vp, each = r->model.layers / parts, with_ends = (r->model.layers + 2) / parts;
+	bool even = r->model.layers % parts == 0, ends = r->layout.pp > 1 && (r->model.layers + 2) % parts == 0;
 
-	if (first == 0 && last == 0 && r->model.layers % parts == 0)
-		return MT_MEGATRON_EVEN;
-	if (r->layout.pp > 1 && (r->model.layers + 2) % parts == 0 && first == one_less && last == one_less)
-		return MT_MEGATRON_ENDS;
-	return MT_MEGATRON_ANY;
+	for (int64_t i = 0; i < parts; i++) {
+		int64_t first, count;
+
+		mt_layout_stage_layers(&r->model, &r->layout, (int)i, &first, &count);
+		even = even && count == each;
+		ends = ends && count == with_ends - (i == 0 || i == parts - 1);
+	}
+	return even ? MT_MEGATRON_EVEN : ends ? MT_MEGATRON_ENDS : MT_MEGATRON_ANY;
 }
 
-/* "Et*3|t*4|t*4|t*3L": what each virtual stage has. */
+/* "Et*3|t*4||t*3L": what each virtual stage has, maybe nothing. */
 static void put_layout_string(struct mt_export *e, const struct mt_run *r)
 {
 	int64_t parts = r->layout.pp * r->layout.vp;

@@ -1,6 +1,7 @@
 /* export_megatron_rules: what Megatron-LM (core 0.20) asserts of the arguments that we write. It stops at the first one broken, on
  * the cluster; here all are told before. Rules that our arguments cannot break (they are about options never written) are left out.
  */
+#include "engine/layout_rules.h"
 #include "tuner/export.h"
 
 #define RULE(name) static bool name(const struct mt_run *r)
@@ -55,7 +56,12 @@ RULE(virtual_stages)
 
 RULE(virtual_layers)
 {
-	return r->model.layers < r->layout.pp * r->layout.vp;
+	return mt_megatron_split(r) != MT_MEGATRON_ANY && r->model.layers < r->layout.pp * r->layout.vp;
+}
+
+RULE(named_layers)
+{
+	return mt_layout_rules[MT_RULE_stage_layers_fit].broken(&r->model, &r->layout);
 }
 
 /* pp <= N <= m, and m % N is 0 or at least pp; N: micro-batches that a chunk takes in a row */
@@ -120,7 +126,8 @@ const struct mt_megatron_rule mt_megatron_rules[] = {
 	{16, "the sequence must be a multiple of 2 cp", context},
 	{17, "heads and kv heads must be a multiple of tp times the ranks that exchange heads", context_heads},
 	{25, "virtual stages need pp above 1", virtual_stages},
-	{19, "every virtual stage must have a layer", virtual_layers},
+	{19, "every virtual stage must have a layer, but in a layout that names them", virtual_layers},
+	{0, "stage_layers must name all pp * vp virtual stages and all layers", named_layers},
 	{26, "the group of micro-batches of a virtual stage must be at least pp, at most all, and leave none or pp over",
 	 virtual_group},
 	{30, "the global batch must be a multiple of micro-batch times dp", batch},

@@ -267,13 +267,16 @@ layers:
 install: $(PROGRAM) $(PLUGINS)
 	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/megatune
 	$(if $(PLUGINS),install -d $(DESTDIR)$(PREFIX)/lib/megatune && install -m 755 $(PLUGINS) $(DESTDIR)$(PREFIX)/lib/megatune/)
-	install -d $(DESTDIR)$(PREFIX)/share/megatune/models
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/megatune/models
+	$(PROGRAM) --help=man | gzip -9n >$(DESTDIR)$(PREFIX)/share/man/man1/megatune.1.gz
+	install -D -m 644 tuner/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/megatune
 	install -m 644 examples/models/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/models/
 	for kind in machines stacks maps; do install -d $(DESTDIR)$(PREFIX)/share/megatune/$$kind && \
 		install -m 644 profiles/$$kind/*.yaml $(DESTDIR)$(PREFIX)/share/megatune/$$kind/ || exit 1; done
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/megatune
+	rm -f $(DESTDIR)$(PREFIX)/bin/megatune $(DESTDIR)$(PREFIX)/share/man/man1/megatune.1.gz
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/megatune
 	rm -rf $(DESTDIR)$(PREFIX)/share/megatune $(DESTDIR)$(PREFIX)/lib/megatune
 
 clean:

@@ -52,6 +52,8 @@ void mt_options_write(const struct mt_option_table *table, const void *values, F
 json_t *mt_options_json(const struct mt_option_table *table, const void *values);
 /* Help text, wrapped to 80 columns: name, default, range or choices, help. */
 void mt_options_help(const struct mt_option_table *table, FILE *file);
+/* What an option may be and is: "(1..1024; default 1)", "(none | full; default none)". */
+void mt_options_describe(const struct mt_option *option, char *text, size_t bytes);
 /* The option of that name ('-' equals '_'), or NULL. */
 const struct mt_option *mt_options_find(const struct mt_option_table *table, const char *name);
 /* Of `count` names the one nearest to `name` by edit distance, or NULL when none is near (distance > 1/2 length). */

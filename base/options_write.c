@@ -163,8 +163,7 @@ static int wrap(const char *text, int column, FILE *file)
 	return column;
 }
 
-/* "(1..1024, default 1)", "(none, full; default none)" */
-static void describe(const struct mt_option *option, char *text, size_t bytes)
+void mt_options_describe(const struct mt_option *option, char *text, size_t bytes)
 {
 	static const char *const kinds[] = {"true or false", "whole number", "number", "", "text", "text"};
 	size_t used = 1;
@@ -197,7 +196,7 @@ void mt_options_help(const struct mt_option_table *table, FILE *file)
 			column = 0;
 		}
 		fprintf(file, "%*s", HELP_INDENT - column, "");
-		describe(option, description, sizeof description);
+		mt_options_describe(option, description, sizeof description);
 		column = wrap(option->help ? option->help : "", HELP_INDENT, file);
 		wrap(description, column, file);
 		fputc('\n', file);

@@ -20,8 +20,6 @@
 #include "profiles/table.h"
 #include "profiles/tracer.h"
 
-#include "kernels/fp8.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

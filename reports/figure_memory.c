@@ -12,7 +12,7 @@ struct column {
 	const struct candidate *candidate;
 	int stage;
 	double bytes[STORE_COUNT];
-	double sum, measured_bytes; /* measured: resident size; NaN: not measured */
+	double sum, measured_bytes; /* NaN: not measured */
 };
 
 static int collect(const struct record *r, struct column *bars)
@@ -33,8 +33,7 @@ static int collect(const struct record *r, struct column *bars)
 			bar->sum = 0;
 			for (int k = 0; k < STORE_COUNT; k++)
 				bar->sum += bar->bytes[k];
-			double measured = mt_record_item(c->json, "measured_resident_bytes", (size_t)stage);
-			bar->measured_bytes = measured > 0 && measured < 1e30 ? measured : NAN;
+			bar->measured_bytes = mt_record_taken_bytes(c, stage, true);
 			count++;
 		}
 		layouts += count > before;
@@ -65,8 +64,8 @@ static enum mt_status data(const struct record *r, FILE *file)
 	char text[160];
 
 	fputs("# row\tlayout and "
-	      "stage\tmeasured_resident_bytes\tparameters_bytes\tgradients_bytes\toptimizer_bytes\tactivations_bytes\t"
-	      "workspace_bytes\tprocess_bytes\n",
+	      "stage\tmeasured_bytes\tparameters_bytes\tgradients_bytes\toptimizer_bytes\tactivations_bytes\t"
+	      "workspace_bytes\tother_bytes\n",
 	      file);
 	for (int i = 0; i < count; i++) {
 		label(text, &bars[i]);

@@ -20,9 +20,11 @@ static void put_stage(const struct page *page, const struct candidate *c, int st
 	mt_page_number(page, text);
 	for (int k = 0; k < STORE_COUNT; k++)
 		mt_page_number(page, mt_text_bytes(text, known && bytes[k] > 0 ? bytes[k] : NAN));
-	static const char *const keys[] = {"memory_bytes", "measured_memory_bytes", "resident_bytes", "measured_resident_bytes"};
-	for (int k = 0; k < 4; k++)
+	static const char *const keys[] = {"memory_bytes", "measured_memory_bytes"};
+	for (int k = 0; k < 2; k++)
 		mt_page_number(page, mt_text_bytes(text, mt_record_item(c->json, keys[k], (size_t)stage)));
+	for (int k = 0; k < 2; k++)
+		mt_page_number(page, mt_text_bytes(text, mt_record_taken_bytes(c, stage, k)));
 	fputs("</tr>\n", page->out);
 }
 
@@ -33,8 +35,8 @@ enum mt_status mt_page_memory(const struct page *page)
 	int layouts = 0;
 
 	MT_TRY(mt_page_figure(page, &mt_figure_memory, &shown));
-	mt_page_table_start(
-		page, "Layout|#Stage|#Params|#Grads|#Optim.|#Activ.|#Work|#Process|#Engine|#measured|#Resident|#measured", shown);
+	mt_page_table_start(page, "Layout|#Stage|#Params|#Grads|#Optim.|#Activ.|#Work|#Other|#Engine|#measured|#Taken|#measured",
+			    shown);
 	for (int i = -1; i < r->count && layouts < MOST_LAYOUTS; i++) {
 		const struct candidate *c = i < 0 ? r->choice : &r->candidates[i];
 		if (!c || (i >= 0 && c == r->choice) || !c->stages)
@@ -45,8 +47,8 @@ enum mt_status mt_page_memory(const struct page *page)
 	}
 	mt_page_table_end(page, shown);
 	fputs("<p class=\"soft\">Components are the peaks of the engine's arenas. Engine: the peak that its allocator counted; "
-	      "resident: the whole "
-	      "process, which the limit is for. Each is predicted, then measured where the layout was run.</p>\n",
+	      "taken: the whole process, on a GPU all that a rank has of it, which the limit is for. Each is predicted, then "
+	      "measured where the layout was run.</p>\n",
 	      page->out);
 	return MT_OK;
 }

@@ -12,7 +12,7 @@
 
 const char *const mt_record_part_names[PART_COUNT] = {"compute", "exposed tp", "exposed dp", "exposed pp", "bubble", "optimizer"};
 const char *const mt_record_store_names[STORE_COUNT] = {"parameters",  "gradients", "optimizer state",
-							"activations", "workspace", "process"};
+							"activations", "workspace", "other"};
 
 double mt_record_number(const json_t *object, const char *key)
 {
@@ -158,7 +158,9 @@ enum mt_status mt_record_read(struct record *r, const json_t *document)
 	r->model_flops = positive(document, "model_flops");
 	r->full_attention_flops = positive(document, "model_flops_full_attention");
 	r->peak_tflops = positive(r->machine, "peak_tflops");
-	r->memory_limit_bytes = positive(document, "memory_limit_bytes");
+	r->memory_limit_bytes = positive(document, "device_limit_bytes");
+	if (!isfinite(r->memory_limit_bytes))
+		r->memory_limit_bytes = positive(document, "memory_limit_bytes");
 	const json_t *array = mt_record_array(document, "candidates");
 	r->candidates = calloc(json_array_size(array) + 1, sizeof *r->candidates);
 	if (!r->candidates)
@@ -201,35 +203,44 @@ double mt_record_tokens_per_s(const struct record *r, const struct candidate *c,
 	return isfinite(rate) ? rate : positive(c->json, "tokens_per_s") * c->predicted_s / step_s;
 }
 
+double mt_record_taken_bytes(const struct candidate *c, int stage, bool measured)
+{
+	static const char *const keys[][2] = {{"device_bytes", "measured_device_bytes"},
+					      {"resident_bytes", "measured_resident_bytes"},
+					      {"memory_bytes", "measured_memory_bytes"}};
+
+	for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+		double bytes = mt_record_item(c->json, keys[k][measured], (size_t)stage);
+
+		if (bytes > 0 && bytes < 1e30)
+			return bytes;
+	}
+	return NAN;
+}
+
 bool mt_record_memory(const struct candidate *c, int stage, double bytes[STORE_COUNT])
 {
-	static const char *const keys[STORE_PROCESS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes",
-							"activations_bytes", "workspace_bytes"};
+	static const char *const keys[STORE_OTHER] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes",
+						      "workspace_bytes"};
 	const json_t *parts = json_array_get(mt_record_array(c->json, "memory_parts"), (size_t)stage);
-	double resident = mt_record_item(c->json, "resident_bytes", (size_t)stage), sum = 0;
+	double taken = mt_record_taken_bytes(c, stage, false), sum = 0;
 	bool known = false;
 
-	for (int i = 0; i < STORE_PROCESS; i++) {
+	for (int i = 0; i < STORE_OTHER; i++) {
 		bytes[i] = positive(parts, keys[i]);
 		known = known || isfinite(bytes[i]);
 		bytes[i] = isfinite(bytes[i]) ? bytes[i] : 0;
 		sum += bytes[i];
 	}
-	bytes[STORE_PROCESS] = resident > sum && resident < 1e30 ? resident - sum : 0;
+	bytes[STORE_OTHER] = taken > sum ? taken - sum : 0;
 	return known;
 }
 
 double mt_record_peak_bytes(const struct candidate *c, bool measured)
 {
-	const char *const keys[] = {measured ? "measured_resident_bytes" : "resident_bytes",
-				    measured ? "measured_memory_bytes" : "memory_bytes"};
 	double most = NAN;
 
-	for (int k = 0; k < 2 && !isfinite(most); k++)
-		for (int stage = 0; stage < c->stages; stage++) {
-			double bytes = mt_record_item(c->json, keys[k], (size_t)stage);
-			if (bytes > 0 && bytes < 1e30)
-				most = fmax(most, bytes);
-		}
+	for (int stage = 0; stage < c->stages; stage++)
+		most = fmax(most, mt_record_taken_bytes(c, stage, measured));
 	return most;
 }

@@ -12,8 +12,8 @@
 
 /* What a step's time is spent on, in the order in which it is stacked. */
 enum part { PART_COMPUTE, PART_TP, PART_DP, PART_PP, PART_BUBBLE, PART_OPTIMIZER, PART_COUNT };
-/* What an engine's memory holds, and the rest of its process. */
-enum store { STORE_PARAMETERS, STORE_GRADIENTS, STORE_OPTIMIZER, STORE_ACTIVATIONS, STORE_WORKSPACE, STORE_PROCESS, STORE_COUNT };
+/* What an engine's memory holds, and what the process, on a GPU the libraries, take beyond it. */
+enum store { STORE_PARAMETERS, STORE_GRADIENTS, STORE_OPTIMIZER, STORE_ACTIVATIONS, STORE_WORKSPACE, STORE_OTHER, STORE_COUNT };
 
 extern const char *const mt_record_part_names[PART_COUNT];
 extern const char *const mt_record_store_names[STORE_COUNT];
@@ -35,7 +35,8 @@ struct record {
 	const json_t *json, *model, *machine;
 	const char *model_name, *machine_name, *command;
 	bool partial;
-	double devices, tokens_per_step, model_flops, full_attention_flops, peak_tflops, memory_limit_bytes;
+	double devices, tokens_per_step, model_flops, full_attention_flops, peak_tflops,
+		memory_limit_bytes;   /* limit: of the GPU, else of the host */
 	struct candidate *candidates; /* owned */
 	int count, run_count, failed_count, measured_count;
 	const struct candidate *choice; /* NULL: none */
@@ -62,9 +63,12 @@ double mt_record_mfu_frac(const struct record *record, double flops, double step
 double mt_record_candidate_mfu(const struct record *record, const struct candidate *candidate, double step_s);
 double mt_record_tokens_per_s(const struct record *record, const struct candidate *candidate, double step_s);
 
-/* Bytes of a stage by what they hold. STORE_PROCESS is what the process has beyond them. False when nothing is known. */
+/* What a rank of a stage takes of what the limit is for: of the GPU; else the resident size if known, else the engine's. NaN:
+ * unknown. */
+double mt_record_taken_bytes(const struct candidate *candidate, int stage, bool measured);
+/* Bytes of a stage by what they hold; STORE_OTHER: the rest of those taken. False when nothing is known. */
 bool mt_record_memory(const struct candidate *candidate, int stage, double bytes[STORE_COUNT]);
-/* Of the stage where it is largest: resident size if known, else the engine's; measured if `measured`. NaN: unknown. */
+/* The most that a rank of any stage takes. */
 double mt_record_peak_bytes(const struct candidate *candidate, bool measured);
 
 #endif

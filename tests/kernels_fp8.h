@@ -120,7 +120,7 @@ static inline void fp8_check(struct mt_device *device, struct mt_device *referen
 						 (long long)rows, (long long)cols, mt_dtype_name(dtype),
 						 mt_dtype_name((enum mt_dtype)to), t ? " turned" : "", (long long)shift,
 						 (long long)i, codes[0][t][i], codes[1][t][i]);
-		if (memcmp(&most[0], &most[1], 4) != 0)
+		if (mt_f32_bits(most[0]) != mt_f32_bits(most[1]))
 			fail_msg("%s: amax %g, expected %g", name, (double)most[0], (double)most[1]);
 		/* Alone, and of one result only. */
 		most[0] = 0.25f;

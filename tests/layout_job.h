@@ -295,16 +295,16 @@ static inline void job_free(struct job *job)
 
 static inline int job_list(struct job *job)
 {
-	if ((job->share && !job->share()) || job_make_rows(job, 0, NULL) != MT_OK)
-		return 4;
-	for (int i = 0; i < job->count; i++) {
+	bool made = (!job->share || job->share()) && job_make_rows(job, 0, NULL) == MT_OK;
+
+	for (int i = 0; i < job->count && made; i++) {
 		char text[200];
 
 		job_text(&job->rows[i], text);
 		printf("%3d %2d ranks %s\n", i, (int)mt_layout_world(&job->rows[i].run.layout), text);
 	}
 	job_free(job);
-	return 0;
+	return made ? 0 : 4;
 }
 
 /* The program: its exit code. */

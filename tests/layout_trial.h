@@ -183,12 +183,13 @@ static inline enum mt_status trial_predict(const struct mt_run *run, struct mt_f
 {
 	struct mt_candidate candidate = {.layout = run->layout};
 	int stages = (int)run->layout.pp, first = mt_layout_coordinates(&run->layout, mt_fabric_rank(block)).pp * TRIAL_BYTES;
-	double *all = calloc((size_t)stages * TRIAL_BYTES + 1, sizeof *all), *bad = all + stages * TRIAL_BYTES;
+	double *all = calloc((size_t)stages * TRIAL_BYTES + 1, sizeof *all), *bad; /* the last says whether it failed */
 	struct mt_group *group = NULL;
 	enum mt_status st = MT_OK, dry = MT_OK;
 
 	if (!all)
 		return mt_fail(MT_NOMEM, "no memory for %d stages", stages);
+	bad = all + stages * TRIAL_BYTES;
 	MT_GOTO(out, mt_group_create_all(block, "dry", &group));
 	made->cost.train = &run->train;
 	if (mt_fabric_rank(block) == 0)

@@ -38,8 +38,8 @@ installed() { # TOOL PROGRAM
 
 mapfile -t C_FILES < <(list '*.c')
 mapfile -t H_FILES < <(list '*.h')
-mapfile -t SHELL_FILES < <(list '*.sh' '*.bats' '.ci/run')
-mapfile -t TEXT_FILES < <(list '*.c' '*.h' '*.sh' '*.bats' '.ci/run' 'Makefile' '*.md' '*.yaml' '*.supp')
+mapfile -t SHELL_FILES < <(list '*.sh' '*.bash' '*.bats' '.ci/run')
+mapfile -t TEXT_FILES < <(list '*.c' '*.h' '*.sh' '*.bash' '*.bats' '.ci/run' 'Makefile' '*.md' '*.yaml' '*.supp')
 
 flags=${LINT_CFLAGS:-}
 if [ -z "$flags" ]; then

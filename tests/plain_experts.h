@@ -19,7 +19,7 @@ static inline bool plain_among(const double *values, int64_t count, int64_t whic
 	int64_t before = 0;
 
 	for (int64_t i = 0; i < count; i++)
-		before += values[i] > values[which] || (values[i] == values[which] && i < which);
+		before += values[i] > values[which] || (i < which && values[i] == values[which]);
 	return before < most;
 }
 

@@ -105,7 +105,7 @@ static inline void plain_attention(const struct plain_model *p, int64_t layer, d
 
 		for (int64_t i = 0; i < H; i++) {
 			double score[64], most = -INFINITY, sum = 0;
-			int64_t g = i / (H / G);
+			int64_t g = i * G / H;
 
 			for (int64_t u = 0; u <= t; u++) {
 				score[u] = 0;

@@ -45,6 +45,45 @@ COMMANDS="doctor probe profile plan tune train ckpt validate calibrate report"
 	clean
 }
 
+@test "the manual page has every command and option, and man takes it" {
+	attempt megatune --help=man
+	finished
+	for command in $COMMANDS; do
+		grep -q "^\.SS megatune $command" "$OUT"
+	done
+	megatune tune --help | sed -n 's/^  \([a-z][a-z_]*\) .*/\1/p' >options
+	[ "$(wc -l <options)" -gt 30 ]
+	while read -r name; do
+		grep -qxF ".B \-\-$name" "$OUT"
+	done <options
+	if command -v groff >/dev/null; then
+		groff -man -Tascii -ww -b <"$OUT" >/dev/null 2>warnings
+		[ ! -s warnings ]
+	fi
+}
+
+@test "bash completes commands, options, their values and models" {
+	# shellcheck source=/dev/null
+	. "$ROOT/tuner/completion.bash"
+	completes() { # EXPECTED WORD...: the last word is being typed
+		local expected=$1
+		shift
+		COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+		_megatune megatune
+		printf '%s\n' "${COMPREPLY[@]}" | grep -qxF -e "$expected" || { echo "no $expected in ${COMPREPLY[*]}"; return 1; }
+	}
+	completes tune megatune tu
+	completes inspect megatune data ins
+	completes --dtype megatune tune --dt
+	completes bf16 megatune tune gpt2-124m --dtype b
+	completes gpt2-124m megatune plan gpt2
+	completes h100-80g-sxm megatune plan gpt2-124m --machine h100
+	completes megatron-core megatune scale gpt2-124m --stack mega
+	COMP_WORDS=(megatune tune "") COMP_CWORD=2
+	_megatune megatune
+	[ "${#COMPREPLY[@]}" -eq "$(find "$ROOT/examples/models" -name '*.yaml' | wc -l)" ]
+}
+
 @test "an unknown option is refused with the nearest one, by every command" {
 	for command in $COMMANDS; do
 		attempt megatune "$command" --qiuet

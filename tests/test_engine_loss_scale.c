@@ -158,7 +158,7 @@ static float *read_all(struct mt_engine *e, int64_t *count)
 		mt_engine_param_info(e, i, &info);
 		total += info.rows * info.cols;
 	}
-	float *values = malloc((size_t)total * sizeof *values);
+	float *values = malloc((size_t)(total + 1) * sizeof *values);
 	for (int i = 0; i < mt_engine_param_count(e); i++) {
 		mt_engine_param_info(e, i, &info);
 		need(mt_engine_read_param(e, i, values + at));

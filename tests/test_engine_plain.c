@@ -105,7 +105,7 @@ static void compare_gradient(struct leaves *l, int index, double bound, const ch
 	if (other) {
 		struct plain_node *q;
 
-		memcpy(strstr(other, ".k.bias"), ".q.bias", 7);
+		strstr(other, ".k.bias")[1] = 'q';
 		q = find_leaf(l, other);
 		size = norm_of(q->g, q->rows * q->cols);
 		free(other);

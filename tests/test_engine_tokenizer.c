@@ -111,8 +111,8 @@ static size_t random_text(uint64_t seed, char text[256])
 
 	for (size_t i = 0; i < count; i++) {
 		const char *part = parts[mt_random_integer(seed, 2, i, sizeof parts / sizeof parts[0])];
-		memcpy(text + bytes, part, strlen(part));
-		bytes += strlen(part);
+		if (bytes + strlen(part) < 256)
+			bytes += (size_t)snprintf(text + bytes, 256 - bytes, "%s", part);
 	}
 	return bytes;
 }

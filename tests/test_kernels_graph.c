@@ -107,6 +107,7 @@ enum mt_status cuda_fail(cudaError_t error, const char *what)
 	return mt_fail(error == cudaErrorMemoryAllocation ? MT_NOMEM : MT_FAILED, "CUDA: %s: %s", what, cudaGetErrorString(error));
 }
 
+/* With the calls above. NOLINTNEXTLINE(bugprone-suspicious-include) */
 #include "kernels/cuda/graph.c"
 
 /* ---- a device of these calls ---- */

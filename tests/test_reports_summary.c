@@ -193,13 +193,34 @@ static void a_partial_result_says_so(void **state)
 	json_decref(result);
 }
 
+/* On a GPU the memory that is short is the GPU's, whatever the process takes of the host. */
+static void of_a_gpu_its_own_memory_is_shown(void **state)
+{
+	json_t *result = load("tune_2ranks"), *candidate;
+	char *text;
+	size_t i;
+
+	(void)state;
+	json_object_set_new(result, "device_limit_bytes", json_integer(72ll << 30));
+	json_array_foreach(json_object_get(result, "candidates"), i, candidate)
+	{
+		json_object_set_new(candidate, "device_bytes", json_pack("[I]", (json_int_t)(31ll << 30)));
+		json_object_set_new(candidate, "measured_device_bytes", json_pack("[I]", (json_int_t)(30ll << 30)));
+	}
+	text = summary_of(result, 0);
+	if (!strstr(text, "30.0 GiB measured; 31.0 GiB predicted; limit 72.0 GiB a rank"))
+		fail_msg("%s", text);
+	free(text);
+	json_decref(result);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lines_are_at_most_80_columns),   cmocka_unit_test(long_names_and_words_fit_too),
 		cmocka_unit_test(colour_only_when_asked),         cmocka_unit_test(key_facts_are_in_the_summary),
 		cmocka_unit_test(a_disturbed_machine_is_told_of), cmocka_unit_test(the_report_is_named_beside_the_run_file),
-		cmocka_unit_test(a_partial_result_says_so),
+		cmocka_unit_test(a_partial_result_says_so),       cmocka_unit_test(of_a_gpu_its_own_memory_is_shown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

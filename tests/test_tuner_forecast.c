@@ -67,7 +67,7 @@ static void products_cost_a_wave_more_only_when_tiles_do_not_fit(void **state)
 	double more = mt_target_product_s(&t, MT_WIDTH_16, 1, 256 * 9 + 1, 128 * 12, 4096);
 
 	assert_true(more > 1.05 * full);
-	for (double k = 64; k < 65536; k *= 2) /* rate grows with k */
+	for (int k = 64; k < 65536; k *= 2) /* rate grows with k */
 		assert_true(k / mt_target_product_s(&t, MT_WIDTH_16, 1, 4096, 4096, k) <
 			    2 * k / mt_target_product_s(&t, MT_WIDTH_16, 1, 4096, 4096, 2 * k));
 	mt_target_free(&t);
@@ -131,7 +131,7 @@ static void eight_bits_gain_more_over_long_sums(void **state)
 
 	t.product_us = 0;
 	t.product_memory_frac = 20; /* so that only tiles take time */
-	for (double k = 512; k <= 32768; k *= 4) {
+	for (int k = 512; k <= 32768; k *= 4) {
 		double gain = mt_target_product_s(&t, MT_WIDTH_16, 1, 8192, 8192, k) /
 			      mt_target_product_s(&t, MT_WIDTH_8, 1, 8192, 8192, k);
 
@@ -175,7 +175,7 @@ static void old_libraries_lose_cards_of_groups_apart(void **state)
 
 	t.nic_gbps = 6; /* so that the network is what takes the time */
 	now.strided_nic_frac = 1;
-	for (double tp = 1; tp <= 8; tp *= 2)
+	for (int tp = 1; tp <= 8; tp *= 2)
 		within(tp == 1 || tp == 8 ? "packed, or one a node" : "several a node, apart",
 		       gradients_s(&t, &old, tp) / gradients_s(&t, &now, tp), tp == 1 || tp == 8 ? 1 : 1 / old.strided_nic_frac,
 		       -0.02, 0.02);
@@ -224,11 +224,11 @@ static void eight_bits_gain_more_in_wide_models(void **state)
 	struct mt_stack s = stack_of("megatron-core");
 	double before = 0;
 
-	for (double h = 2048; h <= 16384; h *= 2) {
+	for (int h = 2048; h <= 16384; h *= 2) {
 		struct mt_case c = {.layers = 1,
 				    .hidden = h,
-				    .heads = h / 128,
-				    .kv_heads = h / 128,
+				    .heads = h / 128.0,
+				    .kv_heads = h / 128.0,
 				    .head_dim = 128,
 				    .ffn = 4 * h,
 				    .vocab = 32000,

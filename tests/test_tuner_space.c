@@ -175,7 +175,13 @@ static int by_layout(const void *a, const void *b)
 {
 	const struct mt_candidate *p = a, *q = b;
 
-	return memcmp(&p->layout, &q->layout, sizeof p->layout);
+	for (enum mt_axis axis = 0; axis < MT_AXES; axis++) {
+		int64_t x = mt_axis_get(&p->layout, axis), y = mt_axis_get(&q->layout, axis);
+
+		if (x != y)
+			return x < y ? -1 : 1;
+	}
+	return p->layout.dp < q->layout.dp ? -1 : p->layout.dp > q->layout.dp;
 }
 
 /* Every axis with several values: each is kept or rejected under its rule, nothing is listed twice, and every value occurs. */

@@ -43,7 +43,7 @@ struct mt_candidate {
 	double median_s;             /* of all of them */
 	struct mt_interval measured; /* 90% of the undisturbed median */
 	double measured_loss;
-	int64_t *measured_peak_bytes, *measured_resident_bytes; /* owned, by stage */
+	int64_t *measured_peak_bytes, *measured_resident_bytes, *measured_scratch_bytes; /* owned, by stage */
 };
 
 /* All candidates of a search, and why others are not. */

@@ -2,6 +2,7 @@
 #include "tuner/cli.h"
 
 #include "base/log.h"
+#include "tuner/cli_help.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@ static const struct mt_option common_options[] = {
 	{"quiet", MT_OPTION_BOOL, offsetof(struct mt_common, quiet), "false", 0, 0, NULL, "errors only"},
 	{"verbose", MT_OPTION_BOOL, offsetof(struct mt_common, verbose), "false", 0, 0, NULL, "tell what is being done"},
 };
-static const struct mt_option_table common_table = {"common", common_options, 3};
+const struct mt_option_table mt_common_options_table = {"common", common_options, 3};
 
 /* Letters for the options that people type most. */
 static const char *long_name(const char *letter)
@@ -26,7 +27,7 @@ static const char *long_name(const char *letter)
 
 static const struct mt_option *find(const struct mt_cli *cli, const char *name, int *table)
 {
-	const struct mt_option *option = mt_options_find(&common_table, name);
+	const struct mt_option *option = mt_options_find(&mt_common_options_table, name);
 
 	*table = -1;
 	if (option)
@@ -47,8 +48,8 @@ static enum mt_status unknown(const struct mt_cli *cli, const char *name)
 	size_t count = 0;
 	const char *nearest;
 
-	for (size_t i = 0; i < common_table.count; i++)
-		names[count++] = common_table.options[i].name;
+	for (size_t i = 0; i < mt_common_options_table.count; i++)
+		names[count++] = mt_common_options_table.options[i].name;
 	for (int t = 0; t < MT_CLI_TABLES && cli->tables[t]; t++) {
 		for (size_t i = 0; i < cli->tables[t]->count && count < 256; i++)
 			names[count++] = cli->tables[t]->options[i].name;
@@ -59,42 +60,10 @@ static enum mt_status unknown(const struct mt_cli *cli, const char *name)
 	return mt_fail(MT_INPUT, "command line: unknown option --%s; --help lists the options (%s)", name, cli->usage);
 }
 
-enum { HELP_COLUMNS = 80 };
-
-/* Words wrapped to the width of a terminal. */
-static void print_wrapped(const char *text)
-{
-	size_t column = 0, length;
-
-	for (text += strspn(text, " "); *text; text += length, text += strspn(text, " ")) {
-		length = strcspn(text, " ");
-		if (column > 0 && column + 1 + length > HELP_COLUMNS) {
-			putchar('\n');
-			column = 0;
-		}
-		column += (size_t)printf("%s%.*s", column > 0 ? " " : "", (int)length, text);
-	}
-	putchar('\n');
-}
-
-static void print_help(const struct mt_cli *cli)
-{
-	printf("usage: %s\n\n", cli->usage);
-	print_wrapped(cli->summary);
-	for (int i = 0; i < MT_CLI_TABLES && cli->tables[i]; i++) {
-		printf("\n%s options:\n", cli->tables[i]->name);
-		mt_options_help(cli->tables[i], stdout);
-	}
-	printf("\ncommon options:\n");
-	mt_options_help(&common_table, stdout);
-	printf("\nExit: 0 done, 1 verdict against, 2 bad input, 3 inconclusive, 4 the run failed,\n77 not possible here, 130 "
-	       "interrupted.\n");
-}
-
 static enum mt_status keep_option(struct mt_cli *cli, const char *name, const char *text, int table)
 {
 	if (table < 0)
-		return mt_options_set(&common_table, &cli->common, name, text, "command line");
+		return mt_options_set(&mt_common_options_table, &cli->common, name, text, "command line");
 	cli->names[cli->option_count] = name;
 	cli->texts[cli->option_count++] = text;
 	return MT_OK;
@@ -145,8 +114,8 @@ static enum mt_status parse_all(struct mt_cli *cli, int argc, char **argv)
 		}
 		if (cli->takes_command && !strcmp(argv[i], "-n"))
 			argv[i] = ranks;
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			print_help(cli);
+		if (mt_help_asked(argv[i])) {
+			mt_help_print(cli, mt_help_asked(argv[i]));
 			cli->helped = true;
 			return MT_OK;
 		}
@@ -170,7 +139,7 @@ static enum mt_status parse_all(struct mt_cli *cli, int argc, char **argv)
 
 enum mt_status mt_cli_parse(struct mt_cli *cli, int argc, char **argv)
 {
-	mt_options_default(&common_table, &cli->common);
+	mt_options_default(&mt_common_options_table, &cli->common);
 	cli->names = calloc((size_t)argc + 1, sizeof *cli->names);
 	cli->texts = calloc((size_t)argc + 1, sizeof *cli->texts);
 	if (!cli->names || !cli->texts)

@@ -13,6 +13,8 @@ struct mt_common {
 	bool json, quiet, verbose;
 };
 
+extern const struct mt_option_table mt_common_options_table;
+
 #define MT_CLI_TABLES 6
 #define MT_CLI_WORDS  64
 
@@ -26,7 +28,7 @@ struct mt_cli {
 
 	/* filled in by mt_cli_parse */
 	struct mt_common common;
-	bool helped; /* --help was printed: the command ends with MT_OK */
+	bool helped; /* help was printed: the command ends with MT_OK */
 	int word_count;
 	const char *words[MT_CLI_WORDS];
 	int option_count;

@@ -155,7 +155,7 @@ static enum mt_status convert(const struct ckpt_command *command, const char *fr
 
 	if (mt_file_exists(to))
 		return mt_fail(MT_INPUT, "%s exists: give a name that is free", to);
-	MT_TRY(choose(from, &directory));
+	MT_GOTO(out, choose(from, &directory));
 	MT_GOTO(out, mt_weights_model(&model, directory));
 	MT_GOTO(out, mt_weights_open(&weights, directory, &model));
 	MT_GOTO(out, mt_weights_export(&weights, (enum mt_export)command->format, (enum mt_stored)command->dtype,

@@ -6,7 +6,7 @@
 #include "base/units.h"
 #include "engine/data_build.h"
 #include "engine/indexed.h"
-#include "tuner/cli.h"
+#include "tuner/cli_help.h"
 #include "tuner/commands.h"
 
 #include <dirent.h>
@@ -400,6 +400,25 @@ static const struct {
 
 enum { ACTIONS = sizeof actions / sizeof actions[0] };
 
+static enum mt_status help(enum mt_help kind)
+{
+	static char man[] = "--help=man";
+
+	if (kind == MT_HELP_TEXT)
+		printf("usage: megatune data ACTION ... [options]\n\n");
+	for (int i = 0; i < ACTIONS; i++) {
+		if (kind == MT_HELP_TEXT)
+			printf("  %-9s %s\n", actions[i].name, actions[i].summary);
+		else if (kind == MT_HELP_WORDS)
+			printf("%s\n", actions[i].name);
+		else
+			MT_TRY(actions[i].run(2, (char *[]){man, man, NULL}));
+	}
+	if (kind == MT_HELP_TEXT)
+		printf("\nmegatune data ACTION --help tells more.\n");
+	return MT_OK;
+}
+
 enum mt_status mt_command_data(int argc, char **argv)
 {
 	const char *names[ACTIONS], *nearest;
@@ -409,13 +428,8 @@ enum mt_status mt_command_data(int argc, char **argv)
 			return actions[i].run(argc - 1, argv + 1);
 		names[i] = actions[i].name;
 	}
-	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-		printf("usage: megatune data ACTION ... [options]\n\n");
-		for (int i = 0; i < ACTIONS; i++)
-			printf("  %-9s %s\n", actions[i].name, actions[i].summary);
-		printf("\nmegatune data ACTION --help tells more.\n");
-		return MT_OK;
-	}
+	if (argc > 1 && mt_help_asked(argv[1]))
+		return help(mt_help_asked(argv[1]));
 	if (argc < 2)
 		return mt_fail(MT_INPUT, "data: build, inspect, list or encode? megatune data --help tells more");
 	nearest = mt_options_nearest(argv[1], names, ACTIONS);

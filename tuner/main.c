@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/process.h"
+#include "tuner/cli_help.h"
 #include "tuner/commands.h"
 
 #include <stdio.h>
@@ -39,6 +40,56 @@ static void print_usage(FILE *file)
 	fprintf(file, "\nmegatune COMMAND --help tells more; megatune --version the version.\n");
 }
 
+/* The whole program for man(1): each command tells its own section. */
+static enum mt_status print_manual(void)
+{
+	static char ask[] = "--help=man";
+	char name[32];
+
+	printf(".\\\" written by megatune --help=man\n.TH MEGATUNE 1 \"\" \"megatune %s\" \"User Commands\"\n.SH NAME\n"
+	       "megatune \\- find, prove and run the best parallel layout for training a transformer\n"
+	       ".SH SYNOPSIS\n.B megatune\n.I COMMAND\n[\\fIoptions\\fR]\n.SH DESCRIPTION\n",
+	       MT_VERSION);
+	mt_help_man_text(
+		"A training engine with tensor, sequence, context, expert, pipeline and data parallelism, and a tuner that probes "
+		"the "
+		"machine, profiles its kernels, searches the layouts, runs the best few and writes the choice as a run file "
+		"with a report. Options may stand before or after other words, as --name value, --name=value, --flag or "
+		"--no-flag. Numbers take the suffixes K, M, G, T and Ki, Mi, Gi, Ti.",
+		stdout);
+	for (int i = 0; i < COMMANDS; i++) {
+		printf(".TP\n.B %s\n", commands[i].name);
+		mt_help_man_text(commands[i].summary, stdout);
+	}
+	printf(".SH COMMANDS\n");
+	for (int i = 0; i < COMMANDS; i++) {
+		snprintf(name, sizeof name, "%s", commands[i].name);
+		MT_TRY(commands[i].run(2, (char *[]){name, ask, NULL}));
+	}
+	printf(".SH COMMON OPTIONS\n");
+	mt_help_man_options(&mt_common_options_table, stdout);
+	printf(".SH EXIT STATUS\n");
+	mt_help_man_text(
+		"0 done; 1 a verdict against; 2 usage or bad input; 3 inconclusive; 4 the run failed; 77 not possible here; 130 "
+		"interrupted, what was found so far is kept.",
+		stdout);
+	printf(".SH ENVIRONMENT\n.TP\n.B MEGATUNE_DATA\ndirectory above models, machines, stacks and maps\n.TP\n"
+	       ".B MEGATUNE_PLUGINS\ndirectory of the plugins\n.TP\n.B MEGATUNE_ISA\n"
+	       "avx512, avx2 or baseline: lowers the instruction set of the processor's kernels\n.TP\n.B NO_COLOR\nno colours\n");
+	return MT_OK;
+}
+
+static enum mt_status help(enum mt_help kind)
+{
+	if (kind == MT_HELP_MAN)
+		return print_manual();
+	if (kind == MT_HELP_TEXT)
+		print_usage(stdout);
+	for (int i = 0; i < COMMANDS && kind == MT_HELP_WORDS; i++)
+		printf("%s\n", commands[i].name);
+	return MT_OK;
+}
+
 static enum mt_status unknown_command(const char *name)
 {
 	const char *names[COMMANDS], *nearest;
@@ -61,10 +112,10 @@ static enum mt_status dispatch(int argc, char **argv)
 		printf("megatune %s\n", MT_VERSION);
 		return MT_OK;
 	}
-	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-		print_usage(stdout);
-		return MT_OK;
-	}
+	if (!strcmp(argv[1], "help"))
+		return help(MT_HELP_TEXT);
+	if (mt_help_asked(argv[1]))
+		return help(mt_help_asked(argv[1]));
 	for (int i = 0; i < COMMANDS; i++) {
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].run(argc - 1, argv + 1);

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "tuner/axes.h"
 #include "tuner/launch.h"
+#include "tuner/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -167,7 +168,7 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 {
 	static const char *const parts[MT_ENGINE_ARENAS] = {"parameters_bytes", "gradients_bytes", "optimizer_bytes",
 							    "activations_bytes", "workspace_bytes"};
-	json_t *peak = json_array(), *resident = json_array(), *by_stage = json_array();
+	json_t *peak = json_array(), *resident = json_array(), *device = json_array(), *by_stage = json_array();
 
 	for (int s = 0; s < c->stages; s++) {
 		json_t *part = json_object();
@@ -179,7 +180,7 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 		if (c->stage[s].device_bytes > 0) {
 			set_int(part, "scratch_bytes", c->stage[s].scratch_bytes);
 			set_int(part, "pinned_bytes", c->stage[s].pinned_bytes);
-			set_int(part, "device_bytes", c->stage[s].device_bytes);
+			json_array_append_new(device, json_integer((json_int_t)c->stage[s].device_bytes));
 		}
 		json_array_append_new(by_stage, part);
 		json_array_append_new(peak, json_integer((json_int_t)c->stage[s].peak_bytes));
@@ -188,6 +189,9 @@ static void set_memory(json_t *o, const struct mt_candidate *c)
 	json_object_set_new(o, "memory_bytes", peak);
 	json_object_set_new(o, "memory_parts", by_stage);
 	json_object_set_new(o, "resident_bytes", resident);
+	if (json_array_size(device) > 0)
+		json_object_set(o, "device_bytes", device);
+	json_decref(device);
 }
 
 static json_t *bytes_json(const int64_t *bytes, int stages)
@@ -214,6 +218,14 @@ static void set_measured(json_t *o, const struct mt_candidate *c)
 	set_number(o, "measured_loss", c->measured_loss);
 	json_object_set_new(o, "measured_memory_bytes", bytes_json(c->measured_peak_bytes, c->stages));
 	json_object_set_new(o, "measured_resident_bytes", bytes_json(c->measured_resident_bytes, c->stages));
+	if (json_object_get(o, "device_bytes")) {
+		json_t *device = json_array();
+
+		for (int s = 0; s < c->stages; s++)
+			json_array_append_new(device,
+					      json_integer((json_int_t)(c->measured_peak_bytes[s] + c->measured_scratch_bytes[s])));
+		json_object_set_new(o, "measured_device_bytes", device);
+	}
 }
 
 static json_t *candidate_json(const struct mt_session *s, int index)
@@ -394,6 +406,8 @@ json_t *mt_result_json(const struct mt_session *session)
 	set_string(o, "choice_reason", session->reason);
 	json_object_set_new(o, "prediction", prediction_json(session));
 	set_int(o, "memory_limit_bytes", session->machine.rank_memory_bytes);
+	if (mt_machine_has_device_memory(&session->machine))
+		set_int(o, "device_limit_bytes", mt_machine_device_bytes(&session->machine));
 	if (session->choice >= 0)
 		json_object_set_new(o, "timeline", timeline_json(session));
 	if (session->choice >= 0) {

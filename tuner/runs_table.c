@@ -262,6 +262,9 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 	const struct mt_case *c = &run->layout;
 	snprintf(run->same, sizeof run->same, "%.60s %s %.0f gpus L%.0f h%.0f s%.0f b%.0f w%d", model,
 		 table->targets[run->target].name, run->gpus, c->layers, c->hidden, c->seq, c->gbs, (int)c->width);
+	snprintf(run->laid_out, sizeof run->laid_out,
+		 "tp%.0f pp%.0f vp%.0f cp%.0f ep%.0f dp%.0f mbs%.0f sp%d zero%d recompute%d %s", c->tp, c->pp, c->vp, c->cp, c->ep,
+		 c->dp, c->mbs, c->sp, c->zero, c->recompute, c->fused_attention ? "fused" : "plain");
 	return MT_OK;
 }
 

@@ -9,9 +9,10 @@ struct mt_measured_run {
 	const char *id, *group; /* of the table */
 	struct mt_case layout;
 	double gpus, measured_s;
-	int target, stack; /* indices */
-	char skip[160];    /* why it cannot be predicted; empty: it can */
-	char same[200];    /* equal text: same model, devices, batch and precision, so layouts compete */
+	int target, stack;  /* indices */
+	char skip[160];     /* why it cannot be predicted; empty: it can */
+	char same[200];     /* equal text: same model, devices, batch and precision, so layouts compete */
+	char laid_out[160]; /* equal text: the same layout */
 };
 
 struct mt_runs_table {

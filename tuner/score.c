@@ -84,7 +84,7 @@ static double layout_s(const struct mt_runs_table *table, int of)
 		const struct mt_measured_run *run = &table->runs[i];
 
 		if (in_group(table, i, lead->group) && strcmp(run->same, lead->same) == 0 &&
-		    memcmp(&run->layout, &lead->layout, sizeof run->layout) == 0) {
+		    strcmp(run->laid_out, lead->laid_out) == 0) {
 			sum += run->measured_s;
 			count++;
 		}
@@ -104,7 +104,7 @@ static double regret_among(const struct mt_runs_table *table, const double *pred
 
 		if (!in_group(table, i, lead->group) || strcmp(run->same, lead->same) != 0)
 			continue;
-		layouts += memcmp(&run->layout, &lead->layout, sizeof run->layout) != 0;
+		layouts += strcmp(run->laid_out, lead->laid_out) != 0;
 		pick = predicted[i] < predicted[pick] ? i : pick;
 		best_s = fmin(best_s, layout_s(table, i));
 	}

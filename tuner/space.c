@@ -209,6 +209,7 @@ static void free_candidate(struct mt_candidate *c)
 	free(c->steps);
 	free(c->measured_peak_bytes);
 	free(c->measured_resident_bytes);
+	free(c->measured_scratch_bytes);
 }
 
 void mt_space_free(struct mt_space *space)

@@ -72,6 +72,7 @@ static enum mt_status take_summary(struct mt_candidate *c, const char *output)
 		set_failure(c, "the trial timed no step");
 	MT_GOTO(out, take_bytes(json_object_get(summary, "memory_bytes"), c->stages, &c->measured_peak_bytes));
 	MT_GOTO(out, take_bytes(json_object_get(summary, "resident_bytes"), c->stages, &c->measured_resident_bytes));
+	MT_GOTO(out, take_bytes(json_object_get(summary, "scratch_bytes"), c->stages, &c->measured_scratch_bytes));
 out:
 	json_decref(summary);
 	return st;

@@ -75,9 +75,9 @@ static const struct mt_option stack_options[] = {
 	TEXT("name", S(name), "name of the software"),
 	TEXT("like", S(like), "stack file whose values this one starts from"),
 	TEXT("source", S(source), "where the numbers come from"),
+	TEXT("family", S(family), "software that this is a choice of options of: calibration and errors count it as that"),
 	FLAG("fused_attention", S(fused_attention), "true", "attention never writes its scores"),
 	FLAG("fused_elementwise", S(fused_elementwise), "true", "bias, dropout, activation and residual are fused"),
-	FLAG("fused_sinks", S(fused_sinks), "true", "fused attention also with learned sinks"),
 	FLAG("sp_default", S(sp_default), "true", "sequence parallelism wherever tp > 1 and nothing is said"),
 	FLAG("balanced_stages", S(balanced_stages), "false", "layers are dealt to stages so that the head counts for its cost"),
 	INT("recompute_default", S(recompute_default), "0", 0, 2, "recompute where nothing is said: 0 none, 1 selective, 2 full"),
@@ -85,11 +85,16 @@ static const struct mt_option stack_options[] = {
 	FLAG("pads_whole_vocab", S(pads_whole_vocab), "true", "the vocabulary is padded also where it is not split"),
 	INT("attention_generation", S(attention_generation), "3", 2, 3, "fused attention: 3, made for the machine, or 2"),
 	NUM("attention_gain", S(attention_gain), "1", 0.05, 4, "this software's fused attention over the machine's"),
+	NUM("attention_8_gain", S(attention_8_gain), "1", 0.05, 4, "the same beside 8-bit products, models with experts"),
+	NUM("product_8_gain", S(product_8_gain), "1", 0.05, 4, "rate of its 8-bit products over the machine's"),
+	NUM("clamped_passes", S(clamped_passes), "2", 0, 100, "operations of 32 bits on clamped gates and values of experts"),
+	FLAG("fused_experts", S(fused_experts), "false", "activation and casts are part of the experts' 8-bit products"),
 	NUM("elementwise_passes", S(elementwise_passes), "1.2", 0.1, 10, "traffic of vector operations over the least"),
 	NUM("host_forward_us", S(host_forward_us), "250", 0, 1e6, "host time of a layer's forward pass, us"),
 	NUM("host_backward_us", S(host_backward_us), "300", 0, 1e6, "host time of a layer's backward pass, us"),
 	NUM("host_comm_us", S(host_comm_us), "30", 0, 1e6, "host time of a collective, us"),
 	NUM("host_expert_us", S(host_expert_us), "1500", 0, 1e6, "further host time of a layer of experts in a pass, us"),
+	NUM("host_cast_us", S(host_cast_us), "0", 0, 1e6, "further host time of a product of 8 or 4 bits in a pass, us"),
 	NUM("message_us", S(message_us), "0", 0, 1e6, "launches and wait of a pipeline message, us"),
 	NUM("microbatch_us", S(microbatch_us), "1000", 0, 1e7, "host time of a micro-batch, us"),
 	NUM("step_us", S(step_us), "10000", 0, 1e8, "host time of a step, us"),
@@ -205,4 +210,9 @@ void mt_target_free(struct mt_target *target)
 void mt_stack_free(struct mt_stack *stack)
 {
 	mt_options_free(&mt_stack_options, stack);
+}
+
+const char *mt_stack_family(const struct mt_stack *stack)
+{
+	return stack->family && *stack->family ? stack->family : stack->name;
 }

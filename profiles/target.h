@@ -35,17 +35,22 @@ struct mt_target {
 
 struct mt_stack {
 	char *name, *like, *source; /* owned */
+	char *family;               /* owned; the software that this is a choice of options of; NULL: its own */
 	bool fused_attention, fused_elementwise, sp_default;
-	bool fused_sinks;             /* its fused attention knows learned sinks (gpt-oss) */
 	bool balanced_stages;         /* layers are dealt to stages so that the head counts for what it costs */
 	int64_t recompute_default;    /* where nothing is said: 0 none, 1 selective, 2 full */
 	int64_t vocab_multiple;       /* the vocabulary is padded to this many words a tensor-parallel rank; 1: to what divides */
 	bool pads_whole_vocab;        /* also where one rank has it all */
 	int64_t attention_generation; /* of its fused attention: 3, written for the machine, or 2 */
 	double attention_gain;        /* of this software's fused attention over the machine's */
+	double attention_8_gain;      /* the same where products have 8 or 4 bits, models with experts */
+	double product_8_gain;        /* rate of its 8-bit products over the machine's */
+	double clamped_passes;        /* operations of 32 bits on gates and values of experts with biases and clamps (gpt-oss) */
+	bool fused_experts;           /* activation and casts are part of the experts' products, where these have 8 or 4 bits */
 	double elementwise_passes;    /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
 	double host_expert_us;                                  /* further, a layer of experts */
+	double host_cast_us;           /* further, of each product with operands of 8 or 4 bits: scales and casts */
 	double message_us;             /* of a pipeline message, a pass of a chunk: launches and the wait for the other stage */
 	bool expert_dedup;             /* a token goes to a node once */
 	double microbatch_us, step_us; /* host time a micro-batch; a step */
@@ -78,6 +83,8 @@ enum mt_status mt_target_load(struct mt_target *target, const char *what);
 enum mt_status mt_stack_load(struct mt_stack *stack, const char *what);
 void mt_target_free(struct mt_target *target);
 void mt_stack_free(struct mt_stack *stack);
+/* What calibration and errors count it as. */
+const char *mt_stack_family(const struct mt_stack *stack);
 /* The file NAME.yaml of a kind ("machines", "stacks", "maps"); free() it. Not there: the name itself. */
 char *mt_target_path(const char *kind, const char *what);
 

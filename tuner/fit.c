@@ -52,8 +52,8 @@ static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const 
 	if (c->experts > 0 && mt_case_etp(c) != c->tp)
 		snprintf(etp, sizeof etp, " etp%.0f", c->etp);
 	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s%s s%.0f x%.0f e%.0f/%.0f%s tp%.0f cp%.0f w%d r%d",
-		 accelerator_of(t), stack->name, c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep, etp, c->tp,
-		 c->cp, (int)c->width, c->recompute);
+		 accelerator_of(t), mt_stack_family(stack), c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep,
+		 etp, c->tp, c->cp, (int)c->width, c->recompute);
 }
 
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)
@@ -66,9 +66,9 @@ void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, 
 	else if (level == MT_FIT_CLUSTER)
 		snprintf(name, MT_FIT_NAME, "%.60s @ %.4g GB/s", t->name, t->nic_gbps);
 	else if (level == MT_FIT_STACK)
-		snprintf(name, MT_FIT_NAME, "%.60s", stack->name);
+		snprintf(name, MT_FIT_NAME, "%.60s", mt_stack_family(stack));
 	else if (level == MT_FIT_PAIR)
-		snprintf(name, MT_FIT_NAME, "%.44s + %.44s", t->name, stack->name);
+		snprintf(name, MT_FIT_NAME, "%.44s + %.44s", t->name, mt_stack_family(stack));
 	else
 		layer_name(name, t, stack, &run->layout);
 }

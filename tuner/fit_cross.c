@@ -13,7 +13,8 @@ enum { PAIR_LEAST = 10 };
 
 static bool same_pair(const struct mt_measured_run *a, const struct mt_measured_run *b, const struct mt_runs_table *table)
 {
-	return a->stack == b->stack && strcmp(table->targets[a->target].name, table->targets[b->target].name) == 0;
+	return strcmp(mt_stack_family(&table->stacks[a->stack]), mt_stack_family(&table->stacks[b->stack])) == 0 &&
+	       strcmp(table->targets[a->target].name, table->targets[b->target].name) == 0;
 }
 
 static uint64_t hash(const char *text)

@@ -14,6 +14,7 @@ struct mt_case {
 	double experts, topk; /* 0: dense */
 	double shared_ffn;    /* width of the expert that all tokens meet; 0: none */
 	bool gated;           /* three matrices in the MLP */
+	bool clamped;         /* experts have biases, gates and values are clamped (gpt-oss) */
 	bool dropout;         /* masks are kept: GPT-2's shape */
 	double tp, pp, vp, cp, ep, dp, mbs, gbs;
 	bool sp;

@@ -32,15 +32,21 @@ static double later(double a, double b)
 	return most * cbrt(1 + ratio * ratio * ratio);
 }
 
-static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double groups, double m,
-		      double n, double k)
+static double product(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+		      double groups, double m, double n, double k)
 {
 	double low_s;
 
 	if (c->width == MT_WIDTH_16)
 		return f->of[MT_FACTOR_PRODUCT] * mt_target_product_s(t, MT_WIDTH_16, groups, m, n, k);
-	low_s = mt_target_product_s(t, c->width, groups, m, n, k);
+	low_s = mt_target_product_s(t, c->width, groups, m, n, k) / s->product_8_gain;
 	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * low_s;
+}
+
+/* Of an element of the products' operands: 4 bits have a scale of 8 for each 16 elements. */
+static double width_bytes(const struct mt_case *c)
+{
+	return c->width == MT_WIDTH_16 ? 2 : c->width == MT_WIDTH_8 ? 1 : 0.5625;
 }
 
 /* An operand of 16 bits becomes one of 8 or 4 bits as it is and transposed; 4 bits have a scale of the whole tensor too, which is
@@ -48,10 +54,25 @@ static double product(const struct mt_case *c, const struct mt_target *t, const 
 static double cast_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
 		     double elements)
 {
-	double bytes = c->width == MT_WIDTH_16 ? 0 : c->width == MT_WIDTH_8 ? 2 + 2 * 1 : 2 + 2 + 2 * 0.5625;
+	double bytes = c->width == MT_WIDTH_16 ? 0 : (c->width == MT_WIDTH_8 ? 2 : 2 + 2) + 2 * width_bytes(c);
 
 	return bytes > 0 ? f->of[MT_FACTOR_LOW] * s->cast_passes * mt_target_vector_s(t, bytes * elements) : 0;
 }
+
+/* Shares of a product's operands that a rank casts in passes of their own: forward its input, backward the gradient of its output.
+ */
+struct casts {
+	double in, out;
+};
+
+/* With sequence parallelism, what is gathered from all tensor-parallel ranks is cast before: three of four bytes for a rank's own
+ * rows, the transposed copy for all. */
+static double gathered(const struct mt_case *c)
+{
+	return c->sp ? 0.75 / c->tp + 0.25 : 1;
+}
+
+static const struct casts both = {1, 1};
 
 /* Seconds of y = x w, forward and both backward products; of these that of the weights. */
 struct linear {
@@ -59,15 +80,15 @@ struct linear {
 };
 
 static void add_linear(struct linear *sum, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-		       const struct mt_factors *f, double groups, double m, double n, double k)
+		       const struct mt_factors *f, double groups, double m, double n, double k, struct casts casts)
 {
 	/* Rows of k and n elements: a load of 16 bytes holds 8 of 16 bits (NVIDIA, Matrix Multiplication Background). */
 	double slow = fmod(n, ALIGNED) != 0 || fmod(k, ALIGNED) != 0 ? 1 / t->unaligned_frac : 1;
 
-	double wgrad_s = slow * product(c, t, f, groups, n, k, m);
+	double wgrad_s = slow * product(c, t, s, f, groups, n, k, m);
 
-	sum->forward_s += slow * product(c, t, f, groups, m, n, k) + cast_s(c, t, s, f, groups * m * k);
-	sum->backward_s += slow * product(c, t, f, groups, m, k, n) + wgrad_s + cast_s(c, t, s, f, groups * m * n);
+	sum->forward_s += slow * product(c, t, s, f, groups, m, n, k) + cast_s(c, t, s, f, casts.in * groups * m * k);
+	sum->backward_s += slow * product(c, t, s, f, groups, m, k, n) + wgrad_s + cast_s(c, t, s, f, casts.out * groups * m * n);
 	sum->wgrad_s += wgrad_s;
 }
 
@@ -86,6 +107,7 @@ static double whole_attention_s(const struct mt_case *c, const struct mt_target 
 		       rate = t->tflops_16 * t->product_frac * t->sustained_frac *
 			      (third ? t->attention_frac : t->attention_2_frac);
 
+		rate *= c->width != MT_WIDTH_16 && c->experts > 0 ? s->attention_8_gain : 1;
 		rate *= s->attention_gain * d / (d + wait) * (128 + wait) / 128;
 		forward_s = t->kernel_us * 1e-6 + flops / (rate * 1e12);
 		*backward_s = BACKWARD_ATTENTION * forward_s * f->of[MT_FACTOR_ATTENTION];
@@ -94,8 +116,10 @@ static double whole_attention_s(const struct mt_case *c, const struct mt_target 
 	wide.width = MT_WIDTH_16;
 	double scores = c->mbs * heads * rows * c->seq, products_s, more_s;
 
-	products_s = product(&wide, t, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, f, c->mbs * heads, rows, d, c->seq);
-	more_s = product(&wide, t, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, f, c->mbs * heads, c->seq, rows, d);
+	products_s =
+		product(&wide, t, s, f, c->mbs * heads, rows, c->seq, d) + product(&wide, t, s, f, c->mbs * heads, rows, d, c->seq);
+	more_s =
+		product(&wide, t, s, f, c->mbs * heads, c->seq, d, rows) + product(&wide, t, s, f, c->mbs * heads, c->seq, rows, d);
 	forward_s = products_s +
 		    f->of[MT_FACTOR_ATTENTION] * s->elementwise_passes * mt_target_vector_s(t, (c->dropout ? 8 : 3) * scores);
 	*backward_s = products_s + more_s +
@@ -114,19 +138,27 @@ static double attention_s(const struct mt_case *c, const struct mt_target *t, co
 	return share * forward_s;
 }
 
+static bool fused_experts(const struct mt_case *c, const struct mt_stack *s)
+{
+	return s->fused_experts && c->width != MT_WIDTH_16;
+}
+
 /* Bytes that the vector operations of a layer move in a forward pass. */
-static double vector_bytes(const struct mt_case *c, double tokens, bool dense)
+static double vector_bytes(const struct mt_case *c, const struct mt_stack *s, double tokens, bool dense)
 {
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim,
 	       whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
 	bool routed = c->experts > 0 && !dense;
 	double width = routed ? c->topk * c->ffn + c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn;
-	double parts = (c->gated ? 6 : 4) * width + (c->dropout ? 2 : 4) * (q + kv) + (c->fused_attention ? 0 : 8 * q);
+	double parts = (routed && fused_experts(c, s) ? 0 : (c->gated ? 6 : 4) * width) + (c->dropout ? 2 : 4) * (q + kv) +
+		       (c->fused_attention ? 0 : 8 * q);
 
 	if (c->kv_rank > 0) { /* norms of the states; keys put together from two parts */
 		whole += 8 * (c->q_rank + c->kv_rank);
 		parts += 4 * kv;
 	}
+	if (routed && c->clamped) /* gates and values, read and written in 32 bits */
+		parts += s->clamped_passes * 2 * 8 * width;
 	if (routed) /* permuted by expert, then by rank, and both undone; scores */
 		whole += 16 * c->topk * c->hidden + 8 * c->experts;
 	return tokens * (whole / (c->sp ? c->tp : 1) + parts / c->tp);
@@ -137,11 +169,12 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 {
 	double etp = mt_case_etp(c), groups = c->experts / c->ep,
 	       rows = tokens / c->tp * etp * c->topk * c->ep / c->experts * EXPERT_IMBALANCE, bytes, send_s;
+	double inner = fused_experts(c, s) ? 0 : 1;
 	struct linear own = {0};
 	struct mt_span span = mt_target_span(t, c->ep, etp);
 
-	add_linear(&own, c, t, s, f, groups, rows, (c->gated ? 2 : 1) * c->ffn / etp, c->hidden);
-	add_linear(&own, c, t, s, f, groups, rows, c->hidden, c->ffn / etp);
+	add_linear(&own, c, t, s, f, groups, rows, (c->gated ? 2 : 1) * c->ffn / etp, c->hidden, (struct casts){1, inner});
+	add_linear(&own, c, t, s, f, groups, rows, c->hidden, c->ffn / etp, (struct casts){inner, 1});
 	sum->forward_s += f->of[MT_FACTOR_EXPERT] * own.forward_s;
 	sum->backward_s += f->of[MT_FACTOR_EXPERT] * own.backward_s;
 	sum->wgrad_s += f->of[MT_FACTOR_EXPERT] * own.wgrad_s;
@@ -168,8 +201,8 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 
 	if (c->tp <= 1)
 		return 0;
-	if (c->sp)
-		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes) +
+	if (c->sp) /* gathered as the products want it, reduced in 16 bits */
+		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes * width_bytes(c) / 2) +
 			mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes);
 	else
 		one_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, span, bytes);
@@ -181,17 +214,21 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 	return one_s * (1 - s->tp_overlap_frac);
 }
 
-/* Ring attention: keys and values go round beside the attention of the block before. */
-static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens,
-			double beside_s)
+/* Ring attention: keys and values go round beside the attention of the block before. Each step costs a message's launch and wait
+ * and the sums of what it found: forward the output in 32 bits, read and written beside the step's own; backward the gradients of
+ * queries and, twice as wide with what goes round, of keys and values. */
+static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+			double tokens, double beside_s, bool backward)
 {
-	double bytes = 2 * tokens * c->kv_heads * (c->head_dim + mt_case_v_dim(c)) / c->tp, ring_s, open_s;
+	double kv = c->kv_heads * (c->head_dim + mt_case_v_dim(c)) / c->tp, q = c->heads * c->head_dim / c->tp;
+	double bytes = (backward ? 2 : 1) * 2 * tokens * kv, sums = 10 * tokens * (q + (backward ? kv : 0)), ring_s, open_s, step_s;
 
 	if (c->cp <= 1)
 		return 0;
 	ring_s = mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->cp, c->tp), bytes * c->cp);
 	open_s = ring_s - 0.8 * beside_s * (c->cp - 1) / c->cp;
-	return open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s;
+	step_s = f->of[MT_FACTOR_PIPE] * s->message_us * 1e-6 + f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, sums);
+	return (open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s) + (c->cp - 1) * step_s;
 }
 
 /* Products around the core of attention. */
@@ -203,22 +240,24 @@ static void attention_linears(struct linear *lin, const struct mt_case *c, const
 
 	if (c->kv_rank > 0) {
 		if (c->q_rank > 0)
-			add_linear(lin, c, t, s, f, 1, own, c->q_rank, c->hidden);
-		add_linear(lin, c, t, s, f, 1, own, c->kv_rank + c->rope_dim, c->hidden);
-		add_linear(lin, c, t, s, f, 1, tokens, q / c->tp, c->q_rank > 0 ? c->q_rank : c->hidden);
-		add_linear(lin, c, t, s, f, 1, tokens, (q - c->heads * c->rope_dim + v) / c->tp, c->kv_rank);
+			add_linear(lin, c, t, s, f, 1, own, c->q_rank, c->hidden, both);
+		add_linear(lin, c, t, s, f, 1, own, c->kv_rank + c->rope_dim, c->hidden, both);
+		add_linear(lin, c, t, s, f, 1, tokens, q / c->tp, c->q_rank > 0 ? c->q_rank : c->hidden,
+			   (struct casts){gathered(c), 1});
+		add_linear(lin, c, t, s, f, 1, tokens, (q - c->heads * c->rope_dim + v) / c->tp, c->kv_rank,
+			   (struct casts){gathered(c), 1});
 	} else {
-		add_linear(lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden);
+		add_linear(lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden, (struct casts){gathered(c), 1});
 	}
-	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, v / c->tp);
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, v / c->tp, (struct casts){1, gathered(c)});
 }
 
 /* An MLP, whole or the one that all tokens meet beside the experts. */
 static void mlp_linears(struct linear *lin, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			const struct mt_factors *f, double tokens, double width)
 {
-	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden);
-	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp);
+	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden, (struct casts){gathered(c), 1});
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp, (struct casts){1, gathered(c)});
 }
 
 /* A layer, with experts where the model has them and `dense` is not set. */
@@ -237,16 +276,18 @@ static void make_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	if (!routed || c->shared_ffn > 0) /* one after the other: hiding it beside the exchange is not modelled */
 		mlp_linears(&lin, c, t, s, f, tokens, routed ? c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn);
 	core_s = attention_s(c, t, s, f, &core_back_s);
-	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, tokens, dense)) +
+	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, s, tokens, dense)) +
 					      (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
 	tp_s = tensor_s(c, t, s, f, tokens, dense);
-	cp_s = context_s(c, t, f, tokens, core_s);
-	cp_back_s = context_s(c, t, f, 2 * tokens, core_back_s);
+	cp_s = context_s(c, t, s, f, tokens, core_s, false);
+	cp_back_s = context_s(c, t, s, f, tokens, core_back_s, true);
 	forward_s = lin.forward_s + core_s + vector_s + tp_s + card->ep_s + cp_s;
 	backward_s = lin.backward_s + core_back_s + BACKWARD_VECTOR * vector_s + tp_s + card->ep_s + cp_back_s;
 	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
 	calls += routed ? 2 : 0;
 	more_us = routed ? s->host_expert_us : 0;
+	if (c->width != MT_WIDTH_16)
+		more_us += s->host_cast_us * (routed ? 2 + 2 * c->experts / c->ep : 4);
 	/* a collective waits for the last host of its ranks */
 	more_us += calls * s->host_comm_us * (1 + log2(c->tp));
 	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
@@ -291,7 +332,7 @@ static void make_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 	wide.width = MT_WIDTH_16;
 	if (c->tp > 1)
 		tp_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, mt_target_span(t, c->tp, 1), 2 * tokens * c->hidden);
-	add_linear(&lin, &wide, t, s, f, 1, tokens, words, c->hidden);
+	add_linear(&lin, &wide, t, s, f, 1, tokens, words, c->hidden, both);
 	embedding->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (c->dropout ? 11 : 4) * tokens * c->hidden);
 	embedding->tp_s = 2 * tp_s;
 	embedding->forward_s = embedding->vector_s + tp_s;
@@ -313,7 +354,7 @@ static void make_module(struct mt_forecast_cards *cards, const struct mt_case *c
 	struct linear join = {0};
 	double again = c->recompute == MT_CASE_FULL ? 1 : 0;
 
-	add_linear(&join, c, t, s, f, 1, c->mbs * c->seq / c->cp / (c->sp ? c->tp : 1), c->hidden, 2 * c->hidden);
+	add_linear(&join, c, t, s, f, 1, c->mbs * c->seq / c->cp / (c->sp ? c->tp : 1), c->hidden, 2 * c->hidden, both);
 	*m = cards->layer;
 	m->forward_s += join.forward_s;
 	m->backward_s += join.backward_s + again * join.forward_s;

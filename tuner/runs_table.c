@@ -75,7 +75,8 @@ static const char *choose(const struct mt_yaml *map, const char *what, const str
 	static const char *const keys[][2] = {{"hardware", "hardware"},   {"interconnect", "interconnect"},
 					      {"source", "source_repo"},  {"version", "container_or_version"},
 					      {"attention", "attention"}, {"zero", "zero_stage"},
-					      {"model", "model"},         {"arch", "arch"}};
+					      {"model", "model"},         {"arch", "arch"},
+					      {"notes", "notes"}};
 
 	for (size_t i = 0; map && i < map->count; i++) {
 		const struct mt_yaml *value = mt_yaml_get(map->items[i], what);
@@ -91,8 +92,8 @@ static const char *choose(const struct mt_yaml *map, const char *what, const str
 
 static enum mt_status check_map(const struct mt_yaml *map, const char *path)
 {
-	static const char *const known[] = {"hardware", "interconnect", "source", "version", "attention",
-					    "zero",     "model",        "arch",   "machine", "stack"};
+	static const char *const known[] = {"hardware", "interconnect", "source", "version", "attention", "zero",
+					    "model",    "arch",         "notes",  "machine", "stack"};
 
 	if (!map || map->kind != MT_YAML_LIST)
 		return mt_fail(MT_INPUT, "%s: no list 'map:' of rules such as {hardware: \"*a100*\", machine: a100-80g-sxm}", path);
@@ -174,6 +175,7 @@ static void read_model(struct mt_case *c, const struct mt_csv *csv, int row)
 	else if (strncmp(arch, "gpt-oss", 7) == 0)
 		c->head_dim = 64;
 	if (strncmp(arch, "gpt-oss", 7) == 0) { /* every other layer: OpenAI 2025, gpt-oss model card */
+		c->clamped = true;
 		c->windowed_frac = 0.5;
 		c->window = 128;
 	}
@@ -204,8 +206,6 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
-	if (strncmp(mt_csv_cell(csv, row, mt_csv_column(csv, "arch")), "gpt-oss", 7) == 0 && !stack->fused_sinks)
-		c->fused_attention = false;
 	if (c->vp < 1)
 		c->vp = 1;
 	if (c->ep < 1 || c->experts <= 0)

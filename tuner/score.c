@@ -153,13 +153,18 @@ static json_t *group_json(const struct mt_runs_table *table, const double *predi
 	return o;
 }
 
+static bool same_family(const struct mt_runs_table *table, int a, int b)
+{
+	return strcmp(mt_stack_family(&table->stacks[a]), mt_stack_family(&table->stacks[b])) == 0;
+}
+
 static void sum_up(struct errors *e, const struct mt_runs_table *table, const double *predicted, const double *half, int target,
 		   int stack)
 {
 	for (int i = 0; e->ape && i < table->count; i++) {
 		const struct mt_measured_run *run = &table->runs[i];
 
-		if (!run->skip[0] && (stack < 0 || (run->stack == stack &&
+		if (!run->skip[0] && (stack < 0 || (same_family(table, run->stack, stack) &&
 						    strcmp(table->targets[run->target].name, table->targets[target].name) == 0)))
 			add(e, run, predicted[i], half[i]);
 	}
@@ -223,12 +228,14 @@ void mt_score_print(const struct mt_runs_table *table, const double *predicted, 
 		for (int t = 0; t < table->target_count; t++) {
 			bool first = true;
 
+			for (int before = 0; before < s && first; before++)
+				first = !same_family(table, before, s);
 			for (int before = 0; before < t && first; before++)
 				first = strcmp(table->targets[before].name, table->targets[t].name) != 0;
 			if (!first)
 				continue;
 			sum_up(&e, table, predicted, half, t, s);
-			snprintf(name, sizeof name, "%.44s + %.44s", table->targets[t].name, table->stacks[s].name);
+			snprintf(name, sizeof name, "%.44s + %.44s", table->targets[t].name, mt_stack_family(&table->stacks[s]));
 			print_line(file, name, &e);
 		}
 	}

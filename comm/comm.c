@@ -99,7 +99,7 @@ static enum mt_status check(const struct mt_group *group, const struct mt_stream
 		return mt_fail(MT_INPUT, "%s on group %s: rank %d is not in 0..%d", name, group->name, call->peer, group->size - 1);
 	if (call->op == MT_COMM_SEND_RECV && call->peer == group->rank)
 		return mt_fail(MT_INPUT, "%s on group %s: rank %d cannot send to itself", name, group->name, call->peer);
-	if (group->fabric->ops != &mt_fabric_self && group->fabric->ops->executes != stream->device->info.executes)
+	if (group->fabric->ops != &mt_fabric_self && group->fabric->ops->executes != stream->device->info.stores)
 		return mt_fail(MT_INPUT, "%s on group %s: fabric %s cannot work with device %s; dry goes with dry", name,
 			       group->name, group->fabric->ops->kind, stream->device->info.kind);
 	return MT_OK;
@@ -110,7 +110,7 @@ static enum mt_status copy_chunks(struct mt_stream *stream, const struct mt_comm
 {
 	size_t unit = (size_t)call->count * mt_dtype_bytes(call->dtype);
 
-	for (int i = 0; i < call->chunks.each && stream->device->info.executes; i++) {
+	for (int i = 0; i < call->chunks.each && stream->device->info.stores; i++) {
 		if (call->chunks.send_counts[i] > 0)
 			MT_TRY(mt_device_copy(stream->device, stream,
 					      (char *)call->recv + (size_t)call->chunks.recv_first[i] * unit,
@@ -125,7 +125,7 @@ static enum mt_status run_alone(struct mt_stream *stream, const struct mt_comm_c
 {
 	if (call->op == MT_COMM_ALL_TO_ALL_V)
 		return copy_chunks(stream, call);
-	if (call->op == MT_COMM_BROADCAST || call->send == call->recv || call->count == 0 || !stream->device->info.executes)
+	if (call->op == MT_COMM_BROADCAST || call->send == call->recv || call->count == 0 || !stream->device->info.stores)
 		return MT_OK;
 	return mt_device_copy(stream->device, stream, call->recv, call->send, (size_t)call->count * mt_dtype_bytes(call->dtype));
 }

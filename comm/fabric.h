@@ -36,7 +36,7 @@ struct mt_fabric_ops {
 	/* NULL: nothing to register. */
 	enum mt_status (*register_memory)(struct mt_fabric *fabric, void *memory, size_t bytes, void **handle);
 	void (*unregister_memory)(struct mt_fabric *fabric, void *handle);
-	bool executes; /* moves data; false: costs only. Must agree with the device of the stream. */
+	bool executes; /* moves data; false: costs only. Must agree with what the stream's device stores. */
 	/* What is missing on this machine, found without joining anybody. NULL: nothing can be. */
 	enum mt_status (*usable)(void);
 };

@@ -5,7 +5,8 @@
 
 #include "kernels/device.h"
 
-extern const struct mt_device_ops mt_device_cpu_ops, mt_device_reference_ops, mt_device_dry_ops, mt_device_rehearsal_ops;
+extern const struct mt_device_ops mt_device_cpu_ops, mt_device_reference_ops, mt_device_dry_ops, mt_device_rehearsal_ops,
+	mt_device_idle_ops;
 
 /* upload, download and copy of devices whose memory is the host's: memcpy. device.c has waited for the stream's asynchronous
  * work before it calls any function of a real-time backend, so work of a stream stays in order. */

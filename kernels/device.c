@@ -9,11 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BACKEND_COUNT 5
+#define BACKEND_COUNT 6
 /* Both in the same order: the names cannot be read from the tables at compile time. NULL: in a plugin of that name. */
-static const struct mt_device_ops *const backends[BACKEND_COUNT] = {&mt_device_cpu_ops, &mt_device_reference_ops,
-								    &mt_device_dry_ops, &mt_device_rehearsal_ops, NULL};
-static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", "rehearsal", "cuda", NULL};
+static const struct mt_device_ops *const backends[BACKEND_COUNT] = {
+	&mt_device_cpu_ops, &mt_device_reference_ops, &mt_device_dry_ops, &mt_device_rehearsal_ops, &mt_device_idle_ops, NULL};
+static const char *const kinds[BACKEND_COUNT + 1] = {"cpu", "reference", "dry", "rehearsal", "idle", "cuda", NULL};
 
 const char *const *mt_device_kinds(void)
 {
@@ -33,8 +33,8 @@ static enum mt_status find_backend(const char *kind, const struct mt_device_ops 
 		}
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s, %s, %s or %s", kind ? kind : "", kinds[0],
-		       kinds[1], kinds[2], kinds[3], kinds[4]);
+	return mt_fail(MT_INPUT, "no device of kind '%s' in this build: use %s, %s, %s, %s, %s or %s", kind ? kind : "", kinds[0],
+		       kinds[1], kinds[2], kinds[3], kinds[4], kinds[5]);
 }
 
 enum mt_status mt_device_create(struct mt_device **device, const struct mt_device_config *config)
@@ -57,7 +57,7 @@ enum mt_status mt_device_create_from(struct mt_device **device, const struct mt_
 	made->ops = ops;
 	made->info.kind = ops->kind;
 	made->info.threads = 1;
-	made->info.executes = made->info.real_time = true;
+	made->info.executes = made->info.stores = made->info.real_time = true;
 	/* Pages of the host are paid for when touched. */
 	made->info.memory_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
 	enum mt_status st = ops->open(made, config);
@@ -180,7 +180,7 @@ const struct mt_arena_backing *mt_device_host_memory(struct mt_device *device)
 {
 	if (device->ops->host_memory)
 		return device->ops->host_memory(device);
-	return device->info.executes ? &mt_arena_host : &mt_arena_dry;
+	return device->info.stores ? &mt_arena_host : &mt_arena_dry;
 }
 
 enum mt_status mt_host_copy(struct mt_device *device, struct mt_stream *stream, void *dst, const void *src, size_t bytes)

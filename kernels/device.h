@@ -7,9 +7,10 @@
  * through mt_stream_async_*). There are no globals: many devices live in one process.
  *
  * Backends: reference (plain loops, all dtypes, the definition of each answer), cpu (fast), dry (virtual clock, addresses only),
- * rehearsal (dry, at a pace of the real clock), cuda (NVIDIA GPUs, a plugin). On host devices a kernel runs at once on the calling
- * thread (and its OpenMP team); only collectives are asynchronous. A device that runs behind the host (ops->async is set) only
- * enqueues: its memory is not the host's, its work is ordered by its own events, and times are known when the work is over. */
+ * rehearsal (dry, at a pace of the real clock), idle (kernels that sleep, on the real clock), cuda (NVIDIA GPUs, a plugin). On host
+ * devices a kernel runs at once on the calling thread (and its OpenMP team); only collectives are asynchronous. A device that runs
+ * behind the host (ops->async is set) only enqueues: its memory is not the host's, its work is ordered by its own events, and times
+ * are known when the work is over. */
 #ifndef MT_KERNELS_DEVICE_H
 #define MT_KERNELS_DEVICE_H
 
@@ -56,10 +57,10 @@ struct mt_cost_source {
 };
 
 struct mt_device_config {
-	const char *kind;           /* "cpu", "reference", "dry", "rehearsal", "cuda" */
+	const char *kind;           /* "cpu", "reference", "dry", "rehearsal", "idle", "cuda" */
 	int local_rank;             /* cuda: rank on this host; GPUs are dealt out in turn, several ranks may share one */
 	int threads;                /* host devices: OpenMP threads of this rank, 0: all this process may use */
-	struct mt_cost_source cost; /* dry and rehearsal */
+	struct mt_cost_source cost; /* dry, rehearsal and idle */
 };
 
 struct mt_device_info {
@@ -71,6 +72,7 @@ struct mt_device_info {
 	size_t memory_bytes; /* what the device has in all: the most an arena may grow to */
 	bool bf16_native;    /* bf16 products run faster than f32 */
 	bool executes;       /* false: dry, nothing is computed */
+	bool stores;         /* its memory is real, so that fabrics move what lies there; false: dry, addresses only */
 	bool real_time;      /* false: dry, the clock is virtual */
 };
 
@@ -135,9 +137,9 @@ struct mt_device {
 	struct mt_trace_pending **pending_end;
 	int pending_count;
 	double virtual_start_s; /* dry: 0, then the latest time the host has waited for; nothing starts before it */
-	double pace;            /* rehearsal: seconds of the real clock that one of the virtual clock takes; 0: no time */
+	double pace;            /* rehearsal and idle: seconds of the real clock that one of a kernel's takes; 0: no time */
 	double pace_start_s;    /* rehearsal: the real clock when the virtual one is at 0 */
-	double late_s;          /* rehearsal: the most that the host was behind since the pace was set */
+	double late_s;          /* rehearsal and idle: the most that the host was behind since the pace was set */
 	/* Beside the arenas (kernels/scratch.h), peaks: device memory of its streams; host memory that copies go through. */
 	size_t scratch_bytes, pinned_bytes;
 	void *backend; /* owned by the backend */
@@ -149,7 +151,8 @@ enum mt_status mt_device_create_from(struct mt_device **device, const struct mt_
 				     const struct mt_device_config *config);
 void mt_device_destroy(struct mt_device *device);
 /* rehearsal: from now on a second of the virtual clock takes `pace` seconds, counted from where the host stands on both clocks; 0:
- * none. The host then sleeps until its compute streams' work is over, as if a device were busy, and uses no processor. */
+ * none. The host then sleeps until its compute streams' work is over, as if a device were busy, and uses no processor. idle: the
+ * same of its kernels' seconds; there is no virtual clock. */
 void mt_device_set_pace(struct mt_device *device, double pace);
 /* Sleeps until the virtual time has come; returns at once where there is no pace, and when that is past. */
 void mt_device_sleep_until(struct mt_device *device, double virtual_s);

@@ -8,15 +8,20 @@
 # Prints a table (seconds of the job) and a last line "N passed, N failed, N skipped": the median error must be at most 5%, every
 # rank's memory must be what the dry run says, bubbles within 5% of the formulas. Exit 0, 1 when one failed, 77 where it cannot run.
 #
-#   tests/rehearsal.sh [-s STEP_S] [-m MACHINE.yaml] [-o FILE] [FIRST [LAST]]    BUILD (build) says where the program is
+# With -c messages are real: 4 hosts of 2 ranks are simulated on this machine (cluster/cluster.sh; needs root, iproute2), NICs
+# 1 Gbit/s, and probed for 80 s; 10 layouts of 8 ranks of a small model then send all their bytes over those links, beside kernels that
+# sleep for as long as at 20 GFLOP/s a rank, and the clock is the real one.
+#
+#   tests/rehearsal.sh [-c] [-s STEP_S] [-m MACHINE.yaml] [-o FILE] [FIRST [LAST]]    BUILD (build) says where the program is
 # It measures times: run it on a quiet machine; FIRST and LAST run a part of the list, -o appends its lines to FILE and judges all
-# that are in it.
+# that are in it. With -c MACHINE.yaml is the probe's, made where there is none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-STEP_S=5 MACHINE=tests/data/machines/racks-64.yaml OUT=
-while getopts s:m:o: option; do
+STEP_S=5 MACHINE='' OUT='' CLUSTERED=''
+while getopts cs:m:o: option; do
 	case $option in
+	c) CLUSTERED=yes ;;
 	s) STEP_S=$OPTARG ;;
 	m) MACHINE=$OPTARG ;;
 	o) OUT=$OPTARG ;;
@@ -25,11 +30,13 @@ while getopts s:m:o: option; do
 done
 shift $((OPTIND - 1))
 FIRST=${1:-1} LAST=${2:-99}
-PROGRAM=${BUILD:-build}/megatune
+PROGRAM=$(readlink -f "${BUILD:-build}")/megatune
 
 skip() { echo "rehearsal.sh: $1"; echo "0 passed, 0 failed, 1 skipped"; exit 77; }
 for tool in mpirun perl; do command -v $tool >/dev/null || skip "no $tool"; done
 [ -x "$PROGRAM" ] || skip "no $PROGRAM: run make"
+TABLE=$(mktemp "$(readlink -f "${BUILD:-build}")/rehearsal.XXXXXX") # simulated hosts have a /tmp of their own
+trap 'rm -f "$TABLE"*' EXIT
 
 # RANKS MODEL OPTION=VALUE...; what is not said: seq 512, mbs 1, 1F1B
 LAYOUTS='
@@ -65,10 +72,49 @@ LAYOUTS='
 32 llama2-7b tp=8 pp=4 vp=2 sp=true gbs=16
 '
 
-TABLE=$(mktemp)
-trap 'rm -f "$TABLE"' EXIT
+# Of the small model, seq 256; of the one with 8 experts in each layer.
+CLUSTER_LAYOUTS="
+8 $TABLE.dense tp=2 pp=2 dp=2 gbs=16 zero=1
+8 $TABLE.dense pp=8 gbs=16
+8 $TABLE.dense pp=4 dp=2 vp=2 gbs=16
+8 $TABLE.dense tp=2 pp=4 schedule=zb-h1 gbs=16
+8 $TABLE.dense tp=2 pp=4 vp=2 schedule=zb-v gbs=12
+8 $TABLE.dense dp=8 zero=3 gbs=16
+8 $TABLE.dense tp=2 dp=4 zero=2 gbs=16
+8 $TABLE.dense tp=2 cp=2 dp=2 cp_kind=ring gbs=16
+8 $TABLE.dense pp=2 cp=2 dp=2 cp_kind=ulysses gbs=16
+8 $TABLE.experts pp=2 dp=4 ep=4 gbs=16
+"
+
 MPIRUN=(mpirun --oversubscribe --bind-to none --mca pml ob1 --mca btl "self,vader" --mca mpi_yield_when_idle 1)
 [ "$(id -u)" -eq 0 ] && MPIRUN+=(--allow-run-as-root)
+REHEARSE=(--step_wall_s "$STEP_S")
+SEQ=512
+
+# raise: the cluster, its models, and its machine file
+raise() {
+	export CLUSTER_PREFIX=mtr SHARES=65536 # ranks sleep most of the time, and wake late where others come first
+	local cluster=$PWD/tests/cluster/cluster.sh
+	if [ "$(id -u)" -ne 0 ] || ! command -v tc >/dev/null; then skip "simulated hosts need root and iproute2"; fi
+	"$cluster" down >/dev/null 2>&1 || true
+	trap '"$PWD"/tests/cluster/cluster.sh down >/dev/null 2>&1; rm -f "$TABLE"*' EXIT
+	"$cluster" up -n 4 -r 1gbit -s 2 -c default >/dev/null || skip "this kernel or container refuses namespaces or tc"
+	MPIRUN=("$cluster" run) LAYOUTS=$CLUSTER_LAYOUTS SEQ=256
+	REHEARSE=(--links real --timed_steps 2 --dtype f32)
+	sed 's/^  name: .*/  name: rehearsal-8l/; s/^  layers: .*/  layers: 8/; s/^  seq: .*/  seq: 256/' tests/data/cluster-model.yaml >"$TABLE.dense"
+	{ sed 's/8l$/8e/' "$TABLE.dense"; printf '  experts: 8\n  top_k: 2\n  expert_ffn: 512\n'; } >"$TABLE.experts"
+	MACHINE=${MACHINE:-$TABLE.machine}
+	[ -s "$MACHINE" ] || "${MPIRUN[@]}" -n 8 "$PROGRAM" probe --out "$MACHINE" --budget-s 80 --threads 1 >"$TABLE.log" 2>&1 ||
+		{ tail -5 "$TABLE.log"; exit 1; }
+	sed '/^rates:/,/^[a-z]*:$/s/ tflops: .*/ tflops: 0.02/' "$MACHINE" >"$TABLE.slow"
+	MACHINE=$TABLE.slow
+}
+
+if [ -n "$CLUSTERED" ]; then
+	raise
+else
+	MACHINE=${MACHINE:-tests/data/machines/racks-64.yaml}
+fi
 
 # line FILE: what is told of a rehearsal: ranks, layout, seconds by dry run, rehearsed and by the job's clock, error, pace, late, memory
 line() {
@@ -85,10 +131,11 @@ while read -r ranks model options; do
 	number=$((number + 1))
 	if [ $number -lt "$FIRST" ] || [ $number -gt "$LAST" ]; then continue; fi
 	run=$TABLE.yaml
-	printf 'model: %s\nlayout:\n  seq: 512\n  mbs: 1\n  threads: 1\n' "$model" >"$run"
+	if [ -f "$model" ]; then cat "$model"; else echo "model: $model"; fi >"$run"
+	printf 'layout:\n  seq: %d\n  mbs: 1\n  threads: 1\n' "$SEQ" >>"$run"
 	arguments=()
 	for option in $options; do arguments+=("--$option"); done
-	if ! OMP_NUM_THREADS=1 "${MPIRUN[@]}" -n "$ranks" "$PROGRAM" rehearse "$run" --machine "$MACHINE" --step_wall_s "$STEP_S" \
+	if ! OMP_NUM_THREADS=1 "${MPIRUN[@]}" -n "$ranks" "$PROGRAM" rehearse "$run" --machine "$MACHINE" "${REHEARSE[@]}" \
 		"${arguments[@]}" --json >"$TABLE.json" 2>"$TABLE.log" </dev/null && [ ! -s "$TABLE.json" ]; then
 		echo "failed: $ranks $model $options: $(grep -m 1 . "$TABLE.log")" | tee -a "$TABLE" ${OUT:+"$OUT"}
 	else
@@ -98,7 +145,7 @@ while read -r ranks model options; do
 done <<<"$LAYOUTS"
 
 bubbles=0
-if [ -x "${BUILD:-build}/tests/mpi_engine_rehearsal" ] && [ "$FIRST" -eq 1 ]; then
+if [ -x "${BUILD:-build}/tests/mpi_engine_rehearsal" ] && [ "$FIRST" -eq 1 ] && [ -z "$CLUSTERED" ]; then
 	"${MPIRUN[@]}" -n 8 "${BUILD:-build}/tests/mpi_engine_rehearsal" "$STEP_S" >"$TABLE.bubbles" 2>&1 || bubbles=1
 	grep -E '^FAILED|bubble' "$TABLE.bubbles" || bubbles=1
 	rm -f "$TABLE.bubbles"
@@ -106,7 +153,7 @@ fi
 
 awk -v bubbles="$bubbles" '
 /^failed:/ { failed++; next }
-{ e = $0; sub(/%.*/, "", e); sub(/.* /, "", e); error[++n] = e < 0 ? -e : e; equal += $NF == "equal" }
+{ e = $0; sub(/%.*/, "", e); sub(/.* /, "", e); e += 0; error[++n] = e < 0 ? -e : e; equal += $NF == "equal" }
 END {
 	for (i = 1; i <= n; i++) for (k = i + 1; k <= n; k++) if (error[k] < error[i]) { t = error[i]; error[i] = error[k]; error[k] = t }
 	median = n % 2 ? error[(n + 1) / 2] : (error[n / 2] + error[n / 2 + 1]) / 2

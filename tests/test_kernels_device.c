@@ -92,10 +92,11 @@ static void every_kind_that_is_listed_can_be_made(void **state)
 		assert_true(device->info.memory_bytes > 0);
 		assert_string_equal(device->info.kind, *kind);
 		assert_non_null(mt_device_memory(device));
-		assert_int_equal(device->info.executes, strcmp(*kind, "dry") != 0 && strcmp(*kind, "rehearsal") != 0);
+		assert_int_equal(device->info.executes,
+				 strcmp(*kind, "dry") != 0 && strcmp(*kind, "rehearsal") != 0 && strcmp(*kind, "idle") != 0);
 		mt_device_destroy(device);
 	}
-	assert_int_equal(count, 5);
+	assert_int_equal(count, 6);
 	mt_device_destroy(NULL);
 }
 
@@ -208,6 +209,25 @@ static void a_dry_device_without_costs_takes_no_time_and_touches_nothing(void **
 	assert_int_equal(mt_device_upload(f.device, f.compute, nowhere, nowhere, 64), MT_OK);
 	assert_seconds(mt_stream_now_s(f.compute), 0);
 	assert_ptr_equal(mt_device_memory(f.device), &mt_arena_dry);
+	close_fixture(&f);
+}
+
+static void kernels_of_an_idle_device_take_their_time_and_touch_nothing(void **state)
+{
+	struct fixture f = with_device(&(struct mt_device_config){.kind = "idle", .cost = {fill_s, NULL}});
+	void *nowhere = (void *)(uintptr_t)0x1000;
+	double start_s;
+
+	enqueue_fill(&f, 1000, nowhere); /* without a pace: no time, or this test would take it */
+	mt_device_set_pace(f.device, 1e-3);
+	start_s = mt_clock_s();
+	for (int i = 0; i < 10; i++)
+		enqueue_fill(&f, 2, nowhere);
+	/* What is left to be slept is less than a millisecond. */
+	if (!(mt_clock_s() - start_s >= 19e-3))
+		fail_msg("10 kernels of 2 ms took %.6f s", mt_clock_s() - start_s);
+	assert_true(f.device->info.real_time && f.device->info.stores);
+	assert_ptr_equal(mt_device_memory(f.device), &mt_arena_host);
 	close_fixture(&f);
 }
 
@@ -418,6 +438,7 @@ int main(void)
 		cmocka_unit_test(the_dry_clock_adds_costs_and_events_order_streams),
 		cmocka_unit_test(on_the_dry_clock_nothing_starts_before_what_the_host_waited_for),
 		cmocka_unit_test(a_dry_device_without_costs_takes_no_time_and_touches_nothing),
+		cmocka_unit_test(kernels_of_an_idle_device_take_their_time_and_touch_nothing),
 		cmocka_unit_test(a_trace_has_the_virtual_span_of_each_operation),
 		cmocka_unit_test(a_trace_on_the_host_is_between_clock_readings_around_the_call),
 		cmocka_unit_test(a_wait_returns_after_the_work_before_the_event),

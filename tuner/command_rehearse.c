@@ -11,8 +11,12 @@
 struct rehearse_options {
 	char *machine, *store;
 	int64_t timed_steps;
-	double step_wall_s;
+	int links;
+	double step_wall_s, kernel_stretch;
 };
+
+enum { LINKS_EMULATED, LINKS_REAL };
+static const char *const link_choices[] = {"emulated", "real", NULL};
 
 static const struct mt_option options[] = {
 	{"machine", MT_OPTION_STRING, offsetof(struct rehearse_options, machine), NULL, 0, 0, NULL,
@@ -21,8 +25,14 @@ static const struct mt_option options[] = {
 	 "profile store whose kernel times are taken; none: from the machine's rates"},
 	{"timed_steps", MT_OPTION_INT, offsetof(struct rehearse_options, timed_steps), "1", 1, 64, NULL,
 	 "steps that are timed, after one that is not"},
+	{"links", MT_OPTION_CHOICE, offsetof(struct rehearse_options, links), "emulated", 0, 0, link_choices,
+	 "emulated: messages are letters that say what the machine file's links would take; real: messages have their sizes and "
+	 "take what these links take, on the real clock"},
 	{"step_wall_s", MT_OPTION_FLOAT, offsetof(struct rehearse_options, step_wall_s), "4", 0, 1e5, NULL,
-	 "seconds that a step shall take on the real clock, which sets the pace of the job's; 0: as fast as messages go"},
+	 "links emulated: seconds that a step shall take on the real clock, which sets the pace of the job's; 0: as fast as "
+	 "messages go"},
+	{"kernel_stretch", MT_OPTION_FLOAT, offsetof(struct rehearse_options, kernel_stretch), "1", 1e-6, 1e6, NULL,
+	 "the emulated device takes this many times as long for each kernel as the machine file or the store says"},
 };
 static const struct mt_option_table table = {"command", options, sizeof options / sizeof options[0]};
 
@@ -33,7 +43,7 @@ struct rehearsal_setup {
 	struct mt_candidate dry;
 };
 
-static enum mt_status add_rows(struct rehearsal_setup *s, const char *path)
+static enum mt_status add_rows(struct rehearsal_setup *s, const char *path, double stretch)
 {
 	struct mt_store *store = NULL;
 	struct mt_store_row *all = NULL;
@@ -43,8 +53,10 @@ static enum mt_status add_rows(struct rehearsal_setup *s, const char *path)
 	MT_GOTO(out, mt_store_open(&store, path));
 	MT_GOTO(out, mt_store_get(store, s->machine.fingerprint, &all, &count, &others));
 	for (int i = 0; i < count; i++) {
-		if (all[i].threads == s->cost.threads && all[i].busy_ranks == s->cost.ranks_per_host)
-			all[kept++] = all[i];
+		if (all[i].threads != s->cost.threads || all[i].busy_ranks != s->cost.ranks_per_host)
+			continue;
+		all[kept] = all[i];
+		all[kept++].median_s *= stretch;
 	}
 	if (kept == 0)
 		st = mt_fail(MT_INPUT, "%s: no kernel times of this machine file with %d threads a rank and %d ranks a host", path,
@@ -55,6 +67,15 @@ out:
 	free(all);
 	mt_store_close(store);
 	return st;
+}
+
+/* Rates of a device that is slower by `stretch`. */
+static void slow_down(struct mt_profile_rates *rates, double stretch)
+{
+	for (int dtype = 0; dtype < MT_DTYPE_COUNT; dtype++)
+		rates->flops_per_s[dtype] /= stretch;
+	rates->bytes_per_s /= stretch;
+	rates->overhead_s *= stretch;
 }
 
 static enum mt_status load_costs(struct rehearsal_setup *s, const struct rehearse_options *o)
@@ -73,8 +94,9 @@ static enum mt_status load_costs(struct rehearsal_setup *s, const struct rehears
 					 .threads = s->run.layout.threads > 0 ? (int)s->run.layout.threads : 1,
 					 .train = &s->run.train};
 	rates = mt_cost_fallback(&s->machine, s->cost.threads, s->cost.ranks_per_host);
+	slow_down(&rates, o->kernel_stretch);
 	MT_TRY(mt_profile_create(&s->cost.profile, s->cost.threads, s->cost.ranks_per_host, &rates));
-	return o->store ? add_rows(s, o->store) : MT_OK;
+	return o->store ? add_rows(s, o->store, o->kernel_stretch) : MT_OK;
 }
 
 /* What can be found wrong without the other ranks, and the prediction. */
@@ -90,6 +112,10 @@ static enum mt_status prepare(struct rehearsal_setup *s, const struct mt_cli *cl
 	if (s->run.train.rank_order)
 		return mt_fail(MT_INPUT,
 			       "%s: rank_order is not rehearsed: links are those of the machine file in the order of ranks",
+			       cli->words[0]);
+	if (o->links == LINKS_REAL && s->run.layout.offload_layers > 0)
+		return mt_fail(MT_INPUT,
+			       "%s: offload_layers is not rehearsed with real links: a host that sleeps copies nothing meanwhile",
 			       cli->words[0]);
 	MT_TRY(load_costs(s, o));
 	s->dry.layout = s->run.layout;
@@ -107,6 +133,13 @@ static json_t *rank_json(const struct mt_rehearsed_rank *k)
 			 "optimizer_s", k->optimizer_s, "wall_s", k->wall_s, "late_s", k->late_s, "peak_bytes", (json_int_t)bytes);
 }
 
+/* Of the stage that sets the pace, as in a plan. */
+static json_t *split_json(const struct mt_candidate *dry)
+{
+	return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "compute_s", dry->compute_s, "tp_s", dry->tp_s, "dp_s", dry->dp_s,
+			 "pp_s", dry->pp_s, "bubble_s", dry->bubble_s, "optimizer_s", dry->optimizer_s);
+}
+
 /* The rehearsed time of a step: on the real clock where it has a pace. */
 static double rehearsed_s(const struct mt_rehearsal *r, double pace)
 {
@@ -121,11 +154,11 @@ static json_t *document(const struct rehearsal_setup *s, const struct mt_rehears
 	mt_layout_text(&s->run.layout, text);
 	for (int i = 0; i < r->ranks; i++)
 		json_array_append_new(ranks, rank_json(&r->rank[i]));
-	doc = json_pack("{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:s*, s:f, s:f, s:o}", "model", s->run.model.name,
-			"layout", text, "ranks", r->ranks, "dry_step_s", s->dry.step_s, "rehearsed_step_s", rehearsed_s(r, pace),
-			"error_frac", s->dry.step_s / rehearsed_s(r, pace) - 1, "clock_step_s", r->step_s, "wall_s", r->wall_s,
-			"pace", pace, "memory_equal", !differs[0], "memory_differs", differs[0] ? differs : NULL, "bubble_frac",
-			r->bubble_frac, "late_s", r->late_s, "by_rank", ranks);
+	doc = json_pack("{s:s, s:s, s:i, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:b, s:s*, s:f, s:f, s:o}", "model", s->run.model.name,
+			"layout", text, "ranks", r->ranks, "dry_step_s", s->dry.step_s, "dry_split", split_json(&s->dry),
+			"rehearsed_step_s", rehearsed_s(r, pace), "error_frac", s->dry.step_s / rehearsed_s(r, pace) - 1,
+			"clock_step_s", r->step_s, "wall_s", r->wall_s, "pace", pace, "memory_equal", !differs[0], "memory_differs",
+			differs[0] ? differs : NULL, "bubble_frac", r->bubble_frac, "late_s", r->late_s, "by_rank", ranks);
 	return doc;
 }
 
@@ -154,7 +187,8 @@ static enum mt_status rehearse(struct rehearsal_setup *s, const struct mt_cli *c
 					    .fabric = fabric,
 					    .cost = &s->cost,
 					    .steps = (int)o->timed_steps,
-					    .pace = o->step_wall_s / s->dry.step_s};
+					    .real_links = o->links == LINKS_REAL,
+					    .pace = o->links == LINKS_REAL ? 1 : o->step_wall_s / s->dry.step_s};
 	struct mt_rehearsal r;
 	char differs[200];
 	enum mt_status st = mt_rehearse(&r, &config);

@@ -13,6 +13,7 @@
 struct player {
 	const struct mt_rehearse_config *config;
 	struct mt_device *device;
+	struct mt_fabric *emulated; /* owned; NULL: the links are real */
 	struct mt_fabric *fabric;
 	struct mt_engine *engine;
 	struct mt_group *world;
@@ -36,7 +37,7 @@ static double transfer_s(void *context, size_t bytes)
 static enum mt_status open_player(struct player *p)
 {
 	const struct mt_rehearse_config *c = p->config;
-	struct mt_device_config device = {.kind = "rehearsal",
+	struct mt_device_config device = {.kind = c->real_links ? "idle" : "rehearsal",
 					  .cost = {.op_s = op_s,
 						   .context = c->cost,
 						   .transfer_s = transfer_s,
@@ -50,8 +51,9 @@ static enum mt_status open_player(struct player *p)
 		return mt_fail(MT_NOMEM, "no memory for the times of %d steps", c->steps);
 	MT_TRY(mt_device_create(&p->device, &device));
 	fabric.device = engine.device = p->device;
-	MT_TRY(mt_fabric_create(&p->fabric, &fabric));
-	engine.fabric = p->fabric;
+	if (!c->real_links)
+		MT_TRY(mt_fabric_create(&p->emulated, &fabric));
+	engine.fabric = p->fabric = c->real_links ? c->fabric : p->emulated;
 	MT_TRY(mt_engine_create(&p->engine, &engine));
 	return mt_group_create_all(p->fabric, "rehearsal", &p->world);
 }
@@ -60,7 +62,7 @@ static void close_player(struct player *p)
 {
 	mt_engine_destroy(p->engine);
 	mt_group_destroy(p->world);
-	mt_fabric_destroy(p->fabric);
+	mt_fabric_destroy(p->emulated);
 	mt_device_destroy(p->device);
 	free(p->stats);
 	free(p->walls_s);
@@ -76,7 +78,8 @@ static enum mt_status run_step(struct player *p, double pace, struct mt_step_sta
 	virtual_s = p->device->virtual_start_s;
 	mt_device_set_pace(p->device, pace);
 	MT_TRY(mt_engine_step(p->engine, stats));
-	mt_device_sleep_until(p->device, virtual_s + stats->seconds);
+	if (!p->device->info.real_time)
+		mt_device_sleep_until(p->device, virtual_s + stats->seconds);
 	*wall_s = mt_clock_s() - start_s;
 	if (p->device->late_s > p->late_s)
 		p->late_s = p->device->late_s;

@@ -1,5 +1,6 @@
 /* rehearse: a whole job on the emulated device: every rank a process, every message sent, kernels and links as long as the
- * cost model says. What the dry run takes for granted (members of a group in step, one rank for all alike) is left to happen. */
+ * cost model says. What the dry run takes for granted (members of a group in step, one rank for all alike) is left to happen.
+ * Or with real links: kernels alone are as long as the cost model says, messages have their sizes and take what they take. */
 #ifndef MT_TUNER_REHEARSE_H
 #define MT_TUNER_REHEARSE_H
 
@@ -12,11 +13,13 @@ struct mt_rehearse_config {
 	struct mt_cost_model *cost; /* as the dry run's; overlap_steals is not rehearsed */
 	int steps;                  /* timed; one more before them is not */
 	double pace;                /* seconds of the real clock for one of the job's; 0: as fast as messages go */
+	bool real_links;            /* the pace is 1 */
 	mt_trace_sink trace;        /* of the last step, times of the job's clock; NULL: none */
 	void *trace_context;
 };
 
-/* Of one rank: medians over the steps. Times but wall_s and late_s are of the job's clock. */
+/* Of one rank: medians over the steps. Times but wall_s and late_s are of the job's clock, which with real links is the real one.
+ */
 struct mt_rehearsed_rank {
 	int stage;
 	double step_s, compute_s, tp_s, dp_s, pp_s, ep_s, optimizer_s;

@@ -24,7 +24,7 @@ static enum mt_status open_dry(struct mt_device *device, const struct mt_device_
 	*cost = config->cost;
 	device->backend = cost;
 	device->virtual_start_s = 0;
-	device->info.executes = device->info.real_time = false;
+	device->info.executes = device->info.stores = device->info.real_time = false;
 	device->info.memory_bytes = (size_t)1 << 44; /* nothing limits it */
 	device->pinned_bytes = cost->gpu_arch ? MT_GPU_PINNED_BYTES : 0;
 	snprintf(device->info.name, sizeof device->info.name, "virtual clock");

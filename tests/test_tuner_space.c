@@ -202,6 +202,8 @@ static void every_value_of_every_axis_is_listed_and_none_twice(void **state)
 	must_set(&options, "offload_layers", "0,1");
 	must_set(&options, "first_layers", "0,1");
 	must_set(&options, "last_layers", "0,1");
+	must_set(&options, "vp_group", "0,4");
+	must_set(&options, "bucket_bytes", "0,8Mi");
 	must_set(&options, "mbs", "1,2,2");
 	assert_int_equal(mt_axes_read(&axes, &options), MT_OK);
 	set_tiny_run(&p.run, &TINY_GPT);

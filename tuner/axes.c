@@ -22,8 +22,10 @@ static const char *const names[MT_AXES] = {
 	[MT_AXIS_ETP] = "etp",
 	[MT_AXIS_SCHEDULE] = "schedule",
 	[MT_AXIS_VP] = "vp",
+	[MT_AXIS_VP_GROUP] = "vp_group",
 	[MT_AXIS_FIRST_LAYERS] = "first_layers",
 	[MT_AXIS_LAST_LAYERS] = "last_layers",
+	[MT_AXIS_BUCKET_BYTES] = "bucket_bytes",
 };
 
 const char *mt_axis_name(enum mt_axis axis)
@@ -108,6 +110,7 @@ static const char *const lists[MT_SEARCHES][MT_AXES] = {
 			[MT_AXIS_ETP] = "0",
 			[MT_AXIS_SCHEDULE] = "1f1b",
 			[MT_AXIS_VP] = "1",
+			[MT_AXIS_BUCKET_BYTES] = "40Mi",
 		},
 	[MT_SEARCH_WHOLE] =
 		{
@@ -117,6 +120,7 @@ static const char *const lists[MT_SEARCHES][MT_AXES] = {
 			[MT_AXIS_ETP] = "0,1",
 			[MT_AXIS_SCHEDULE] = "1f1b,zb-h1,zb-v",
 			[MT_AXIS_VP] = "1,2,4",
+			[MT_AXIS_BUCKET_BYTES] = "0,8Mi,40Mi",
 		},
 };
 

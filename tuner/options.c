@@ -74,9 +74,14 @@ static const struct mt_option options[] = {
 	{"vp", MT_OPTION_STRING, FIELD(vp), "auto", 0, 0, NULL,
 	 "what is searched: model chunks a stage, with 1f1b and pp above 1; zb-h1 has 1, zb-v 2; auto: 1, of the whole search "
 	 "1,2,4"},
+	{"vp_group", MT_OPTION_STRING, FIELD(vp_group), "0", 0, 0, NULL,
+	 "what is searched: micro-batches that a chunk takes before the next, with vp above 1; 0: pp"},
 	{"first_layers", MT_OPTION_STRING, FIELD(first_layers), "0", 0, 0, NULL,
 	 "what is searched: layers of the first virtual stage; 0: an even share"},
 	{"last_layers", MT_OPTION_STRING, FIELD(last_layers), "0", 0, 0, NULL, "what is searched: the same of the last"},
+	{"bucket_bytes", MT_OPTION_STRING, FIELD(bucket_bytes), "auto", 0, 0, NULL,
+	 "what is searched: bytes of gradients that are reduced at once, with dp or cp above 1; 0: all in one, after the backward "
+	 "pass; auto: 40Mi, of the whole search 0,8Mi,40Mi"},
 };
 
 const struct mt_option_table mt_tune_options_table = {"tune", options, sizeof options / sizeof options[0]};

@@ -33,7 +33,7 @@ struct mt_tune_options {
 	int search; /* enum mt_search_extent */
 	/* what it varies: lists of values (tuner/axes.h) */
 	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *recompute_stages, *offload_layers,
-		*cp_kind, *ep, *etp, *schedule, *vp, *first_layers, *last_layers;
+		*cp_kind, *ep, *etp, *schedule, *vp, *vp_group, *first_layers, *last_layers, *bucket_bytes;
 };
 
 extern const struct mt_option_table mt_tune_options_table;

@@ -81,6 +81,10 @@ static bool matters(const struct walk *w, const struct mt_layout *l, enum mt_axi
 		return l->pp > 1;
 	case MT_AXIS_VP:
 		return l->pp > 1 && l->schedule == MT_SCHEDULE_1F1B;
+	case MT_AXIS_VP_GROUP:
+		return l->vp > 1 && l->schedule == MT_SCHEDULE_1F1B;
+	case MT_AXIS_BUCKET_BYTES:
+		return l->dp * l->cp > 1;
 	default:
 		return true;
 	}
@@ -91,6 +95,8 @@ static int64_t neutral(const struct mt_layout *l, enum mt_axis axis)
 {
 	if (axis == MT_AXIS_VP)
 		return l->schedule == MT_SCHEDULE_ZB_V ? 2 : 1;
+	if (axis == MT_AXIS_BUCKET_BYTES)
+		return l->bucket_bytes;
 	return axis == MT_AXIS_EP ? 1 : 0; /* off, none, ring, 1f1b */
 }
 

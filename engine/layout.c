@@ -39,6 +39,8 @@ static const char *const amaxes[] = {"max", "latest", NULL};
 	}
 
 /* Bounds are those of any machine; what a model allows is in the rules. */
+enum { BUCKET_BYTES = 40 << 20 }; /* the default of bucket_bytes */
+
 static const struct mt_option options[] = {
 	INT(tp, "1", 1, 1 << 20, "tensor-parallel ranks: heads, MLP columns and words are split over them"),
 	INT(pp, "1", 1, 1 << 20, "pipeline stages: layers are split over them"),
@@ -227,6 +229,20 @@ static void append(char buf[96], const char *name, int64_t value)
 		snprintf(buf + used, 96 - used, "%s%s%lld", used ? " " : "", name, (long long)value);
 }
 
+static void append_bucket(char buf[96], int64_t bytes)
+{
+	char word[40];
+
+	if (bytes == 0)
+		append(buf, "one-bucket", -1);
+	else if (bytes % (1 << 20) != 0)
+		append(buf, "bucket", bytes);
+	else {
+		snprintf(word, sizeof word, "bucket%lldMi", (long long)(bytes >> 20));
+		append(buf, word, -1);
+	}
+}
+
 void mt_layout_text(const struct mt_layout *layout, char buf[96])
 {
 	buf[0] = '\0';
@@ -245,6 +261,12 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "etp", layout->etp);
 	if (layout->schedule != MT_SCHEDULE_1F1B)
 		append(buf, schedules[layout->schedule], -1);
+	if (layout->vp_group != 0)
+		append(buf, "group", layout->vp_group);
+	if (layout->first_layers != 0)
+		append(buf, "head", layout->first_layers);
+	if (layout->last_layers != 0)
+		append(buf, "tail", layout->last_layers);
 	append(buf, "mbs", layout->mbs);
 	if (layout->documents == MT_DOCUMENTS_APART)
 		append(buf, "apart", -1);
@@ -262,6 +284,8 @@ void mt_layout_text(const struct mt_layout *layout, char buf[96])
 		append(buf, "stages", layout->recompute_stages);
 	if (layout->offload_layers != 0)
 		append(buf, "offload", layout->offload_layers);
+	if (layout->dp * layout->cp > 1 && layout->bucket_bytes != BUCKET_BYTES)
+		append_bucket(buf, layout->bucket_bytes);
 	if (layout->dtype != MT_F32)
 		append(buf, dtypes[layout->dtype], -1);
 	if (layout->reduce_dtype != MT_F32)

@@ -277,6 +277,13 @@ static void the_text_says_only_what_differs(void **state)
 	l.tp = 2, l.mbs = 4, l.sp = true, l.zero = 1, l.recompute = MT_RECOMPUTE_FULL, l.threads = 1;
 	mt_layout_text(&l, text);
 	assert_string_equal(text, "tp2 pp1 dp1 mbs4 sp zero1 full t1");
+	mt_options_default(&mt_layout_options, &l);
+	l.dp = 2;
+	mt_layout_text(&l, text);
+	assert_string_equal(text, "tp1 pp1 dp2 mbs1");
+	l.bucket_bytes = 8 << 20, l.pp = 2, l.first_layers = 3;
+	mt_layout_text(&l, text);
+	assert_string_equal(text, "tp1 pp2 dp2 head3 mbs1 bucket8Mi");
 	l.tp = l.pp = l.dp = l.vp = l.cp = l.ep = l.mbs = l.threads = INT64_MAX, l.dtype = MT_BF16;
 	mt_layout_text(&l, text);
 	assert_in_range(strlen(text), 1, 95);

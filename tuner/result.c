@@ -132,8 +132,8 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 {
 	/* Those that few layouts set: left out where 0. */
 	static const enum mt_axis seldom[] = {
-		MT_AXIS_ETP,          MT_AXIS_ZERO_GROUP, MT_AXIS_RECOMPUTE_LAYERS, MT_AXIS_OFFLOAD_LAYERS,
-		MT_AXIS_FIRST_LAYERS, MT_AXIS_LAST_LAYERS};
+		MT_AXIS_ETP,          MT_AXIS_ZERO_GROUP,  MT_AXIS_RECOMPUTE_LAYERS, MT_AXIS_OFFLOAD_LAYERS,
+		MT_AXIS_FIRST_LAYERS, MT_AXIS_LAST_LAYERS, MT_AXIS_VP_GROUP};
 	char text[96];
 
 	mt_layout_text(l, text);
@@ -160,6 +160,7 @@ static void set_layout(json_t *o, const struct mt_layout *l)
 	}
 	if (l->stage_layers[0])
 		set_string(o, "stage_layers", l->stage_layers);
+	set_int(o, "bucket_bytes", l->bucket_bytes);
 	set_int(o, "threads", l->threads);
 	set_int(o, "microbatches", mt_layout_microbatches(l));
 }

@@ -9,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COLUMNS      80
-#define LABEL        11 /* columns of "  Choice   " */
-#define MOST_LAYOUTS 8
-#define NAME_COLUMNS 30
+#define COLUMNS          80
+#define LABEL            11 /* columns of "  Choice   " */
+#define MOST_LAYOUTS     8
+#define NAME_COLUMNS     30
+#define MEASURED_COLUMNS 10
+#define ERROR_COLUMNS    8
 
 struct summary {
 	FILE *file;
@@ -125,6 +127,8 @@ static void put_speed(const struct summary *s, const struct candidate *c)
 		 plain(mt_text_count(a, mt_record_tokens_per_s(r, c, step_s))), plain(mt_text_number(b, tflops)));
 	wrapped(s, line);
 
+	if (!isfinite(mt_record_candidate_mfu(r, c, step_s)))
+		return;
 	label(s, "MFU");
 	snprintf(line, sizeof line, "%s of %s TFLOP/s (%s with full attention)",
 		 plain(mt_text_percent(a, mt_record_candidate_mfu(r, c, step_s), "")), plain(mt_text_number(b, r->peak_tflops)),
@@ -180,6 +184,22 @@ static void column(const struct summary *s, int width, const char *text)
 	fprintf(s->file, "%*s", width, strlen(text) < (size_t)width ? text : "...");
 }
 
+/* Where nothing was run names have the columns of what was measured. */
+static int name_columns(const struct summary *s)
+{
+	return NAME_COLUMNS + (s->record->run_count ? 0 : MEASURED_COLUMNS + ERROR_COLUMNS);
+}
+
+static void put_measured(const struct summary *s, const struct candidate *c)
+{
+	char a[TEXT_BYTES];
+
+	if (!s->record->run_count)
+		return;
+	column(s, MEASURED_COLUMNS, c->failure ? "failed" : mt_text_seconds(a, c->measured_s));
+	column(s, ERROR_COLUMNS, mt_text_percent(a, mt_record_error_frac(c), "+"));
+}
+
 static void put_layout(const struct summary *s, const struct candidate *c)
 {
 	char a[TEXT_BYTES];
@@ -189,15 +209,11 @@ static void put_layout(const struct summary *s, const struct candidate *c)
 		style_on(s, STYLE_GOOD);
 	fprintf(s->file, " %c%3d ", chosen ? '*' : ' ', c->rank > 999 ? 999 : c->rank);
 	char *text = strndup(c->text, strlen(c->text) - s->record->shared);
-	int used = text ? mt_text_plain(s->file, text, NAME_COLUMNS) : 0;
+	int used = text ? mt_text_plain(s->file, text, name_columns(s)) : 0;
 	free(text);
-	fprintf(s->file, "%*s", NAME_COLUMNS - used, "");
+	fprintf(s->file, "%*s", name_columns(s) - used, "");
 	column(s, 9, mt_text_seconds(a, c->predicted_s));
-	if (c->failure)
-		column(s, 10, "failed");
-	else
-		column(s, 10, mt_text_seconds(a, c->measured_s));
-	column(s, 8, mt_text_percent(a, mt_record_error_frac(c), "+"));
+	put_measured(s, c);
 	column(s, 7, mt_text_percent(a, mt_record_candidate_mfu(s->record, c, mt_record_step_s(c)), ""));
 	column(s, 10, mt_text_bytes(a, mt_record_peak_bytes(c, false)));
 	if (chosen)
@@ -219,7 +235,10 @@ static void put_layouts(const struct summary *s)
 		snprintf(head, sizeof head, "layout (all%s)", shared);
 	}
 	style_on(s, STYLE_DIM);
-	fprintf(s->file, "   #  %-*s%9s%10s%8s%7s%10s\n", NAME_COLUMNS, head, "predicted", "measured", "error", "MFU", "memory");
+	fprintf(s->file, "   #  %-*s%9s", name_columns(s), head, "predicted");
+	if (r->run_count)
+		fprintf(s->file, "%*s%*s", MEASURED_COLUMNS, "measured", ERROR_COLUMNS, "error");
+	fprintf(s->file, "%7s%10s\n", "MFU", "memory");
 	style_off(s);
 	for (int i = 0; i < r->count && i < MOST_LAYOUTS; i++)
 		put_layout(s, &r->candidates[i]);

@@ -142,29 +142,48 @@ static void eight_bits_gain_more_over_long_sums(void **state)
 	mt_target_free(&t);
 }
 
-/* Of one gradient all-reduce over 8 nodes, nothing beside it; tp ranks apart. */
-static double gradients_s(const struct mt_target *t, const struct mt_stack *s, double tp)
+/* 16 layers on 8 nodes, one micro-batch; data-parallel ranks tp apart. */
+static struct mt_case wide_case(double tp)
 {
-	struct mt_case c = {.layers = 16,
-			    .hidden = 4096,
-			    .heads = 32,
-			    .kv_heads = 32,
-			    .head_dim = 128,
-			    .ffn = 16384,
-			    .vocab = 51200,
-			    .seq = 2048,
-			    .tp = tp,
-			    .pp = 1,
-			    .vp = 1,
-			    .cp = 1,
-			    .ep = 1,
-			    .dp = 64 / tp,
-			    .mbs = 1,
-			    .gbs = 64};
+	return (struct mt_case){.layers = 16,
+				.hidden = 4096,
+				.heads = 32,
+				.kv_heads = 32,
+				.head_dim = 128,
+				.ffn = 16384,
+				.vocab = 51200,
+				.seq = 2048,
+				.tp = tp,
+				.pp = 1,
+				.vp = 1,
+				.cp = 1,
+				.ep = 1,
+				.dp = 64 / tp,
+				.mbs = 1,
+				.gbs = 64};
+}
+
+static struct mt_forecast wide_forecast(const struct mt_target *t, const struct mt_stack *s, double tp)
+{
+	struct mt_case c = wide_case(tp);
 	struct mt_forecast f;
 
 	mt_forecast_step(&f, &c, t, s, &mt_factors_none);
-	return f.dp_s;
+	return f;
+}
+
+/* A host that waits for each kernel pays all of its time; another hides nearly all beside this device. */
+static void hosts_that_wait_hide_nothing(void **state)
+{
+	struct mt_target t = machine("a100-80g-sxm");
+	struct mt_stack ahead = stack_of("megatron-deepspeed"), waits = stack_of("megatron-deepspeed-blocking");
+	double host_s = 1e-6 * (16 * (waits.host_forward_us + waits.host_backward_us) + waits.microbatch_us);
+
+	within("waits", wide_forecast(&t, &waits, 1).host_s, host_s, -0.001, 0.001);
+	assert_true(wide_forecast(&t, &ahead, 1).host_s < 0.3 * host_s);
+	mt_stack_free(&ahead);
+	mt_stack_free(&waits);
+	mt_target_free(&t);
 }
 
 /* NCCL before 2.12: groups apart with several ranks on a node go over the host's bridges. */
@@ -177,8 +196,8 @@ static void old_libraries_lose_cards_of_groups_apart(void **state)
 	now.strided_nic_frac = 1;
 	for (int tp = 1; tp <= 8; tp *= 2)
 		within(tp == 1 || tp == 8 ? "packed, or one a node" : "several a node, apart",
-		       gradients_s(&t, &old, tp) / gradients_s(&t, &now, tp), tp == 1 || tp == 8 ? 1 : 1 / old.strided_nic_frac,
-		       -0.02, 0.02);
+		       wide_forecast(&t, &old, tp).dp_s / wide_forecast(&t, &now, tp).dp_s,
+		       tp == 1 || tp == 8 ? 1 : 1 / old.strided_nic_frac, -0.02, 0.02);
 	mt_stack_free(&old);
 	mt_target_free(&t);
 }
@@ -188,24 +207,10 @@ static void odd_vocabularies_are_slow_unless_padded(void **state)
 {
 	struct mt_target t = machine("a100-80g-sxm");
 	struct mt_stack s = stack_of("megatron-core");
-	struct mt_case c = {.layers = 12,
-			    .hidden = 2048,
-			    .heads = 16,
-			    .kv_heads = 16,
-			    .head_dim = 128,
-			    .ffn = 8192,
-			    .vocab = 50257,
-			    .seq = 1024,
-			    .tp = 1,
-			    .pp = 1,
-			    .vp = 1,
-			    .cp = 1,
-			    .ep = 1,
-			    .dp = 1,
-			    .mbs = 4,
-			    .gbs = 4};
+	struct mt_case c = wide_case(1);
 	struct mt_forecast_cards padded, odd, split;
 
+	c.vocab = 50257;
 	mt_forecast_cards(&padded, &c, &t, &s, &mt_factors_none);
 	s.pads_whole_vocab = false;
 	mt_forecast_cards(&odd, &c, &t, &s, &mt_factors_none);
@@ -569,6 +574,7 @@ int main(void)
 		cmocka_unit_test(collectives_of_a_node_are_near_measured_times),
 		cmocka_unit_test(groups_that_share_network_cards_wait_for_them),
 		cmocka_unit_test(an_all_reduce_of_two_nodes_crosses_once),
+		cmocka_unit_test(hosts_that_wait_hide_nothing),
 		cmocka_unit_test(old_libraries_lose_cards_of_groups_apart),
 		cmocka_unit_test(eight_bits_gain_more_over_long_sums),
 		cmocka_unit_test(odd_vocabularies_are_slow_unless_padded),

@@ -304,8 +304,8 @@ static void make_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	card->tp_s = (c->recompute == MT_CASE_FULL ? 3 : 2) * tp_s;
 	card->ep_s *= c->recompute == MT_CASE_FULL ? 3 : 2;
 	card->cp_s = cp_s + cp_back_s + (c->recompute == MT_CASE_FULL ? cp_s : 0);
-	card->forward_s = later(forward_s, host_s);
-	card->backward_s = later(backward_s + again_s, host_back_s);
+	card->forward_s = s->blocking_launches ? forward_s + host_s : later(forward_s, host_s);
+	card->backward_s = s->blocking_launches ? backward_s + again_s + host_back_s : later(backward_s + again_s, host_back_s);
 	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
 	card->forward_s *= f->of[MT_FACTOR_LAYER];
 	card->backward_s *= f->of[MT_FACTOR_LAYER];

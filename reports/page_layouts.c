@@ -107,7 +107,7 @@ static void put_layout(const struct page *page, const struct candidate *c)
 {
 	const struct record *r = page->record;
 	char a[TEXT_BYTES];
-	double step_s = mt_record_step_s(c);
+	double step_s = !isfinite(c->measured_s) && isfinite(c->expected_s) ? c->expected_s : mt_record_step_s(c);
 
 	fputs(c == r->choice ? "<tr class=\"chosen\">" : "<tr>", page->out);
 	snprintf(a, sizeof a, "%d", c->rank);
@@ -115,6 +115,7 @@ static void put_layout(const struct page *page, const struct candidate *c)
 	mt_page_layout(page, c->text);
 	mt_page_number(page, mt_text_seconds(a, c->predicted_s));
 	mt_page_number(page, mt_text_interval(a, c->predicted_lo_s, c->predicted_hi_s));
+	mt_page_number(page, mt_text_seconds(a, c->expected_s));
 	mt_page_number(page, mt_text_seconds(a, c->measured_s));
 	mt_page_number(page, mt_text_percent(a, mt_record_candidate_mfu(r, c, step_s), ""));
 	mt_page_number(page, mt_text_count(a, mt_record_tokens_per_s(r, c, step_s)));
@@ -136,11 +137,14 @@ enum mt_status mt_page_layouts(const struct page *page)
 	MT_TRY(mt_page_figure(page, &mt_figure_layouts, NULL));
 	if (!r->count)
 		return MT_OK;
-	mt_page_table_start(page, "#|Layout|#Predicted|#90% interval|#Measured|#MFU|#Tokens/s|#Memory|From|State", false);
+	mt_page_table_start(page, "#|Layout|#Predicted|#90% interval|#Expected|#Measured|#MFU|#Tokens/s|#Memory|From|State", false);
 	for (int i = 0; i < r->count && i < MOST_LAYOUTS; i++)
 		put_layout(page, &r->candidates[i]);
 	mt_page_table_end(page, false);
-	fputs("<p class=\"soft\">MFU and tokens/s are of the measured step where there is one. Memory is the predicted peak of the "
+	fputs("<p class=\"soft\">Expected: what a layout that was not run would take if its prediction were as far off as in the "
+	      "trials with equal tp, cp, ep and pp. MFU and tokens/s are of the measured step, else the expected, else the "
+	      "predicted. "
+	      "Memory is the predicted peak of the "
 	      "largest "
 	      "rank. From: card = closed form over profiled blocks; dry = dry run of the engine.",
 	      page->out);

@@ -86,6 +86,7 @@ static void read_candidate(const json_t *json, int position, struct candidate *c
 	c->fidelity = mt_json_get_string(json, "fidelity", "");
 	c->failure = mt_json_get_string(json, "failure", NULL);
 	c->predicted_s = positive(json, "step_time_s");
+	c->expected_s = positive(json, "expected_step_time_s");
 	read_interval(json, "step_time_lo_s", "step_time_hi_s", c->predicted_s, &c->predicted_lo_s, &c->predicted_hi_s);
 	c->measured_s = c->failure ? NAN : positive(json, "measured_step_time_s");
 	read_interval(json, "measured_lo_s", "measured_hi_s", c->measured_s, &c->measured_lo_s, &c->measured_hi_s);

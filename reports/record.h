@@ -26,6 +26,7 @@ struct candidate {
 	const char *failure;                                /* NULL: did not fail */
 	double predicted_s, predicted_lo_s, predicted_hi_s; /* the interval is NaN at both ends or holds the value */
 	double measured_s, measured_lo_s, measured_hi_s;
+	double expected_s;          /* not run: what the trials of layouts like it let expect; NaN: none was like it */
 	double split_s[PART_COUNT]; /* all NaN when unknown, else zero where unknown */
 	double mfu_frac;            /* as the document has it: of the prediction */
 	int stages;                 /* length of the longest array by stage */

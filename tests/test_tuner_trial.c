@@ -101,6 +101,8 @@ static void where_predictions_are_far_off_other_families_are_tried(void **state)
 	c[0].run = true;
 	c[0].measured_s = 1.03; /* near: the next of the family is still the more promising */
 	assert_int_equal(mt_trial_next(c, 4), 1);
+	assert_near(mt_trial_expected_s(c, 4, &c[1]), 1.01 * 1.03);
+	assert_true(isnan(mt_trial_expected_s(c, 4, &c[3])));
 	c[0].measured_s = 2; /* far: 1.06 is less than twice 1.01 */
 	assert_int_equal(mt_trial_next(c, 4), 3);
 	c[3].run = true;

@@ -6,6 +6,7 @@
 #include "tuner/axes.h"
 #include "tuner/launch.h"
 #include "tuner/memory.h"
+#include "tuner/trial.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -204,6 +205,15 @@ static json_t *bytes_json(const int64_t *bytes, int stages)
 	return list;
 }
 
+/* Of a layout that was not run. */
+static void set_expected(json_t *o, const struct mt_session *s, const struct mt_candidate *c)
+{
+	double expected_s = c->run ? NAN : mt_trial_expected_s(s->space.candidates, s->space.count, c);
+
+	if (isfinite(expected_s))
+		set_number(o, "expected_step_time_s", expected_s);
+}
+
 static void set_measured(json_t *o, const struct mt_candidate *c)
 {
 	if (c->failed)
@@ -254,6 +264,7 @@ static json_t *candidate_json(const struct mt_session *s, int index)
 	set_number(o, "guessed_frac", c->guessed_frac);
 	set_string(o, "fidelity", c->fidelity == MT_FIDELITY_DRY ? "dry" : "card");
 	set_measured(o, c);
+	set_expected(o, s, c);
 	return o;
 }
 

@@ -93,25 +93,43 @@ static bool same_family(const struct mt_layout *a, const struct mt_layout *b)
 	return a->tp == b->tp && a->cp == b->cp && a->ep == b->ep && a->pp == b->pp;
 }
 
-/* Measured over predicted time for layouts like this one: the least of its family, since other work only lengthens a trial;
- * without a trial the least of all, and never above 1. */
-static double expected_ratio(const struct mt_candidate *candidates, int count, const struct mt_candidate *c)
+/* Measured over predicted time of trials: the least, since other work only lengthens one. */
+struct ratios {
+	double family, all; /* infinity: no trial */
+	bool failed;        /* one of the family */
+};
+
+static struct ratios ratios_of(const struct mt_candidate *candidates, int count, const struct mt_candidate *c)
 {
-	double family = INFINITY, all = 1;
-	bool failed = false;
+	struct ratios r = {INFINITY, INFINITY, false};
 
 	for (int i = 0; i < count; i++) {
 		const struct mt_candidate *other = &candidates[i];
 		bool same = other->run && same_family(&other->layout, &c->layout);
 
-		failed |= same && other->failed;
+		r.failed |= same && other->failed;
 		if (!other->run || other->failed || !(other->step_s > 0))
 			continue;
-		all = fmin(all, other->measured_s / other->step_s);
+		r.all = fmin(r.all, other->measured_s / other->step_s);
 		if (same)
-			family = fmin(family, other->measured_s / other->step_s);
+			r.family = fmin(r.family, other->measured_s / other->step_s);
 	}
-	return isfinite(family) ? family : failed ? FAILED_RATIO : all;
+	return r;
+}
+
+/* For layouts like this one; without a trial of its family never above 1. */
+static double expected_ratio(const struct mt_candidate *candidates, int count, const struct mt_candidate *c)
+{
+	struct ratios r = ratios_of(candidates, count, c);
+
+	return isfinite(r.family) ? r.family : r.failed ? FAILED_RATIO : fmin(r.all, 1);
+}
+
+double mt_trial_expected_s(const struct mt_candidate *candidates, int count, const struct mt_candidate *c)
+{
+	struct ratios r = ratios_of(candidates, count, c);
+
+	return isfinite(r.family) ? c->step_s * r.family : NAN;
 }
 
 int mt_trial_next(const struct mt_candidate *candidates, int count)

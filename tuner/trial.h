@@ -21,6 +21,9 @@ void mt_trial_judge(struct mt_candidate *candidate, double pace_flops);
  * of a family without one it is believed, so that where predictions are far off other families have their turn before more of the
  * same. */
 int mt_trial_next(const struct mt_candidate *candidates, int count);
+/* What a layout that was not run would take if the prediction were as far off as for the trials of its family; NaN: no such trial.
+ */
+double mt_trial_expected_s(const struct mt_candidate *candidates, int count, const struct mt_candidate *candidate);
 /* It was run, and fewer than half of its steps agree: what it takes when nothing else runs is not known well. */
 bool mt_trial_unsettled(const struct mt_candidate *candidate);
 

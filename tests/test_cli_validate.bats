@@ -13,8 +13,28 @@ setup() {
 	finished
 	check 'join(",", sort keys %$d) eq "bias_frac,coverage_frac,groups,mape_frac,median_ape_frac,p90_ape_frac,predicted,runs,skipped"' "$OUT"
 	check '$d->{runs} == $d->{predicted} + @{$d->{skipped}}' "$OUT"
-	check 'join(",", sort keys %{$d->{groups}[0]}) eq "bias_frac,group,mape_frac,regret_frac,runs,spearman"' "$OUT"
+	check 'join(",", sort keys %{$d->{groups}[0]}) eq "bias_frac,group,mape_frac,regret_3_frac,regret_frac,runs,spearman"' "$OUT"
 	check '!grep { !$_->{why} } @{$d->{skipped}}' "$OUT"
+}
+
+# choices MBS...: a table of one choice: layouts that took 20 s, of these micro-batches, and one, said to be slower, that took 10 s.
+choices() {
+	head -1 "$RUNS/sample.csv"
+	for mbs; do
+		sed -n "/^vtrain-m-39.1-g512-t8d32p2/s/,32,4,1536,/,32,$mbs,1536,/p" "$RUNS/sample.csv" | sed 's/,14.7573,/,20,/'
+	done
+	sed -n '/^vtrain-m-39.1-g512-t2d32p8/s/,23.0629,/,10,/p' "$RUNS/sample.csv"
+}
+
+@test "regret is of the layout said to be fastest, and of the best of three" {
+	choices 2 4 >"$GIVEN/three.csv"
+	attempt megatune validate "$GIVEN/three.csv" --json
+	finished
+	check '$d->{groups}[0]{regret_frac} == 1 && $d->{groups}[0]{regret_3_frac} == 0' "$OUT"
+	choices 2 4 6 >"$GIVEN/four.csv"
+	attempt megatune validate "$GIVEN/four.csv" --json
+	finished
+	check '$d->{groups}[0]{regret_frac} == 1 && $d->{groups}[0]{regret_3_frac} == 1' "$OUT"
 }
 
 @test "calibrate writes a file that makes the same runs nearer" {

@@ -109,6 +109,7 @@ static const struct mt_option stack_options[] = {
 	NUM("p2p_overlap_frac", S(p2p_overlap_frac), "0", 0, 1, "share of pipeline messages that is hidden"),
 	FLAG("expert_dedup", S(expert_dedup), "false", "a token goes to a node once, however many of its experts are there"),
 	FLAG("scatter_gather", S(scatter_gather), "true", "pipeline messages are split over tensor-parallel ranks"),
+	NUM("broadcast_us", S(broadcast_us), "0", 0, 1e6, "each optimizer rank's own broadcast of what it updated, us"),
 	NUM("optimizer_bytes", S(optimizer_bytes), "40", 1, 1000, "memory traffic of the update, bytes a parameter"),
 	NUM("selective_frac", S(selective_frac), "0", 0, 1, "share of a layer's products that selective recompute repeats"),
 	NUM("cast_passes", S(cast_passes), "1", 0, 10, "traffic of casts to 8 and 4 bits over one read and two writes"),

@@ -64,10 +64,11 @@ struct mt_stack {
 	double ep_overlap_frac;        /* of the exchange with experts hidden beside another micro-batch */
 	double p2p_overlap_frac;       /* of pipeline messages hidden */
 	bool scatter_gather;           /* pipeline messages are split over the tensor-parallel ranks */
-	double optimizer_bytes;        /* memory traffic a parameter of the update */
-	double selective_frac;         /* of a layer's products that selective recompute does again, beside the attention */
-	double cast_passes;            /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
-	double jitter_frac;            /* time lost to the slowest rank, each factor of e in ranks */
+	double broadcast_us;    /* of updated weights: ranks that share the optimizer's state send theirs one after the other */
+	double optimizer_bytes; /* memory traffic a parameter of the update */
+	double selective_frac;  /* of a layer's products that selective recompute does again, beside the attention */
+	double cast_passes;     /* traffic of casts to 8 and 4 bits: 1 where each operand is read once and written twice */
+	double jitter_frac;     /* time lost to the slowest rank, each factor of e in ranks */
 	double context_gib, fragmentation_frac;
 	double spread_frac; /* half of the 90% interval of a prediction that no run has calibrated */
 	/* what the software can do: the widest of each kind of parallelism, 1 for none; ZeRO stages */

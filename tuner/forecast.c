@@ -208,7 +208,8 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 	out->compute_s = m * pace - (out->tp_s + out->ep_s + out->cp_s + out->host_s);
 	out->pp_s = messages_s(out, c, t, s, f);
 	data_s(out, c, t, s, f, sums[slowest].forward_s, sums[slowest].backward_s, stages[slowest]);
-	out->other_s = f->of[MT_FACTOR_STEP] * s->step_us * 1e-6 + jitter * m * pace;
+	out->other_s = f->of[MT_FACTOR_STEP] * (s->step_us + (c->zero > 0 ? c->dp * c->cp : 0) * s->broadcast_us) * 1e-6 +
+		       jitter * m * pace;
 	out->step_s = m * pace + out->bubble_s + out->pp_s + out->dp_s + out->optimizer_s + out->other_s;
 	out->model_flops = mt_case_model_flops(c);
 	mt_forecast_memory(out, c, s);

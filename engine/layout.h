@@ -126,6 +126,8 @@ struct mt_layout_run {
 enum { MT_LAYOUT_RUNS = MT_OPTION_TEXT_BYTES / 2 };
 /* In order; returns how many, 0: stage_layers is no such list. That the runs are of pp*vp stages and all layers is a rule. */
 int mt_layout_cut(const struct mt_model *model, const struct mt_layout *layout, struct mt_layout_run runs[MT_LAYOUT_RUNS]);
+/* The list of these counts into stage_layers; false, and nothing done: it is too long for it. */
+bool mt_layout_list(struct mt_layout *layout, const int64_t *counts, int64_t stages);
 /* Layers of a virtual stage (0 .. pp*vp-1): first and count. */
 void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,
 			    int64_t *count);

@@ -5,6 +5,8 @@
 #include "engine/layout.h"
 
 #include <ctype.h>
+#include <stdio.h>
+#include <string.h>
 
 /* At most seven digits, as no model has ten million layers. */
 static bool read_number(const char **at, int64_t *value)
@@ -60,6 +62,24 @@ int mt_layout_cut(const struct mt_model *model, const struct mt_layout *layout, 
 	count = add(runs, count, more, each + 1);
 	count = add(runs, count, stages - more - before, each);
 	return add(runs, count, tail > 0, tail);
+}
+
+bool mt_layout_list(struct mt_layout *layout, const int64_t *counts, int64_t stages)
+{
+	char text[MT_OPTION_TEXT_BYTES] = "";
+	size_t used = 0;
+	int64_t next;
+
+	for (int64_t i = 0; i < stages && used < sizeof text; i = next) {
+		for (next = i + 1; next < stages && counts[next] == counts[i];)
+			next++;
+		used += (size_t)snprintf(text + used, sizeof text - used, "%s%lld", i ? "," : "", (long long)counts[i]);
+		if (next > i + 1 && used < sizeof text)
+			used += (size_t)snprintf(text + used, sizeof text - used, "x%lld", (long long)(next - i));
+	}
+	if (used < sizeof text)
+		memcpy(layout->stage_layers, text, sizeof text);
+	return used < sizeof text;
 }
 
 void mt_layout_stage_layers(const struct mt_model *model, const struct mt_layout *layout, int virtual_stage, int64_t *first,

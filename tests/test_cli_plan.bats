@@ -56,6 +56,18 @@ JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threa
 	check '@{$d->{machine}{curves}} > 3 && @{$d->{machine}{pair_classes}} == 1' "$OUT"
 }
 
+@test "a balanced cut counts embedding and head, and is listed where it is faster" {
+	attempt megatune plan gpt2-124m --gpus 4 --tp 1 --pp 2,4 --mbs 1 --zero 0 --recompute none --stage-layers balanced --json
+	finished
+	check 'our @cut = grep { $_->{stage_layers} } @{$d->{candidates}}; @cut == 2 && !grep { $_->{pp} == 4 &&
+		!($_->{stage_layers} =~ /^(\d+).*?(\d+)$/ && $1 > $2) } @cut' "$OUT"
+	check 'our %s; $s{$_->{pp}}{$_->{stage_layers} ? 1 : 0} = $_->{step_time_s} for @{$d->{candidates}};
+		!grep { !($_->{1} < $_->{0}) } values %s' "$OUT"
+	attempt megatune plan gpt2-124m --gpus 4 --tp 1 --pp 2,4 --mbs 1 --zero 0 --recompute none --json
+	finished
+	check '!grep { $_->{stage_layers} } @{$d->{candidates}}' "$OUT"
+}
+
 @test "plan without a machine file warns that its rates are guesses, and writes its results" {
 	attempt megatune plan gpt-tiny --gpus 4 --out results --json
 	finished

@@ -1,7 +1,11 @@
-/* The space of layouts: counts worked out by hand, every rejection under its rule, nothing twice; and what drops and orders it. */
+/* The space of layouts: counts worked out by hand, every rejection under its rule, nothing twice; what drops and orders it; and
+ * cuts of the layers that are in balance. */
+#include "base/random.h"
 #include "tests/engine_problem.h"
+#include "tuner/balance.h"
 #include "tuner/candidate.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -340,6 +344,78 @@ static void measured_come_first_then_dry_runs_then_cards_then_failures(void **st
 	end(&p);
 }
 
+/* The longest part of a cut, and the sum of squares. */
+static void measure_cut(const struct mt_balance_work *w, const int64_t *counts, double *longest_s, double *squares)
+{
+	int64_t next = 0;
+
+	*longest_s = *squares = 0;
+	for (int64_t v = 0; v < w->parts; v++) {
+		double s = (v == 0 ? w->first_s : 0) + (v == w->parts - 1 ? w->last_s : 0);
+
+		for (int64_t i = 0; i < counts[v]; i++)
+			s += w->layer_s[next++];
+		*longest_s = fmax(*longest_s, s);
+		*squares += s * s;
+	}
+	assert_int_equal(next, w->layers);
+}
+
+/* No cut of the layers over the parts from v on, those before given, is better. */
+static void try_all(const struct mt_balance_work *w, int64_t *counts, int64_t v, int64_t left, double longest_s, double squares)
+{
+	double longer_s, more;
+
+	if (v < w->parts - 1) {
+		for (counts[v] = v > 0; counts[v] <= left; counts[v]++)
+			try_all(w, counts, v + 1, left - counts[v], longest_s, squares);
+		return;
+	}
+	counts[v] = left;
+	measure_cut(w, counts, &longer_s, &more);
+	if (longer_s < longest_s * (1 - 1e-9) || (longer_s < longest_s * (1 + 1e-9) && more < squares * (1 - 1e-9)))
+		fail_msg("%lld layers, %lld parts: longest %.9g and squares %.9g, there is %.9g and %.9g", (long long)w->layers,
+			 (long long)w->parts, longest_s, squares, longer_s, more);
+}
+
+static void no_cut_is_better_than_the_balanced_one(void **state)
+{
+	for (uint64_t problem = 0; problem < 200; problem++) {
+		double layer_s[9], longest_s, squares;
+		int64_t counts[4], others[4];
+		struct mt_balance_work w = {.layer_s = layer_s,
+					    .layers = 3 + (int64_t)mt_random_integer(5, 1, problem, 7),
+					    .parts = 1 + (int64_t)mt_random_integer(5, 2, problem, 4),
+					    .first_s = mt_random_uniform(5, 3, problem),
+					    .last_s = 4 * mt_random_uniform(5, 4, problem)};
+
+		for (uint64_t i = 0; i < 9; i++) /* equal ones, and others */
+			layer_s[i] = problem % 2 ? 1 : 0.5 + mt_random_uniform(5, 5 + i, problem);
+		assert_int_equal(mt_balance(&w, counts), MT_OK);
+		measure_cut(&w, counts, &longest_s, &squares);
+		try_all(&w, others, 0, w.layers, longest_s, squares);
+	}
+}
+
+/* GPT-2's head takes as long as some five of its twelve layers. */
+static void a_head_takes_the_place_of_layers(void **state)
+{
+	double layer_s[12];
+	int64_t counts[6];
+	struct mt_balance_work w = {.layer_s = layer_s, .layers = 12, .parts = 2, .last_s = 5.4};
+
+	for (int i = 0; i < 12; i++)
+		layer_s[i] = 1;
+	assert_int_equal(mt_balance(&w, counts), MT_OK);
+	assert_true(counts[0] == 9 && counts[1] == 3);
+	w.parts = 4; /* 4, 4, 4 and the head alone */
+	assert_int_equal(mt_balance(&w, counts), MT_OK);
+	assert_true(counts[0] == 4 && counts[2] == 4 && counts[3] == 0);
+	w.layers = 3, w.parts = 6;
+	assert_int_equal(mt_balance(&w, counts), MT_UNAVAILABLE);
+	mt_error_clear();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -353,6 +429,8 @@ int main(void)
 		cmocka_unit_test(lists_that_make_no_sense_are_told),
 		cmocka_unit_test(a_stage_above_the_limit_drops_the_layout),
 		cmocka_unit_test(measured_come_first_then_dry_runs_then_cards_then_failures),
+		cmocka_unit_test(no_cut_is_better_than_the_balanced_one),
+		cmocka_unit_test(a_head_takes_the_place_of_layers),
 	};
 	return cmocka_run_group_tests_name("tuner space", tests, NULL, NULL);
 }

@@ -58,6 +58,8 @@ struct mt_space {
  * gives gbs, seq, dtype, bucket size. Layouts that break a rule are counted under it. */
 enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model *model, const struct mt_layout *base, int world,
 				  const int64_t *threads, int thread_count, const struct mt_axes *axes);
+/* One more, which the space owns from then on. */
+enum mt_status mt_space_add(struct mt_space *space, const struct mt_candidate *candidate);
 void mt_space_free(struct mt_space *space);
 /* Removes candidates of which any stage's predicted process is above the limit, or what it has of a GPU above the device's, and
  * counts them. 0: no limit. */

@@ -5,6 +5,7 @@
  *              copies beside them (stage_clock.c)
  *   step       clear + pipeline + ends + norm, optimizer and gather; the last stage to end
  *   memory     what the blocks keep, along the schedule's actions (footprint.c), and the tail's arenas */
+#include "tuner/balance.h"
 #include "tuner/cost.h"
 #include "tuner/memory.h"
 #include "tuner/footprint.h"
@@ -418,6 +419,39 @@ static enum mt_status compose(struct mt_candidate *candidate, struct composition
 		MT_TRY(stage_memory(&candidate->stage[s], k, s));
 	sum_up(candidate, k);
 	return MT_OK;
+}
+
+static double block_s(const struct mt_block_cost *b)
+{
+	return b->forward_s + b->backward_s + b->wgrad_s;
+}
+
+enum mt_status mt_predict_balanced(struct mt_layout *layout, const struct mt_model *model, struct mt_cost_model *cost,
+				   struct mt_card_cache *cache)
+{
+	struct mt_run run = {.model = *model, .layout = *layout, .train = mt_cost_train(cost)};
+	struct mt_balance_work work = {.layers = model->layers, .parts = layout->pp * layout->vp};
+	double *layer_s = calloc((size_t)work.layers + 1, sizeof *layer_s);
+	int64_t *counts = calloc((size_t)work.parts, sizeof *counts);
+	const struct mt_card *card;
+	enum mt_status st;
+
+	if (!layer_s || !counts)
+		MT_GOTO(out, mt_fail(MT_NOMEM, "no memory to cut %lld layers", (long long)work.layers));
+	MT_GOTO(out, find_card(cache, &run, layout->recompute, cost, &card));
+	for (int64_t i = 0; i < work.layers; i++)
+		layer_s[i] = block_s(&card->layer[mt_card_kind(&run, i)]);
+	work.layer_s = layer_s;
+	work.first_s = block_s(&card->embedding);
+	work.last_s = block_s(&card->head);
+	MT_GOTO(out, mt_balance(&work, counts));
+	memset(layout->stage_layers, 0, sizeof layout->stage_layers);
+	layout->first_layers = layout->last_layers = 0;
+	mt_layout_list(layout, counts, work.parts);
+out:
+	free(layer_s);
+	free(counts);
+	return st;
 }
 
 enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,

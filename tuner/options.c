@@ -7,6 +7,7 @@
 
 static const char *const dtypes[] = {"auto", "f32", "bf16", "f16", NULL};
 static const char *const searches[] = {"usual", "whole", NULL};
+static const char *const cuts[] = {[MT_CUTS_AUTO] = "auto", [MT_CUTS_EVEN] = "even", [MT_CUTS_BALANCED] = "balanced", NULL};
 static const char *const launchers[] = {"auto", "mpirun", "srun", "megatune", NULL};
 
 #define FIELD(field) offsetof(struct mt_tune_options, field)
@@ -82,6 +83,9 @@ static const struct mt_option options[] = {
 	{"bucket_bytes", MT_OPTION_STRING, FIELD(bucket_bytes), "auto", 0, 0, NULL,
 	 "what is searched: bytes of gradients that are reduced at once, with dp or cp above 1; 0: all in one, after the backward "
 	 "pass; auto: 40Mi, of the whole search 0,8Mi,40Mi"},
+	{"stage_layers", MT_OPTION_CHOICE, FIELD(stage_layers), "auto", 0, 0, cuts,
+	 "balanced: the best layouts also with the layers cut so that all stages take as long, embedding and head counted; even: "
+	 "without; auto: even, of the whole search balanced"},
 };
 
 const struct mt_option_table mt_tune_options_table = {"tune", options, sizeof options / sizeof options[0]};

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 enum mt_search_extent { MT_SEARCH_USUAL, MT_SEARCH_WHOLE, MT_SEARCHES };
+enum mt_cuts { MT_CUTS_AUTO, MT_CUTS_EVEN, MT_CUTS_BALANCED };
 enum mt_launch_choice { MT_LAUNCH_AUTO, MT_LAUNCH_MPIRUN, MT_LAUNCH_SRUN, MT_LAUNCH_OWN };
 
 struct mt_tune_options {
@@ -26,7 +27,8 @@ struct mt_tune_options {
 	double trial_timeout_s;
 	double probe_budget_s, profile_budget_s;
 	int64_t dry_runs; /* layouts dry run */
-	int launcher;     /* enum mt_launch_choice */
+	int launcher;     /* enum mt_cuts { MT_CUTS_AUTO, MT_CUTS_EVEN, MT_CUTS_BALANCED };
+enum mt_launch_choice */
 	char *launch;     /* command that starts ranks, -n N PROGRAM is appended; overrides launcher */
 	bool report;
 	int64_t seed;
@@ -34,6 +36,7 @@ struct mt_tune_options {
 	/* what it varies: lists of values (tuner/axes.h) */
 	char *tp, *pp, *cp, *mbs, *sp, *zero, *zero_group, *recompute, *recompute_layers, *recompute_stages, *offload_layers,
 		*cp_kind, *ep, *etp, *schedule, *vp, *vp_group, *first_layers, *last_layers, *bucket_bytes;
+	int stage_layers; /* enum mt_cuts */
 };
 
 extern const struct mt_option_table mt_tune_options_table;

@@ -38,18 +38,73 @@ static enum mt_status nothing_left(const struct mt_session *s)
 		       s->model.name, s->world, (long long)s->base.gbs, text);
 }
 
-static enum mt_status cost_all(struct mt_session *s)
+static enum mt_status cost_all(struct mt_session *s, struct mt_card_cache *const *caches)
 {
-	struct mt_card_cache *caches[MT_THREAD_CHOICES] = {NULL};
-	enum mt_status st = MT_OK;
-
-	for (int k = 0; k < s->thread_choices && st == MT_OK; k++)
-		st = mt_card_cache_create(&caches[k]);
-	for (int i = 0; i < s->space.count && st == MT_OK; i++) {
+	for (int i = 0; i < s->space.count; i++) {
 		struct mt_cost_model *cost = mt_session_cost(s, s->space.candidates[i].layout.threads);
 
-		st = mt_predict_card(&s->space.candidates[i], &s->model, cost, caches[cost - s->costs]);
+		MT_TRY(mt_predict_card(&s->space.candidates[i], &s->model, cost, caches[cost - s->costs]));
 	}
+	return MT_OK;
+}
+
+/* A candidate's layout cut so that all stages take as long; kept where that is faster. */
+static enum mt_status balance(struct mt_session *s, const struct mt_candidate *even, struct mt_card_cache *const *caches)
+{
+	struct mt_cost_model *cost = mt_session_cost(s, even->layout.threads);
+	struct mt_card_cache *cache = caches[cost - s->costs];
+	struct mt_candidate cut = {.layout = even->layout};
+	double even_s = even->step_s;
+	enum mt_status st;
+
+	MT_TRY(mt_predict_balanced(&cut.layout, &s->model, cost, cache));
+	if (!cut.layout.stage_layers[0] || mt_layout_first_broken(&s->model, &cut.layout) >= 0)
+		return MT_OK;
+	st = mt_predict_card(&cut, &s->model, cost, cache);
+	if (st == MT_OK && cut.step_s < even_s) {
+		s->space.considered++;
+		st = mt_space_add(&s->space, &cut);
+		if (st == MT_OK)
+			return MT_OK;
+	}
+	free(cut.stage);
+	return st;
+}
+
+/* Of as many of the best as are dry run. Given ends are left alone: what is asked for is listed. */
+static enum mt_status balance_best(struct mt_session *s, struct mt_card_cache *const *caches)
+{
+	int count = s->options.dry_runs < s->space.count ? (int)s->options.dry_runs : s->space.count;
+
+	for (int i = 0; i < count; i++) {
+		const struct mt_layout *l = &s->space.candidates[i].layout;
+
+		if (l->pp > 1 && l->first_layers == 0 && l->last_layers == 0)
+			MT_TRY(balance(s, &s->space.candidates[i], caches));
+	}
+	mt_space_sort(&s->space);
+	return MT_OK;
+}
+
+/* Every layout by cards, sorted, without those that are clearly too large: cards count memory within a few percent, the dry run
+ * decides exactly. */
+static enum mt_status cost_by_cards(struct mt_session *s, int64_t host_bytes, int64_t device_bytes)
+{
+	struct mt_card_cache *caches[MT_THREAD_CHOICES] = {NULL};
+	bool balanced = s->options.stage_layers == MT_CUTS_BALANCED ||
+			(s->options.stage_layers == MT_CUTS_AUTO && s->options.search == MT_SEARCH_WHOLE);
+	enum mt_status st = MT_OK;
+
+	for (int k = 0; k < s->thread_choices; k++)
+		MT_GOTO(out, mt_card_cache_create(&caches[k]));
+	MT_GOTO(out, cost_all(s, caches));
+	mt_space_sort(&s->space);
+	mt_space_drop_large(&s->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
+	if (!balanced)
+		goto out;
+	MT_GOTO(out, balance_best(s, caches));
+	mt_space_drop_large(&s->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
+out:
 	for (int k = 0; k < s->thread_choices; k++)
 		mt_card_cache_destroy(caches[k]);
 	return st;
@@ -87,10 +142,7 @@ enum mt_status mt_search(struct mt_session *session)
 				  session->thread_choices, &session->axes));
 	if (session->space.count == 0)
 		return nothing_left(session);
-	MT_TRY(cost_all(session));
-	mt_space_sort(&session->space);
-	/* Cards count memory within a few percent: drop only what is clearly too large, the dry run decides exactly. */
-	mt_space_drop_large(&session->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
+	MT_TRY(cost_by_cards(session, host_bytes, device_bytes));
 	MT_TRY(dry_run_best(session));
 	mt_space_drop_large(&session->space, host_bytes, device_bytes);
 	if (session->space.count == 0)

@@ -20,7 +20,7 @@ const char *mt_space_rule_text(int rule)
 					   : "the predicted resident size of a stage must fit the memory of a rank";
 }
 
-static enum mt_status keep(struct mt_space *space, const struct mt_layout *layout)
+enum mt_status mt_space_add(struct mt_space *space, const struct mt_candidate *candidate)
 {
 	if (space->count == space->capacity) {
 		int capacity = space->capacity ? 2 * space->capacity : 256;
@@ -31,8 +31,7 @@ static enum mt_status keep(struct mt_space *space, const struct mt_layout *layou
 		space->candidates = grown;
 		space->capacity = capacity;
 	}
-	memset(&space->candidates[space->count], 0, sizeof *space->candidates);
-	space->candidates[space->count++].layout = *layout;
+	space->candidates[space->count++] = *candidate;
 	return MT_OK;
 }
 
@@ -42,7 +41,7 @@ static enum mt_status consider(struct mt_space *space, const struct mt_model *mo
 
 	space->considered++;
 	if (rule < 0)
-		return keep(space, layout);
+		return mt_space_add(space, &(struct mt_candidate){.layout = *layout});
 	space->rejected[rule]++;
 	return MT_OK;
 }

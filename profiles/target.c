@@ -105,6 +105,8 @@ static const struct mt_option stack_options[] = {
 	FLAG("gathers_narrow", S(gathers_narrow), "false", "sharded parameters are gathered in 8 bits where products want these"),
 	NUM("sharded_overlap_frac", S(sharded_overlap_frac), "0.9", 0, 1, "the same under ZeRO-3, of each pass"),
 	NUM("tp_overlap_frac", S(tp_overlap_frac), "0", 0, 1, "share of tensor-parallel communication that is hidden"),
+	NUM("tp_switch_frac", S(tp_switch_frac), "0", 0, 1, "the same where a switch is on that is off by default; 0: no switch"),
+	NUM("tp_switch_buffers", S(tp_switch_buffers), "0", 0, 100, "a layer's gathered inputs that this switch keeps room for"),
 	NUM("ep_overlap_frac", S(ep_overlap_frac), "0", 0, 1, "share of the exchange with experts that is hidden"),
 	NUM("p2p_overlap_frac", S(p2p_overlap_frac), "0", 0, 1, "share of pipeline messages that is hidden"),
 	FLAG("expert_dedup", S(expert_dedup), "false", "a token goes to a node once, however many of its experts are there"),
@@ -128,6 +130,14 @@ static const struct mt_option stack_options[] = {
 	FLAG("zero_bubble", S(zero_bubble), "false", "the schedule zb-h1: weight gradients apart"),
 	FLAG("expert_tp", S(expert_tp), "false", "experts are split over other ranks than the rest of a layer: etp"),
 	INT("most_less", S(most_less), "1", 0, 3, "layers that the first and the last stage may each have less than the others"),
+	FLAG("cp_gathers", S(cp_gathers), "false", "context parallelism that gathers keys and values"),
+	FLAG("cp_heads", S(cp_heads), "false", "context parallelism that exchanges heads (Ulysses)"),
+	FLAG("cp_two_levels", S(cp_two_levels), "false", "heads exchanged by some ranks, a ring over the others"),
+	FLAG("zero_groups", S(zero_groups), "false", "shards over a part of the ranks, copies across"),
+	FLAG("selects_norms", S(selects_norms), "false", "selective recompute of the norms' outputs"),
+	FLAG("selects_activation", S(selects_activation), "false", "selective recompute of the MLP activation's output"),
+	FLAG("frees_attention", S(frees_attention), "false", "selective recompute frees the attention's output too"),
+	FLAG("selects_layers", S(selects_layers), "false", "selective recompute of the first layers alone"),
 	FLAG("kv_replicated", S(kv_replicated), "true", "tp beyond the key and value heads repeats them"),
 };
 const struct mt_option_table mt_stack_options = {"stack", stack_options, sizeof stack_options / sizeof stack_options[0]};

@@ -61,6 +61,8 @@ struct mt_stack {
 	bool gathers_narrow;           /* sharded parameters are gathered in the 8 or 4 bits that products want */
 	double sharded_overlap_frac;   /* the same where parameters are sharded (ZeRO-3): of each pass */
 	double tp_overlap_frac;        /* of tensor-parallel communication hidden behind products */
+	double tp_switch_frac;         /* the same where a switch that is off by default is on; 0: there is none */
+	double tp_switch_buffers;      /* gathered inputs of a layer that the switch keeps room for */
 	double ep_overlap_frac;        /* of the exchange with experts hidden beside another micro-batch */
 	double p2p_overlap_frac;       /* of pipeline messages hidden */
 	bool scatter_gather;           /* pipeline messages are split over the tensor-parallel ranks */
@@ -76,6 +78,11 @@ struct mt_stack {
 	int64_t seen_gpus; /* accelerators of the largest run that the forecast was held against; beyond it extrapolates */
 	int64_t most_less; /* layers that the first and the last stage may each have less than the others */
 	bool interleaves, zero_bubble, kv_replicated, expert_tp;
+	bool cp_gathers, cp_heads, cp_two_levels; /* kinds of context parallelism beside the ring (engine/layout.h) */
+	bool zero_groups;                         /* shards over fewer ranks than hold the same parameters, copies across */
+	/* selective recompute: of the norms' and of the activation's outputs; the attention's output is freed too; of some layers
+	 */
+	bool selects_norms, selects_activation, frees_attention, selects_layers;
 };
 
 extern const struct mt_option_table mt_target_options, mt_stack_options;

@@ -38,7 +38,7 @@ static enum mt_status bench(const struct row *r, int jobs, bool bounded)
 	struct mt_model model = {0};
 	struct mt_survey_query q;
 	struct mt_survey s = {0};
-	char text[96] = "nothing fits";
+	char text[MT_SURVEY_TEXT] = "nothing fits";
 	enum mt_status st;
 
 	mt_options_default(&mt_setting_options_table, &o);

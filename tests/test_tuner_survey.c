@@ -15,29 +15,30 @@ struct space {
 	const char *machine, *stack;
 	int gpus, layers, hidden, heads, kv_heads, experts, gbs, seq;
 	double memory_gib;
+	int expert_every; /* 0: each layer has experts, where any has */
 };
 
 static const struct space spaces[] = {
-	{"a100-80g-sxm", "megatron-core", 8, 4, 1024, 8, 8, 0, 8, 1024, 80},
-	{"a100-80g-sxm", "megatron-core", 8, 6, 2048, 16, 4, 0, 16, 2048, 20},
-	{"a100-80g-sxm", "megatron-lm-2021", 8, 8, 2048, 16, 16, 0, 8, 1024, 12},
-	{"a100-80g-sxm", "megatron-deepspeed", 16, 6, 1024, 8, 8, 0, 16, 1024, 10},
-	{"a100-40g-sxm", "torchtitan-fsdp2", 8, 4, 4096, 32, 8, 0, 8, 4096, 40},
-	{"h100-80g-sxm", "torchtitan-fsdp2", 16, 3, 4096, 32, 8, 0, 16, 8192, 30},
-	{"h100-80g-sxm", "megatron-core", 16, 4, 4096, 32, 8, 0, 12, 4096, 16},
-	{"h100-80g-sxm", "megatron-core", 24, 6, 4096, 32, 8, 0, 24, 4096, 12},
-	{"h100-80g-sxm", "megatune", 12, 6, 1536, 12, 12, 0, 12, 1024, 8},
-	{"h100-80g-sxm", "nanotron", 8, 8, 2048, 16, 8, 0, 8, 2048, 14},
-	{"h100-80g-sxm", "nemo", 8, 4, 2048, 16, 8, 8, 8, 2048, 40},
-	{"h100-80g-sxm", "megatron-bridge", 16, 4, 2048, 16, 4, 4, 16, 2048, 20},
-	{"b200", "megatron-bridge", 8, 6, 4096, 32, 8, 0, 8, 8192, 20},
-	{"gb200-nvl72-cluster", "megatron-bridge", 16, 4, 4096, 32, 8, 0, 8, 4096, 18},
-	{"v100-32g-sxm3", "megatron-lm-2021", 16, 4, 1024, 16, 16, 0, 8, 512, 6},
-	{"aws-p4d", "pytorch-fsdp", 32, 4, 2048, 16, 16, 0, 64, 1024, 10},
-	{"aws-p5", "llm-foundry-fsdp", 64, 6, 2048, 16, 16, 0, 64, 2048, 12},
-	{"dgx-h100-eos", "megatron-core", 32, 2, 8192, 64, 8, 0, 16, 2048, 40},
-	{"mi300x-192g", "megatron-core", 8, 5, 4096, 32, 8, 0, 6, 4096, 30},
-	{"l40s", "megatron-core", 4, 4, 1024, 8, 2, 0, 4, 1024, 6},
+	{"a100-80g-sxm", "megatron-core", 8, 4, 1024, 8, 8, 0, 8, 1024, 80, 0},
+	{"a100-80g-sxm", "megatron-core", 8, 6, 2048, 16, 4, 0, 16, 2048, 20, 0},
+	{"a100-80g-sxm", "megatron-lm-2021", 8, 8, 2048, 16, 16, 0, 8, 1024, 12, 0},
+	{"a100-80g-sxm", "megatron-deepspeed", 16, 6, 1024, 8, 8, 0, 16, 1024, 10, 0},
+	{"a100-40g-sxm", "torchtitan-fsdp2", 8, 4, 4096, 32, 8, 0, 8, 4096, 40, 0},
+	{"h100-80g-sxm", "torchtitan-fsdp2", 16, 3, 4096, 32, 8, 0, 16, 8192, 30, 0},
+	{"h100-80g-sxm", "megatron-core", 16, 4, 4096, 32, 8, 0, 12, 4096, 16, 0},
+	{"h100-80g-sxm", "megatron-core", 24, 6, 4096, 32, 8, 0, 24, 4096, 12, 0},
+	{"h100-80g-sxm", "megatune", 12, 6, 1536, 12, 12, 0, 12, 1024, 8, 0},
+	{"h100-80g-sxm", "nanotron", 8, 8, 2048, 16, 8, 0, 8, 2048, 14, 0},
+	{"h100-80g-sxm", "nemo", 8, 4, 2048, 16, 8, 8, 8, 2048, 40, 0},
+	{"h100-80g-sxm", "megatron-bridge", 16, 6, 2048, 16, 4, 4, 16, 2048, 20, 2},
+	{"b200", "megatron-bridge", 8, 6, 4096, 32, 8, 0, 8, 8192, 20, 0},
+	{"gb200-nvl72-cluster", "megatron-bridge", 16, 4, 4096, 32, 8, 0, 8, 4096, 18, 0},
+	{"v100-32g-sxm3", "megatron-lm-2021", 16, 4, 1024, 16, 16, 0, 8, 512, 6, 0},
+	{"aws-p4d", "pytorch-fsdp", 32, 4, 2048, 16, 16, 0, 64, 1024, 10, 0},
+	{"aws-p5", "llm-foundry-fsdp", 64, 6, 2048, 16, 16, 0, 64, 2048, 12, 0},
+	{"dgx-h100-eos", "megatron-core", 32, 2, 8192, 64, 8, 0, 16, 2048, 40, 0},
+	{"mi300x-192g", "megatron-core", 8, 5, 4096, 32, 8, 0, 6, 4096, 30, 0},
+	{"l40s", "megatron-core", 4, 4, 1024, 8, 2, 0, 4, 1024, 6, 0},
 };
 enum { SPACES = sizeof spaces / sizeof spaces[0], MEASURED = 16 };
 
@@ -62,6 +63,9 @@ static struct mt_survey_query query_of(const struct space *s)
 				   .gbs = s->gbs,
 				   .experts = s->experts,
 				   .topk = s->experts ? 2 : 0,
+				   .expert_every = s->expert_every,
+				   .dense_layers = s->expert_every ? 1 : 0,
+				   .dense_ffn = s->expert_every ? 6 * s->hidden : 0,
 				   .gated = s->kv_heads < s->heads,
 				   .balanced_stages = software.balanced_stages,
 				   .fused_attention = software.fused_attention};
@@ -141,25 +145,45 @@ static void take(struct force *f, const struct mt_survey_query *q, const struct 
 	f->fit[f->fit_count++] = p;
 }
 
-/* vp, zero and recompute of a layout that has all else. */
+/* Every recompute of a layout that has all else: none, and of 1 .. L layers what the software can do again. */
+static void force_recompute(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l, int layers)
+{
+	const struct mt_stack *s = q->stack;
+
+	l.recompute = MT_CASE_NONE;
+	l.recompute_layers = l.selected = 0;
+	take(f, q, &l);
+	for (l.recompute_layers = 1; l.recompute_layers <= layers; l.recompute_layers++) {
+		l.recompute = MT_CASE_FULL;
+		l.selected = 0;
+		take(f, q, &l);
+		l.recompute = MT_CASE_SELECTIVE;
+		for (int which = 1; which < 8 && (s->selects_layers || l.recompute_layers == layers); which++) {
+			bool norms = which & 4, activation = which & 2, attention = which & 1;
+
+			if ((norms && !s->selects_norms) || (activation && !s->selects_activation))
+				continue;
+			l.selected = (attention ? MT_CASE_ATTENTION : 0) | (activation ? MT_CASE_ACTIVATION : 0) |
+				     (norms ? MT_CASE_NORMS : 0);
+			take(f, q, &l);
+		}
+	}
+}
+
+/* vp, zero and recompute of a layout that has all else. Shards are those of all ranks or, where the software can, of a part. */
 static void force_inner(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
 {
-	int layers = mt_survey_stage_layers(q, &l);
+	int layers = mt_survey_stage_layers(q, &l), ranks = l.dp * l.cp;
 
 	for (l.schedule = 0; l.schedule < MT_SURVEY_SCHEDULES; l.schedule++) {
 		for (l.vp = 1; l.vp <= (l.pp > 1 ? layers : 1); l.vp++) {
 			if (layers < 1 || layers % l.vp)
 				continue;
 			for (l.zero = 0; l.zero <= 3; l.zero++) {
-				l.recompute = MT_CASE_NONE;
-				l.recompute_layers = 0;
-				take(f, q, &l);
-				l.recompute = MT_CASE_SELECTIVE;
-				l.recompute_layers = layers;
-				take(f, q, &l);
-				l.recompute = MT_CASE_FULL;
-				for (l.recompute_layers = 1; l.recompute_layers <= layers; l.recompute_layers++)
-					take(f, q, &l);
+				for (l.zero_group = 0; l.zero_group < ranks; l.zero_group++) {
+					if (l.zero_group == 0 || (l.zero_group > 1 && ranks % l.zero_group == 0 && l.zero > 0))
+						force_recompute(f, q, l, layers);
+				}
 			}
 		}
 	}
@@ -176,6 +200,33 @@ static void force_ends(struct force *f, const struct mt_survey_query *q, struct 
 				force_inner(f, q, l);
 }
 
+/* mbs, sp and the switch beside it. */
+static void force_mbs(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
+{
+	for (l.mbs = 1; l.mbs <= (int)q->model.gbs; l.mbs++) {
+		if ((int)q->model.gbs % l.mbs)
+			continue;
+		for (int k = 0; k < 3; k++) {
+			l.sp = k > 0;
+			l.tp_overlap = k > 1;
+			force_ends(f, q, l);
+		}
+	}
+}
+
+/* The kinds of context parallelism: one for a single rank; two levels with every number within. */
+static void force_cp(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
+{
+	for (l.cp_kind = MT_CONTEXT_RING; l.cp_kind <= (l.cp > 1 ? MT_CONTEXT_HYBRID : MT_CONTEXT_RING); l.cp_kind++) {
+		bool two = l.cp_kind == MT_CONTEXT_HYBRID;
+
+		for (l.cp_inner = two ? 2 : 1; l.cp_inner < (two ? l.cp : 2); l.cp_inner++) {
+			if (l.cp % l.cp_inner == 0)
+				force_mbs(f, q, l);
+		}
+	}
+}
+
 static struct force force(const struct mt_survey_query *q)
 {
 	struct force f = {0};
@@ -186,14 +237,11 @@ static struct force force(const struct mt_survey_query *q)
 		for (l.cp = 1; l.cp <= n / l.tp; l.cp++)
 			for (l.pp = 1; l.pp <= n / l.tp / l.cp && l.pp <= q->model.layers; l.pp++)
 				for (l.ep = 1; l.ep <= experts; l.ep++)
-					for (l.etp = experts > 1 ? 1 : l.tp; l.etp <= l.tp; l.etp++)
-						for (l.mbs = 1; l.mbs <= (int)q->model.gbs; l.mbs++)
-							for (l.sp = 0; l.sp <= 1; l.sp++) {
-								l.dp = n / (l.tp * l.cp * l.pp);
-								if (n % (l.tp * l.cp * l.pp) == 0 && experts % l.ep == 0 &&
-								    l.tp % l.etp == 0 && (int)q->model.gbs % l.mbs == 0)
-									force_ends(&f, q, l);
-							}
+					for (l.etp = experts > 1 ? 1 : l.tp; l.etp <= l.tp; l.etp++) {
+						l.dp = n / (l.tp * l.cp * l.pp);
+						if (n % (l.tp * l.cp * l.pp) == 0 && experts % l.ep == 0 && l.tp % l.etp == 0)
+							force_cp(&f, q, l);
+					}
 	return f;
 }
 
@@ -323,12 +371,14 @@ static void cards_give_the_forecast_itself(void **state)
 
 			mt_survey_forecast(&f, &q, l);
 			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
-			if (l->recompute == MT_CASE_FULL && l->recompute_layers < mt_survey_stage_layers(&q, l))
+			if (l->recompute != MT_CASE_NONE && l->recompute_layers < mt_survey_stage_layers(&q, l))
 				continue;
 			c.tp = l->tp, c.cp = l->cp, c.ep = l->ep, c.pp = l->pp, c.vp = l->vp, c.dp = l->dp, c.mbs = l->mbs;
 			c.sp = l->sp, c.zero = l->zero, c.recompute = l->recompute, c.etp = l->etp;
 			c.zero_bubble = l->schedule == MT_SURVEY_ZB_H1, c.ends_given = !c.balanced_stages;
 			c.first_less = l->first_less, c.last_less = l->last_less;
+			c.cp_kind = l->cp_kind, c.cp_inner = l->cp_inner, c.tp_overlap = l->tp_overlap;
+			c.zero_group = l->zero_group, c.selected = l->selected;
 			mt_forecast_step(&f, &c, q.target, q.stack, &q.factors);
 			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
 			compared++;
@@ -382,6 +432,7 @@ static void fixed_axes_have_one_value(void **state)
 
 	q.fixed.tp = 4;
 	q.fixed.recompute = MT_CASE_SELECTIVE;
+	q.fixed.selected = MT_CASE_ATTENTION | MT_CASE_NORMS;
 	q.fixed.zero = 1;
 	struct mt_survey s = survey(&q);
 	assert_true(s.best.count > 0);
@@ -389,6 +440,7 @@ static void fixed_axes_have_one_value(void **state)
 		assert_int_equal(s.best.points[i].layout.tp, 4);
 		assert_int_equal(s.best.points[i].layout.zero, 1);
 		assert_int_equal(s.best.points[i].layout.recompute, MT_CASE_SELECTIVE);
+		assert_int_equal(s.best.points[i].layout.selected, MT_CASE_ATTENTION | MT_CASE_NORMS);
 	}
 	mt_survey_free(&s);
 	close_query();
@@ -425,7 +477,8 @@ static void rules_stand_by_level(void **state)
 	for (int i = 1; i < mt_survey_rule_count; i++)
 		assert_true(mt_survey_rules[i].level >= mt_survey_rules[i - 1].level);
 	/* each is found at its level and at no other: a layout that breaks them all */
-	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, MT_SURVEY_ZB_H1, 5, 4, 4};
+	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, MT_SURVEY_ZB_H1, 5, 4, 4, MT_CONTEXT_HYBRID,
+				     3, 1, 5, 7};
 	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL; level++) {
 		int rule = mt_survey_first_broken(&q, &l, (enum mt_survey_level)level);
 

@@ -44,7 +44,7 @@ static enum mt_status save_run(const struct mt_goal *g, const struct mt_model *m
 			       const char *out)
 {
 	const struct mt_survey_layout *l = &g->survey.best.points[0].layout;
-	char *path = mt_string("%s/run.yaml", out), text[96], *header;
+	char *path = mt_string("%s/run.yaml", out), text[MT_SURVEY_TEXT], *header;
 	struct mt_forecast f;
 	struct mt_run run;
 	enum mt_status st;
@@ -97,7 +97,7 @@ static void print_sizes(const struct mt_goal *g, const struct mt_setting_options
 	printf("  %8s %9s %10s %8s %14s  layout\n", "gpus", "seq", "step, s", "days", "cost");
 	for (int i = 0; i < g->count; i++) {
 		const struct mt_goal_size *s = &g->sizes[i];
-		char text[96] = "does not fit";
+		char text[MT_SURVEY_TEXT] = "does not fit";
 
 		if (s->fits)
 			mt_survey_text(&s->best.layout, text);

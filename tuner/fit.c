@@ -43,7 +43,7 @@ static const char *accelerator_of(const struct mt_target *t)
 
 static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const struct mt_stack *stack, const struct mt_case *c)
 {
-	char shared[24] = "", latent[24] = "", etp[24] = "";
+	char shared[24] = "", latent[24] = "", etp[24] = "", kind[32] = "", again[16] = "";
 
 	if (c->shared_ffn > 0)
 		snprintf(shared, sizeof shared, "+%.0f", c->shared_ffn);
@@ -51,9 +51,13 @@ static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const 
 		snprintf(latent, sizeof latent, " l%.0f", c->kv_rank);
 	if (c->experts > 0 && mt_case_etp(c) != c->tp)
 		snprintf(etp, sizeof etp, " etp%.0f", c->etp);
-	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s%s s%.0f x%.0f e%.0f/%.0f%s tp%.0f cp%.0f w%d r%d",
-		 accelerator_of(t), mt_stack_family(stack), c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep,
-		 etp, c->tp, c->cp, (int)c->width, c->recompute);
+	if (c->cp > 1 && c->cp_kind != MT_CONTEXT_RING)
+		snprintf(kind, sizeof kind, "k%d/%.0f", c->cp_kind, mt_case_cp_inner(c));
+	if (c->recompute == MT_CASE_SELECTIVE && c->selected != MT_CASE_ATTENTION)
+		snprintf(again, sizeof again, ".%d", c->selected);
+	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s%s s%.0f x%.0f e%.0f/%.0f%s tp%.0f cp%.0f%s w%d r%d%s%s",
+		 accelerator_of(t), mt_stack_family(stack), c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep, etp, c->tp,
+		 c->cp, kind, (int)c->width, c->recompute, again, c->tp_overlap ? " o" : "");
 }
 
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)

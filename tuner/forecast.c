@@ -5,7 +5,8 @@
  *              stages (tests/test_tuner_forecast.c replays it). Zero bubble (ZB-H1), B without and W of weight gradients:
  *              max(F, F + B - W) in place of F + B, of the replay too
  *   data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once, beside the last backward and first forward pass; ZeRO-3
- *              gathers each layer twice and scatters once a micro-batch, beside that layer
+ *              gathers each layer twice and scatters once a micro-batch, beside that layer. Where fewer ranks shard than hold
+ *              the same parameters, copies are summed across them: with ZeRO-3 at the end of the step, beside nothing
  *   ranks      the slowest of n: time * (1 + jitter ln n)
  *
  * What runs beside communication is slowed by a part of it: both want memory and multiprocessors. */
@@ -17,7 +18,8 @@
 #define INTERFERENCE 0.08 /* of hidden communication that compute pays back */
 
 struct exchange {
-	double scatter_s, gather_s; /* of all parameters of a rank, once */
+	double scatter_s, gather_s; /* of all parameters of a rank, once, among those that share out a copy */
+	double across_s;            /* the sum over copies */
 };
 
 double mt_forecast_collective(const struct mt_target *t, const struct mt_factors *f, enum mt_collective op, struct mt_span span,
@@ -45,20 +47,27 @@ static double data_collective(const struct mt_case *c, const struct mt_target *t
 static struct exchange exchange_of(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 				   const struct mt_factors *f, double dense, double expert)
 {
-	struct mt_span wide = mt_target_span(t, c->dp * c->cp, c->tp),
-		       narrow = mt_target_span(t, mt_case_expert_replicas(c), mt_case_etp(c) * c->ep);
+	const struct {
+		double replicas, stride, elements;
+	} kinds[] = {{c->dp * c->cp, c->tp, dense}, {mt_case_expert_replicas(c), mt_case_etp(c) * c->ep, expert}};
+	double bytes = c->zero == 3 && c->width != MT_WIDTH_16 && s->gathers_narrow ? 1 : 2;
 	struct exchange e = {0};
 
-	if (c->zero == 0) {
-		e.scatter_s = data_collective(c, t, s, f, MT_ALL_REDUCE, wide, s->grad_bytes * dense) +
-			      data_collective(c, t, s, f, MT_ALL_REDUCE, narrow, s->grad_bytes * expert);
-		return e;
+	for (int i = 0; i < 2; i++) {
+		double n = kinds[i].replicas, shards = mt_case_shards(c, n), elements = kinds[i].elements;
+		struct mt_span within = mt_target_span(t, shards, kinds[i].stride);
+
+		if (elements <= 0)
+			continue;
+		if (shards > 1) {
+			e.scatter_s += data_collective(c, t, s, f, MT_REDUCE_SCATTER, within, s->grad_bytes * elements);
+			e.gather_s += data_collective(c, t, s, f, MT_ALL_GATHER, within, bytes * elements);
+		}
+		if (shards < n)
+			e.across_s +=
+				data_collective(c, t, s, f, MT_ALL_REDUCE, mt_target_span(t, n / shards, kinds[i].stride * shards),
+						s->grad_bytes * elements / shards);
 	}
-	e.scatter_s = data_collective(c, t, s, f, MT_REDUCE_SCATTER, wide, s->grad_bytes * dense) +
-		      data_collective(c, t, s, f, MT_REDUCE_SCATTER, narrow, s->grad_bytes * expert);
-	double bytes = c->zero == 3 && c->width != MT_WIDTH_16 && s->gathers_narrow ? 1 : 2;
-	e.gather_s = data_collective(c, t, s, f, MT_ALL_GATHER, wide, bytes * dense) +
-		     data_collective(c, t, s, f, MT_ALL_GATHER, narrow, bytes * expert);
 	return e;
 }
 
@@ -108,18 +117,17 @@ static void data_s(struct mt_forecast *out, const struct mt_case *c, const struc
 			calls = stage.layers + stage.modules + 1;
 			e = exchange_of(c, t, s, f, dense / calls, expert / calls);
 			out->dp_s = m * (open_sharded_s(f, calls * e.gather_s, forward_s, hide) +
-					 open_sharded_s(f, calls * (e.gather_s + e.scatter_s), backward_s, hide));
+					 open_sharded_s(f, calls * (e.gather_s + e.scatter_s), backward_s, hide)) +
+				    open_s(f, calls * e.across_s, 0, 0);
 		} else {
 			e = exchange_of(c, t, s, f, dense, expert);
-			out->dp_s = open_s(f, e.scatter_s, s->dp_overlap_frac * backward_s, INTERFERENCE) +
+			out->dp_s = open_s(f, e.scatter_s + e.across_s, s->dp_overlap_frac * backward_s, INTERFERENCE) +
 				    open_s(f, e.gather_s, s->dp_overlap_frac * forward_s, INTERFERENCE);
 		}
 	}
-	double shards = c->zero > 0 ? c->dp * c->cp : 1;
-
 	out->optimizer_s = f->of[MT_FACTOR_STEP] * f->of[MT_FACTOR_MEMORY] *
-			   mt_target_vector_s(t, s->optimizer_bytes *
-							 (dense / shards + expert / (shards > 1 ? mt_case_expert_replicas(c) : 1)));
+			   mt_target_vector_s(t, s->optimizer_bytes * (dense / mt_case_shards(c, c->dp * c->cp) +
+								       expert / mt_case_shards(c, mt_case_expert_replicas(c))));
 }
 
 static void add(struct mt_pass_forecast *sum, const struct mt_pass_forecast *card, double times)
@@ -167,7 +175,8 @@ static double way_s(const struct mt_case *c, const struct mt_pass_forecast *p)
 static double others_s(const struct mt_case *c, const struct mt_case_stage stages[MT_FORECAST_STAGES],
 		       const struct mt_pass_forecast sums[MT_FORECAST_STAGES], int slowest, const struct mt_forecast_cards *cards)
 {
-	struct mt_case_stage spilled = {.layers = 0, .dense = c->dense_layers - stages[0].dense};
+	struct mt_case_stage spilled = {
+		.layers = 0, .dense = mt_case_dense(c) - stages[0].dense - stages[2].dense - (c->pp - 2) * stages[1].dense};
 	struct mt_pass_forecast less;
 	double sum_s;
 

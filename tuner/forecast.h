@@ -4,9 +4,12 @@
 #ifndef MT_TUNER_FORECAST_H
 #define MT_TUNER_FORECAST_H
 
+#include "engine/layout.h"
 #include "profiles/target.h"
 
 enum mt_case_recompute { MT_CASE_NONE, MT_CASE_SELECTIVE, MT_CASE_FULL };
+/* Selective: the outputs that are not kept, any of them together. Scores are kept by none where attention is fused. */
+enum mt_case_selected { MT_CASE_ATTENTION = 1, MT_CASE_ACTIVATION = 2, MT_CASE_NORMS = 4, MT_CASE_SELECTIONS = 8 };
 
 /* A model, a layout and a batch. */
 struct mt_case {
@@ -18,8 +21,13 @@ struct mt_case {
 	bool dropout;         /* masks are kept: GPT-2's shape */
 	double tp, pp, vp, cp, ep, dp, mbs, gbs;
 	bool sp;
-	int zero;      /* 0 to 3 */
-	int recompute; /* enum mt_case_recompute */
+	int cp_kind;       /* enum mt_context_kind */
+	double cp_inner;   /* hybrid: ranks that exchange heads */
+	int zero;          /* 0 to 3 */
+	double zero_group; /* ranks that shard between them; 0: all with the same parameters */
+	int recompute;     /* enum mt_case_recompute */
+	int selected;      /* selective: enum mt_case_selected */
+	bool tp_overlap;   /* the stack's switch is on */
 	enum mt_width width;
 	bool fused_attention;
 	double windowed_frac, window; /* share of layers that attend to the last `window` positions only */
@@ -28,6 +36,7 @@ struct mt_case {
 	double q_rank, kv_rank, rope_dim, v_dim;
 	double mtp;                     /* multi-token modules, beside the head */
 	double dense_layers, dense_ffn; /* the first layers that have an MLP of that width in place of experts */
+	double expert_every;            /* of the others every so many, from the first on, has experts; 0: each */
 	double etp;                     /* tensor-parallel ranks of an expert; 0: tp */
 	bool ends_given;                /* the first and last stage have so many layers less than the others */
 	double first_less, last_less;
@@ -94,6 +103,8 @@ void mt_forecast_memory(struct mt_forecast *out, const struct mt_case *c, const 
  * two more, embedding and head stand for a layer each, as in Megatron-Core. Layers without experts that the first stage has no room
  * for are not on the middle one, which stands for the heaviest. */
 void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORECAST_STAGES]);
+/* Layers that have an MLP in place of experts. */
+double mt_case_dense(const struct mt_case *c);
 /* Of a layer, with experts where the model has them and `dense` is not set; of all ranks. */
 struct mt_case_weights mt_case_layer_weights(const struct mt_case *c, bool dense);
 /* Of a stage, on one rank: weights, and of them those of experts. */
@@ -101,6 +112,12 @@ double mt_case_stage_weights(const struct mt_case *c, const struct mt_case_stage
 double mt_case_parameters(const struct mt_case *c);      /* of all matrices, both ends' words */
 double mt_case_model_flops(const struct mt_case *c);     /* as mt_model_step_flops */
 double mt_case_expert_replicas(const struct mt_case *c); /* ranks that hold the same part of the same experts */
+/* Of `replicas` ranks that hold the same parameters: those that share out one copy, as engine/shard.c counts them. */
+double mt_case_shards(const struct mt_case *c, double replicas);
+/* What a token meets of an MLP's inner width, all its experts together. */
+double mt_case_inner_width(const struct mt_case *c, bool dense);
+/* Ranks that exchange heads; the cp / inner others pass keys and values on. */
+double mt_case_cp_inner(const struct mt_case *c);
 static inline double mt_case_etp(const struct mt_case *c)
 {
 	return c->etp > 0 ? c->etp : c->tp;

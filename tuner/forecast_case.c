@@ -32,9 +32,53 @@ struct mt_case_weights mt_case_layer_weights(const struct mt_case *c, bool dense
 	return w;
 }
 
+double mt_case_inner_width(const struct mt_case *c, bool dense)
+{
+	if (c->experts > 0)
+		return dense ? c->dense_ffn : c->topk * c->ffn + c->shared_ffn;
+	return c->ffn;
+}
+
 double mt_case_expert_replicas(const struct mt_case *c)
 {
 	return c->tp * c->cp * c->dp / (mt_case_etp(c) * c->ep);
+}
+
+double mt_case_shards(const struct mt_case *c, double replicas)
+{
+	double a = c->zero_group, b = replicas;
+
+	if (c->zero == 0)
+		return 1;
+	if (a <= 0)
+		return replicas;
+	while (b > 0) { /* their greatest common divisor */
+		double rest = fmod(a, b);
+
+		a = b;
+		b = rest;
+	}
+	return a;
+}
+
+double mt_case_cp_inner(const struct mt_case *c)
+{
+	return c->cp_kind == MT_CONTEXT_ULYSSES ? c->cp : c->cp_kind == MT_CONTEXT_HYBRID ? c->cp_inner : 1;
+}
+
+/* Of the layers before `layer`. */
+static double dense_before(const struct mt_case *c, double layer)
+{
+	double after = layer - c->dense_layers;
+
+	if (c->experts <= 0 || after <= 0)
+		return c->experts > 0 ? layer : 0;
+	return c->dense_layers + (c->expert_every > 1 ? after - ceil(after / c->expert_every) : 0);
+}
+
+double mt_case_dense(const struct mt_case *c)
+{
+	return dense_before(c, c->layers);
 }
 
 double mt_case_stage_weights(const struct mt_case *c, const struct mt_case_stage *stage, double *expert)
@@ -49,7 +93,7 @@ double mt_case_stage_weights(const struct mt_case *c, const struct mt_case_stage
 
 double mt_case_parameters(const struct mt_case *c)
 {
-	struct mt_case_stage all = {.layers = c->layers, .dense = c->dense_layers, .modules = c->mtp, .words = 2};
+	struct mt_case_stage all = {.layers = c->layers, .dense = mt_case_dense(c), .modules = c->mtp, .words = 2};
 	struct mt_case one = *c;
 	double expert;
 
@@ -75,9 +119,9 @@ static double attention_flops(const struct mt_case *c, double window)
 
 double mt_case_model_flops(const struct mt_case *c)
 {
-	double layers = c->layers + c->mtp, windowed = c->windowed_frac * c->layers;
-	double weights = (layers - c->dense_layers) * met(c, false) + c->dense_layers * met(c, true) +
-			 c->mtp * 2 * c->hidden * c->hidden + (1 + c->mtp) * c->hidden * c->vocab;
+	double layers = c->layers + c->mtp, windowed = c->windowed_frac * c->layers, dense = mt_case_dense(c);
+	double weights = (layers - dense) * met(c, false) + dense * met(c, true) + c->mtp * 2 * c->hidden * c->hidden +
+			 (1 + c->mtp) * c->hidden * c->vocab;
 
 	return 6 * c->gbs * c->seq *
 	       (weights + (layers - windowed) * attention_flops(c, 0) + windowed * attention_flops(c, c->window));
@@ -114,6 +158,39 @@ static void divide(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
 	}
 }
 
+/* Layers without experts on a stage where every so many layers have some: those of each of its chunks. Stages that the software
+ * cuts by itself have the mean. */
+static double dense_of_stage(const struct mt_case *c, double stage, double layers)
+{
+	double chunk = (c->layers + c->first_less + c->last_less) / (c->pp * c->vp), sum = 0;
+
+	if (!c->ends_given)
+		return layers * mt_case_dense(c) / c->layers;
+	for (double v = stage; v < c->pp * c->vp; v += c->pp) {
+		double begin = v > 0 ? v * chunk - c->first_less : 0, end = (v + 1) * chunk - c->first_less;
+
+		sum += dense_before(c, fmin(end, c->layers)) - dense_before(c, begin);
+	}
+	return sum;
+}
+
+/* Of the stages between the ends that with fewest. */
+static double least_dense(const struct mt_case *c, double layers)
+{
+	double least = layers;
+
+	for (double stage = 1; stage < c->pp - 1; stage++)
+		least = fmin(least, dense_of_stage(c, stage, layers));
+	return least;
+}
+
+static void spread_dense(const struct mt_case *c, struct mt_case_stage stages[MT_FORECAST_STAGES])
+{
+	stages[0].dense = dense_of_stage(c, 0, stages[0].layers);
+	stages[1].dense = least_dense(c, stages[1].layers);
+	stages[2].dense = dense_of_stage(c, c->pp - 1, stages[2].layers);
+}
+
 void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORECAST_STAGES])
 {
 	double layers[MT_FORECAST_STAGES];
@@ -130,4 +207,8 @@ void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORE
 		/* a module embeds tokens too */
 		s->words = s->first + s->last + (c->mtp > 0 && s->last && !s->first);
 	}
+	if (c->expert_every > 1 && c->pp > 1)
+		spread_dense(c, stages);
+	else if (c->expert_every > 1)
+		stages[0].dense = stages[1].dense = stages[2].dense = mt_case_dense(c);
 }

@@ -9,6 +9,8 @@
  *   latent      down (T,h)(h, q_rank + kv_rank + rope) whole on every tensor-parallel rank, with sequence parallelism of its
  *               own rows; up (T,q_rank)(q_rank,q), (T,kv_rank)(kv_rank, k without rope + v) over tp
  *   experts     topk T tokens a layer, sent to experts and back, in groups of topk (T / tp) ep etp / experts
+ *   context     by kind what engine/context.h sends: a ring beside the attention of the part before, gathers and exchanges of
+ *               heads beside nothing
  *   module      (T,2h)(2h,h) of its own rows, a layer, and the head once more
  * The host enqueues a layer in time of its own; who is later sets the pace, the corner rounded. */
 #include "tuner/forecast.h"
@@ -149,7 +151,7 @@ static double vector_bytes(const struct mt_case *c, const struct mt_stack *s, do
 	double q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim,
 	       whole = 8 * c->hidden + (c->dropout ? 14 : 12) * c->hidden;
 	bool routed = c->experts > 0 && !dense;
-	double width = routed ? c->topk * c->ffn + c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn;
+	double width = mt_case_inner_width(c, dense);
 	double parts = (routed && fused_experts(c, s) ? 0 : (c->gated ? 6 : 4) * width) + (c->dropout ? 2 : 4) * (q + kv) +
 		       (c->fused_attention ? 0 : 8 * q);
 
@@ -211,24 +213,45 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 		one_s += mt_forecast_collective(t, f, MT_ALL_GATHER, span,
 						2 * tokens * ((c->q_rank > 0 ? c->q_rank : c->hidden) + c->kv_rank + c->rope_dim)) -
 			 mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes);
-	return one_s * (1 - s->tp_overlap_frac);
+	return one_s * (1 - (c->tp_overlap ? s->tp_switch_frac : s->tp_overlap_frac));
 }
 
-/* Ring attention: keys and values go round beside the attention of the block before. Each step costs a message's launch and wait
- * and the sums of what it found: forward the output in 32 bits, read and written beside the step's own; backward the gradients of
- * queries and, twice as wide with what goes round, of keys and values. */
-static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
-			double tokens, double beside_s, bool backward)
+/* Heads for rows and back: queries, keys and values one way, outputs the other; backward outputs and their gradients, then the
+ * gradients of the three. */
+static double heads_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, bool backward)
 {
+	struct mt_span span = mt_target_span(t, mt_case_cp_inner(c), c->tp);
+	double v = mt_case_v_dim(c), three = c->heads * c->head_dim + c->kv_heads * (c->head_dim + v), out = c->heads * v;
+
+	return mt_forecast_collective(t, f, MT_ALL_TO_ALL, span, 2 * tokens * three / c->tp) +
+	       mt_forecast_collective(t, f, MT_ALL_TO_ALL, span, 2 * tokens * (backward ? 2 : 1) * out / c->tp);
+}
+
+/* What attention's way to the keys and values of other ranks adds to a pass; core_s: of attention itself. In a ring these go round
+ * beside the attention of the part before, backward with their gradients. Each step of it costs a message's launch and wait and the
+ * sums of what it found: forward the output in 32 bits, read and written beside the step's own; backward the gradients of queries
+ * and, twice as wide with what goes round, of keys and values. */
+static double context_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+			double tokens, double core_s, bool backward)
+{
+	double inner = mt_case_cp_inner(c), outer = c->cp / inner, send_s = 0, parts_s, open_s, step_s;
 	double kv = c->kv_heads * (c->head_dim + mt_case_v_dim(c)) / c->tp, q = c->heads * c->head_dim / c->tp;
-	double bytes = (backward ? 2 : 1) * 2 * tokens * kv, sums = 10 * tokens * (q + (backward ? kv : 0)), ring_s, open_s, step_s;
+	double bytes = 2 * tokens * outer * kv, sums = 10 * tokens * (q + (backward ? kv : 0));
+	struct mt_span span = mt_target_span(t, outer, c->tp * inner);
 
 	if (c->cp <= 1)
 		return 0;
-	ring_s = mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, c->cp, c->tp), bytes * c->cp);
-	open_s = ring_s - 0.8 * beside_s * (c->cp - 1) / c->cp;
+	if (inner > 1)
+		send_s = heads_s(c, t, f, tokens, backward);
+	if (outer <= 1)
+		return send_s;
+	if (c->cp_kind == MT_CONTEXT_ALL_GATHER)
+		return mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes) +
+		       (backward ? mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes) : 0);
+	parts_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, (backward ? 2 : 1) * bytes);
+	open_s = parts_s - 0.8 * core_s * (outer - 1) / outer;
 	step_s = f->of[MT_FACTOR_PIPE] * s->message_us * 1e-6 + f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, sums);
-	return (open_s > 0.05 * ring_s ? open_s : 0.05 * ring_s) + (c->cp - 1) * step_s;
+	return send_s + (open_s > 0.05 * parts_s ? open_s : 0.05 * parts_s) + (outer - 1) * step_s;
 }
 
 /* Products around the core of attention. */
@@ -258,6 +281,22 @@ static void mlp_linears(struct linear *lin, const struct mt_case *c, const struc
 {
 	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden, (struct casts){gathered(c), 1});
 	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp, (struct casts){1, gathered(c)});
+}
+
+/* What selective recompute does again; attention_s: of the attention. A norm reads and writes its rows, two of them a layer; the
+ * activation reads what the products before wrote. */
+static double selected_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+			 double tokens, bool dense, double attention_s)
+{
+	double passes = f->of[MT_FACTOR_MEMORY] * s->elementwise_passes, again_s = 0;
+
+	if (c->selected & MT_CASE_ATTENTION)
+		again_s += attention_s;
+	if (c->selected & MT_CASE_NORMS)
+		again_s += passes * mt_target_vector_s(t, tokens * 8 * c->hidden / (c->sp ? c->tp : 1));
+	if (c->selected & MT_CASE_ACTIVATION)
+		again_s += passes * mt_target_vector_s(t, tokens * (c->gated ? 6 : 4) * mt_case_inner_width(c, dense) / c->tp);
+	return again_s;
 }
 
 /* A layer, with experts where the model has them and `dense` is not set. */
@@ -293,7 +332,7 @@ static void make_layer(struct mt_pass_forecast *card, const struct mt_case *c, c
 	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
 	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
 	if (c->recompute == MT_CASE_SELECTIVE)
-		again_s = core_s + s->selective_frac * lin.forward_s;
+		again_s = selected_s(c, t, s, f, tokens, dense, core_s + s->selective_frac * lin.forward_s);
 	if (c->recompute == MT_CASE_FULL) {
 		again_s = forward_s;
 		host_back_s += host_s;
@@ -376,7 +415,7 @@ void mt_forecast_cards(struct mt_forecast_cards *cards, const struct mt_case *c,
 	memset(cards, 0, sizeof *cards);
 	make_layer(&cards->layer, c, t, s, f, false);
 	make_ends(&cards->embedding, &cards->head, c, t, s, f);
-	if (c->dense_layers > 0)
+	if (mt_case_dense(c) > 0)
 		make_layer(&cards->dense, c, t, s, f, true);
 	if (c->mtp > 0)
 		make_module(cards, c, t, s, f);

@@ -151,7 +151,7 @@ json_t *mt_goal_sizes_json(const struct mt_goal *goal)
 	for (int i = 0; i < goal->count; i++) {
 		const struct mt_goal_size *s = &goal->sizes[i];
 		json_t *o = json_object();
-		char text[96];
+		char text[MT_SURVEY_TEXT];
 
 		json_object_set_new(o, "gpus", json_integer(s->gpus));
 		json_object_set_new(o, "seq", json_integer(s->seq));

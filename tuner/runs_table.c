@@ -203,6 +203,7 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 		       : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE
 		       : *recompute                          ? MT_CASE_NONE
 							     : (int)stack->recompute_default;
+	c->selected = MT_CASE_ATTENTION;
 	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;

@@ -34,7 +34,7 @@ static json_t *beyond(const struct mt_scale_row *row, const struct mt_setting *s
 static json_t *row_json(const struct mt_scale_row *row, const struct mt_setting *s, struct mt_survey_query *q)
 {
 	json_t *o = json_object(), *fixed = json_null();
-	char text[96];
+	char text[MT_SURVEY_TEXT];
 
 	q->gpus = row->gpus;
 	q->model.gbs = (double)row->gbs;
@@ -89,7 +89,7 @@ json_t *mt_scale_json(const struct mt_scale *scale, const struct mt_setting *set
 
 static void print_row(const struct mt_scale_row *r, double best_mfu, double fixed_mfu, bool beyond_all, FILE *file)
 {
-	char step[MT_UNITS_TEXT], text[96], every[MT_UNITS_TEXT], kept[16] = "-";
+	char step[MT_UNITS_TEXT], text[MT_SURVEY_TEXT], every[MT_UNITS_TEXT], kept[16] = "-";
 
 	if (!r->fits) {
 		fprintf(file, "  %7lld %7lld  no layout fits\n", (long long)r->gpus, (long long)r->gbs);

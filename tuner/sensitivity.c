@@ -26,7 +26,7 @@ static enum mt_status one(json_t *list, const struct mt_survey_query *query, con
 	struct mt_survey_query other = *query;
 	struct mt_survey survey;
 	struct mt_forecast f;
-	char text[96] = "";
+	char text[MT_SURVEY_TEXT] = "";
 	json_t *o;
 
 	if (*value == 0)

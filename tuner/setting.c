@@ -15,6 +15,9 @@ static const char *const precisions[] = {[MT_WIDTH_16] = "bf16", [MT_WIDTH_8] = 
 static const char *const objectives[] = {"time", "cost", "gpus-for-deadline", "max-seq", NULL};
 
 #define F(f) offsetof(struct mt_setting_options, f)
+#define AXES                                                                                                                       \
+	"tp cp cp_kind cp_inner ep etp pp first_less last_less vp mbs sp tp_overlap zero zero_group recompute recompute_layers "   \
+	"selected schedule"
 static const struct mt_option options[] = {
 	{"stack", MT_OPTION_STRING, F(stack), NULL, 0, 0, NULL,
 	 "software that will run on a described machine: a name in profiles/stacks; none: megatune"},
@@ -27,9 +30,7 @@ static const struct mt_option options[] = {
 	{"jobs", MT_OPTION_INT, F(jobs), "0", 0, 1024, NULL, "threads of the search; 0: one a core"},
 	{"best", MT_OPTION_INT, F(best), "20", 1, 1e5, NULL, "layouts kept"},
 	{"bounded", MT_OPTION_BOOL, F(bounded), "true", 0, 0, NULL, "skip what its bounds tell; no: evaluate every layout"},
-	{"fix", MT_OPTION_STRING, F(fix), NULL, 0, 0, NULL,
-	 "axes with one value: tp=8,recompute=none (tp cp ep etp pp first_less last_less vp mbs sp zero recompute "
-	 "recompute_layers schedule)"},
+	{"fix", MT_OPTION_STRING, F(fix), NULL, 0, 0, NULL, "axes with one value: tp=8,recompute=none (" AXES ")"},
 	{"calibrate", MT_OPTION_STRING, F(calibrate), NULL, 0, 0, NULL, "calibration file of machine and stack"},
 	{"nic", MT_OPTION_STRING, F(nic), NULL, 0, 0, NULL,
 	 "what if: network of an accelerator, bits a second in one direction (400G)"},
@@ -139,14 +140,57 @@ void mt_setting_free(struct mt_setting *setting)
 	mt_stack_free(&setting->stack);
 }
 
-static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name, const char *value)
+/* "attention+norms" to its bits; false: no such output. */
+static bool read_selected(const char *text, int64_t *bits)
+{
+	char name[MT_SURVEY_SELECTED];
+
+	for (int selected = 1; selected < MT_CASE_SELECTIONS; selected++) {
+		mt_survey_selected_text(selected, name);
+		if (strcmp(name, text) == 0) {
+			*bits = selected;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The place of a value among names; -1: not there. */
+static int64_t name_index(const char *const *names, int count, const char *value)
+{
+	for (int k = 0; k < count; k++) {
+		if (strcmp(names[k], value) == 0)
+			return k;
+	}
+	return -1;
+}
+
+/* A value of an axis: a number, or where the axis has names one of these. */
+static bool read_axis(const struct mt_survey_layout *fixed, const int *axis, const char *value, int64_t *number)
 {
 	static const char *const kinds[] = {"none", "selective", "full"};
+
+	*number = -1;
+	if (axis == &fixed->recompute)
+		*number = name_index(kinds, 3, value);
+	else if (axis == &fixed->schedule)
+		*number = name_index(mt_survey_schedule_names, MT_SURVEY_SCHEDULES, value);
+	else if (axis == &fixed->cp_kind)
+		*number = name_index(mt_survey_context_names, MT_CONTEXT_HYBRID + 1, value);
+	else if (axis == &fixed->selected)
+		read_selected(value, number);
+	return *number >= 0 || (mt_units_read_int(value, number) && *number >= 0 && *number <= INT32_MAX);
+}
+
+static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name, const char *value)
+{
 	const struct {
 		const char *name;
 		int *to;
 	} axes[] = {{"tp", &fixed->tp},
 		    {"cp", &fixed->cp},
+		    {"cp_kind", &fixed->cp_kind},
+		    {"cp_inner", &fixed->cp_inner},
 		    {"ep", &fixed->ep},
 		    {"etp", &fixed->etp},
 		    {"pp", &fixed->pp},
@@ -155,28 +199,24 @@ static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name,
 		    {"vp", &fixed->vp},
 		    {"mbs", &fixed->mbs},
 		    {"sp", &fixed->sp},
+		    {"tp_overlap", &fixed->tp_overlap},
 		    {"zero", &fixed->zero},
+		    {"zero_group", &fixed->zero_group},
 		    {"recompute_layers", &fixed->recompute_layers},
 		    {"recompute", &fixed->recompute},
+		    {"selected", &fixed->selected},
 		    {"schedule", &fixed->schedule}};
-	int64_t number = -1;
+	int64_t number;
 
 	for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
 		if (strcmp(axes[i].name, name) != 0)
 			continue;
-		for (int k = 0; value && axes[i].to == &fixed->recompute && k < 3; k++)
-			number = strcmp(kinds[k], value) == 0 ? k : number;
-		for (int k = 0; value && axes[i].to == &fixed->schedule && k < MT_SURVEY_SCHEDULES; k++)
-			number = strcmp(mt_survey_schedule_names[k], value) == 0 ? k : number;
-		if (number < 0 && (!value || !mt_units_read_int(value, &number) || number < 0 || number > INT32_MAX))
+		if (!value || !read_axis(fixed, axes[i].to, value, &number))
 			return mt_fail(MT_INPUT, "--fix: '%s' is no value of %s", value ? value : "", name);
 		*axes[i].to = (int)number;
 		return MT_OK;
 	}
-	return mt_fail(MT_INPUT,
-		       "--fix: no axis '%s'; there are tp cp ep etp pp first_less last_less vp mbs sp zero recompute "
-		       "recompute_layers schedule",
-		       name);
+	return mt_fail(MT_INPUT, "--fix: no axis '%s'; there are " AXES, name);
 }
 
 static enum mt_status fix_axes(struct mt_survey_layout *fixed, const char *text)
@@ -212,6 +252,7 @@ static void model_case(struct mt_case *c, const struct mt_model *model, const st
 		c->ffn = (double)model->expert_ffn;
 		c->shared_ffn = (double)model->shared_ffn;
 		c->dense_layers = (double)model->dense_first;
+		c->expert_every = (double)model->expert_every;
 		c->dense_ffn = (double)model->ffn;
 	}
 	c->q_rank = (double)model->q_rank;
@@ -229,10 +270,6 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 				const struct mt_model *model, int64_t gpus, int64_t gbs, int64_t seq)
 {
 	mt_survey_default(query);
-	if (model->experts > 0 && mt_model_expert_layers(model) != model->layers - model->dense_first)
-		return mt_fail(MT_INPUT,
-			       "%s: the forecast knows experts in every layer after the first ones only, not expert_every %lld",
-			       model->name, (long long)model->expert_every);
 	model_case(&query->model, model, &setting->stack);
 	query->model.gbs = (double)gbs;
 	query->model.seq = (double)(seq > 0 ? seq : model->seq);
@@ -259,12 +296,15 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 
 void mt_setting_run_layout(struct mt_layout *layout, const struct mt_survey_query *query, const struct mt_survey_layout *from)
 {
-	bool some = from->recompute == MT_CASE_FULL && from->recompute_layers < mt_survey_stage_layers(query, from);
+	bool some = from->recompute != MT_CASE_NONE && from->recompute_layers < mt_survey_stage_layers(query, from);
+	int selected = from->recompute == MT_CASE_SELECTIVE ? from->selected : MT_CASE_SELECTIONS - 1;
 	int64_t chunk = ((int64_t)query->model.layers + from->first_less + from->last_less) / ((int64_t)from->pp * from->vp);
 
 	mt_options_default(&mt_layout_options, layout);
 	layout->tp = from->tp;
 	layout->cp = from->cp;
+	layout->cp_kind = from->cp_kind;
+	layout->cp_inner = from->cp_inner;
 	layout->ep = from->ep;
 	layout->etp = from->etp != from->tp ? from->etp : 0;
 	layout->schedule = from->schedule;
@@ -280,9 +320,11 @@ void mt_setting_run_layout(struct mt_layout *layout, const struct mt_survey_quer
 	layout->seq = (int64_t)query->model.seq;
 	layout->sp = from->sp != 0;
 	layout->zero = from->zero;
+	layout->zero_group = from->zero_group;
 	layout->recompute = from->recompute;
 	layout->recompute_layers = some ? from->recompute_layers / from->vp : 0;
-	layout->recompute_attention = from->recompute == MT_CASE_SELECTIVE; /* the forecast's selective: the attention */
-	layout->recompute_activation = layout->recompute_norm = from->recompute != MT_CASE_SELECTIVE;
+	layout->recompute_attention = (selected & MT_CASE_ATTENTION) != 0;
+	layout->recompute_activation = (selected & MT_CASE_ACTIVATION) != 0;
+	layout->recompute_norm = (selected & MT_CASE_NORMS) != 0;
 	layout->dtype = MT_BF16;
 }

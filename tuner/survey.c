@@ -31,8 +31,7 @@ struct shared {
 struct worker {
 	struct shared *shared;
 	struct mt_survey mine; /* what this one counted and found, and of the others as of the last block */
-	struct mt_survey_inner *inner;
-	struct mt_survey_layout inner_of; /* pp and end stages that `inner` is of */
+	struct mt_survey_allowed *allowed;
 	enum mt_status status;
 	char message[200];
 };
@@ -41,7 +40,7 @@ void mt_survey_default(struct mt_survey_query *query)
 {
 	memset(query, 0, sizeof *query);
 	query->factors = mt_factors_none;
-	query->fixed = (struct mt_survey_layout){-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+	memset(&query->fixed, 0xff, sizeof query->fixed); /* -1 each */
 	query->top = 20;
 	query->jobs = 1;
 	query->bounded = true;
@@ -77,88 +76,40 @@ static bool hopeless(const struct mt_survey *s, const struct mt_survey_query *q,
 	       mt_survey_front_beats(&s->front, least_s, least_bytes);
 }
 
-/* Chunks and the ZeRO stages beside each schedule that keep the rules; what does not is counted with what lies inside. */
-struct allowed {
-	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
-	int chunk_count, zero[MT_SURVEY_SCHEDULES][4], zero_count[MT_SURVEY_SCHEDULES];
-};
-
-/* Rules of ZeRO read the schedule, not vp: asked once for each that some chunks have. */
-static void allow_zero(struct allowed *a, struct worker *w, struct mt_survey_layout at)
-{
-	int64_t recompute = w->inner->recompute_count, chunks;
-
-	for (at.schedule = 0; at.schedule < MT_SURVEY_SCHEDULES; at.schedule++) {
-		a->zero_count[at.schedule] = 0;
-		chunks = 0;
-		for (int i = 0; i < a->chunk_count; i++)
-			chunks += a->chunks[i].a == at.schedule;
-		for (at.zero = 0; chunks > 0 && at.zero < 4; at.zero++) {
-			int rule = mt_survey_first_broken(w->shared->query, &at, MT_SURVEY_ZERO);
-
-			if (rule < 0)
-				a->zero[at.schedule][a->zero_count[at.schedule]++] = at.zero;
-			else
-				w->mine.rejected[rule] += chunks * recompute;
-		}
-	}
-}
-
-static void allow(struct allowed *a, struct worker *w, struct mt_survey_layout at)
-{
-	int64_t recompute = w->inner->recompute_count;
-
-	a->chunk_count = 0;
-	for (int i = 0; i < w->inner->chunk_count; i++) {
-		at.schedule = w->inner->chunks[i].a;
-		at.vp = w->inner->chunks[i].b;
-		int rule = mt_survey_first_broken(w->shared->query, &at, MT_SURVEY_CHUNKS);
-		if (rule < 0)
-			a->chunks[a->chunk_count++] = w->inner->chunks[i];
-		else
-			w->mine.rejected[rule] += 4 * recompute;
-	}
-	at.vp = 1;
-	allow_zero(a, w, at);
-}
-
-/* The chunks that go with a recompute; how many layouts that leaves. */
-static int64_t allow_recompute(struct mt_survey_choice *chunks, int *count, struct worker *w, const struct allowed *a,
-			       struct mt_survey_layout at)
+/* Of a node with one recompute: all shards of the chunks at `at`. The first one evaluated gives the time of the passes, below that
+ * of the others; *passes_s. */
+static enum mt_status visit_shards(struct worker *w, const struct mt_survey_node *node, struct mt_case *c,
+				   const struct mt_forecast_cards *mix, double share, struct mt_survey_layout at, double *passes_s)
 {
 	const struct mt_survey_query *q = w->shared->query;
-	int rule = mt_survey_first_broken(q, &at, MT_SURVEY_RECOMPUTE);
-	int64_t left = 0;
-
-	*count = 0;
-	for (int i = 0; i < a->chunk_count; i++) {
-		int zeros = a->zero_count[a->chunks[i].a], broken = rule;
-
-		at.schedule = a->chunks[i].a;
-		at.vp = a->chunks[i].b;
-		if (broken < 0)
-			broken = mt_survey_first_broken(q, &at, MT_SURVEY_ALL);
-		if (broken >= 0) {
-			w->mine.rejected[broken] += zeros;
-		} else if (zeros > 0) {
-			chunks[(*count)++] = a->chunks[i];
-			left += zeros;
-		}
-	}
-	return left;
-}
-
-/* All layouts of a node with one recompute. The first one evaluated gives the time of the passes, below that of the others. */
-static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_node *node, const struct allowed *a,
-				      struct mt_survey_layout at)
-{
-	const struct mt_survey_query *q = w->shared->query;
-	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
-	int count;
-	int64_t left = allow_recompute(chunks, &count, w, a, at);
-	double share = at.recompute == MT_CASE_NONE ? 1 : (double)at.recompute_layers / w->inner->recompute[1].b;
-	struct mt_forecast_cards mix;
+	const struct mt_survey_choice *shards = w->allowed->shards[at.schedule];
+	int count = w->allowed->shard_count[at.schedule];
 	struct mt_forecast f;
+
+	for (int i = 0; i < count; i++) {
+		if (hopeless(&w->mine, q, *passes_s, node->least_bytes)) {
+			w->mine.pruned_time += count - i;
+			return MT_OK;
+		}
+		c->zero = at.zero = shards[i].a;
+		c->zero_group = at.zero_group = shards[i].b;
+		mt_survey_compose(&f, q, c, node->cards->whole_bytes, mix, share);
+		MT_TRY(keep(&w->mine, q, &at, &f));
+		*passes_s = mt_survey_passes_s(&f);
+	}
+	return MT_OK;
+}
+
+/* All layouts of a node with one recompute. */
+static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_node *node, struct mt_survey_layout at)
+{
+	const struct mt_survey_query *q = w->shared->query;
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	int count, kind = mt_survey_recompute_index(q->stack, at.recompute, at.selected);
+	int64_t left = mt_survey_allow_chunks(chunks, &count, w->allowed, w->mine.rejected, at);
+	double share = at.recompute == MT_CASE_NONE ? 1 : (double)at.recompute_layers / mt_survey_stage_layers(q, &at);
+	double passes_s = node->least_s;
+	struct mt_forecast_cards mix;
 	struct mt_case c;
 
 	if (left == 0)
@@ -172,21 +123,15 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 		w->mine.pruned_time += left;
 		return MT_OK;
 	}
-	mt_survey_mix(&mix, node->cards, at.recompute, share);
+	mt_survey_mix(&mix, &node->cards->kinds[0], &node->cards->kinds[kind], share);
 	mt_survey_case(&c, q, &at);
 	for (int i = 0; i < count; i++) {
 		at.schedule = chunks[i].a;
 		c.zero_bubble = at.schedule == MT_SURVEY_ZB_H1;
 		c.vp = at.vp = chunks[i].b;
-		for (int z = 0; z < a->zero_count[at.schedule]; z++, left--) {
-			c.zero = at.zero = a->zero[at.schedule][z];
-			mt_survey_compose(&f, q, &c, node->cards, &mix, share);
-			MT_TRY(keep(&w->mine, q, &at, &f));
-			if (i == 0 && z == 0 && hopeless(&w->mine, q, mt_survey_passes_s(&f), node->least_bytes)) {
-				w->mine.pruned_time += left - 1;
-				return MT_OK;
-			}
-		}
+		if (q->model.expert_every > 1) /* other chunks have other layers */
+			passes_s = node->least_s;
+		MT_TRY(visit_shards(w, node, &c, &mix, share, at, &passes_s));
 	}
 	return MT_OK;
 }
@@ -194,16 +139,13 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 {
 	struct mt_survey_layout at = node->layout;
-	struct allowed allowed;
 
-	if (w->inner_of.pp != at.pp || w->inner_of.first_less != at.first_less || w->inner_of.last_less != at.last_less)
-		mt_survey_inner_axes(w->inner, w->shared->query, &at);
-	w->inner_of = at;
-	allow(&allowed, w, at);
-	for (int i = 0; i < w->inner->recompute_count; i++) {
-		at.recompute = w->inner->recompute[i].a;
-		at.recompute_layers = w->inner->recompute[i].b;
-		MT_TRY(visit_recompute(w, node, &allowed, at));
+	MT_TRY(mt_survey_allow(w->allowed, w->mine.rejected, &at));
+	for (int i = 0; i < w->allowed->inner->recompute_count; i++) {
+		at.recompute = w->allowed->inner->recompute[i].a;
+		at.recompute_layers = w->allowed->inner->recompute[i].b;
+		at.selected = w->allowed->inner->recompute[i].c;
+		MT_TRY(visit_recompute(w, node, at));
 	}
 	return MT_OK;
 }
@@ -256,16 +198,17 @@ static void *work(void *argument)
 {
 	struct worker *w = argument;
 
-	w->inner_of.pp = 0;
 	w->mine.least_bytes = INFINITY;
-	w->inner = malloc(sizeof *w->inner);
 	w->mine.rejected = calloc((size_t)mt_survey_rule_count, sizeof *w->mine.rejected);
-	w->status = w->inner && w->mine.rejected ? take_blocks(w) : mt_fail(MT_NOMEM, "no memory for the search");
+	w->status = w->mine.rejected ? mt_survey_allowed_create(&w->allowed, w->shared->query)
+				     : mt_fail(MT_NOMEM, "no memory for the search");
+	if (w->status == MT_OK)
+		w->status = take_blocks(w);
 	if (w->status != MT_OK) {
 		snprintf(w->message, sizeof w->message, "%s", mt_error_message());
 		atomic_store(&w->shared->stopped, 1);
 	}
-	free(w->inner);
+	mt_survey_allowed_destroy(w->allowed);
 	return NULL;
 }
 

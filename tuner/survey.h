@@ -2,6 +2,7 @@
  *
  *   survey_rules.c    what a layout must keep, one rule a row: the same table prunes and gives the why-not list
  *   survey_space.c    the axes; nodes (tp, cp, ep, mbs, sp, pp), each with its cards and a bound below all its layouts
+ *   survey_inner.c    what a node can still choose: recompute, chunks, shards
  *   survey_layout.c   one layout: cards to a forecast
  *   survey.c          nodes in the order of their bounds, on several threads, until nothing left can be among the best
  *   survey_front.c    the best few, and the front of time against memory
@@ -21,14 +22,23 @@
 /* Of the engine's schedules those that the forecast knows. */
 enum mt_survey_schedule { MT_SURVEY_1F1B = MT_SCHEDULE_1F1B, MT_SURVEY_ZB_H1 = MT_SCHEDULE_ZB_H1, MT_SURVEY_SCHEDULES };
 extern const char *const mt_survey_schedule_names[];
+/* The kinds of recompute that a software has, in order: none 0, then the selections, full last. */
+int mt_survey_recompute_index(const struct mt_stack *stack, int recompute, int selected);
+int mt_survey_recompute_kinds(const struct mt_stack *stack);
+/* All outputs that its selective recompute can name. */
+int mt_survey_most_selected(const struct mt_stack *stack);
 
 struct mt_survey_layout {
 	int tp, cp, ep, pp, vp, dp, mbs;
 	int sp, zero, recompute;   /* recompute: enum mt_case_recompute */
-	int recompute_layers;      /* of the stage that has most layers; others in proportion */
+	int recompute_layers;      /* of the stage that has most layers; others in proportion; none: 0 */
 	int schedule;              /* enum mt_survey_schedule */
 	int etp;                   /* tensor-parallel ranks of an expert; without experts tp */
 	int first_less, last_less; /* layers that the end stages have less than the others */
+	int cp_kind, cp_inner;     /* enum mt_context_kind; of hybrid the ranks that exchange heads, else 1 */
+	int tp_overlap;            /* the stack's switch is on */
+	int zero_group;            /* ranks that shard between them; 0: all with the same parameters */
+	int selected;              /* selective: enum mt_case_selected, else 0 */
 };
 
 struct mt_survey_query {
@@ -76,8 +86,13 @@ void mt_survey_free(struct mt_survey *survey);
 
 /* One layout, from nothing. Rules are not looked at. */
 void mt_survey_forecast(struct mt_forecast *out, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+enum { MT_SURVEY_TEXT = 192 };
+/* "attention+norms" */
+enum { MT_SURVEY_SELECTED = 40 };
+void mt_survey_selected_text(int selected, char buf[MT_SURVEY_SELECTED]);
+extern const char *const mt_survey_context_names[]; /* by enum mt_context_kind */
 /* "tp8 pp16 vp4 cp2 dp8 mbs1 sp zero1 full6" */
-void mt_survey_text(const struct mt_survey_layout *layout, char buf[96]);
+void mt_survey_text(const struct mt_survey_layout *layout, char buf[MT_SURVEY_TEXT]);
 /* Below, at or above 0: an order of layouts; 0: the same. */
 int mt_survey_order(const struct mt_survey_layout *a, const struct mt_survey_layout *b);
 /* Of a layout: the stage with most layers. */
@@ -86,12 +101,13 @@ int mt_survey_stage_layers(const struct mt_survey_query *query, const struct mt_
 /* When a rule can be told: as soon as these axes are chosen. */
 enum mt_survey_level {
 	MT_SURVEY_TP,
-	MT_SURVEY_CP,
+	MT_SURVEY_CP,     /* and its kind */
 	MT_SURVEY_EP,     /* and etp */
-	MT_SURVEY_SP,     /* mbs and sp */
+	MT_SURVEY_SP,     /* mbs, sp and tp_overlap */
 	MT_SURVEY_PP,     /* and the end stages */
 	MT_SURVEY_CHUNKS, /* vp and schedule */
 	MT_SURVEY_ZERO,   /* and schedule, not vp */
+	MT_SURVEY_GROUP,  /* zero_group; of zero whether it is 0 */
 	MT_SURVEY_RECOMPUTE,
 	MT_SURVEY_ALL /* recompute and chunks together */
 };

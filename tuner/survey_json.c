@@ -65,18 +65,43 @@ static json_t *memory_json(const struct mt_forecast *f, int pp)
 
 static json_t *layout_json(const struct mt_survey_layout *l)
 {
-	return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:b,s:i,s:s,s:i,s:s}", "tp", l->tp, "cp", l->cp, "ep", l->ep,
-			 "etp", l->etp, "pp", l->pp, "first_less", l->first_less, "last_less", l->last_less, "vp", l->vp, "dp",
-			 l->dp, "mbs", l->mbs, "sp", l->sp, "zero", l->zero, "recompute", recompute_names[l->recompute],
-			 "recompute_layers", l->recompute == MT_CASE_FULL ? l->recompute_layers : 0, "schedule",
-			 mt_survey_schedule_names[l->schedule]);
+	const struct {
+		const char *name;
+		int value;
+	} numbers[] = {{"tp", l->tp},
+		       {"cp", l->cp},
+		       {"cp_inner", l->cp_inner},
+		       {"ep", l->ep},
+		       {"etp", l->etp},
+		       {"pp", l->pp},
+		       {"first_less", l->first_less},
+		       {"last_less", l->last_less},
+		       {"vp", l->vp},
+		       {"dp", l->dp},
+		       {"mbs", l->mbs},
+		       {"zero", l->zero},
+		       {"zero_group", l->zero_group},
+		       {"recompute_layers", l->recompute_layers}};
+	char selected[MT_SURVEY_SELECTED];
+	json_t *o = json_object();
+
+	mt_survey_selected_text(l->selected, selected);
+	for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+		json_object_set_new(o, numbers[i].name, json_integer(numbers[i].value));
+	json_object_set_new(o, "sp", json_boolean(l->sp));
+	json_object_set_new(o, "tp_overlap", json_boolean(l->tp_overlap));
+	json_object_set_new(o, "cp_kind", json_string(mt_survey_context_names[l->cp_kind]));
+	json_object_set_new(o, "schedule", json_string(mt_survey_schedule_names[l->schedule]));
+	json_object_set_new(o, "recompute", json_string(recompute_names[l->recompute]));
+	json_object_set_new(o, "selected", json_string(selected));
+	return o;
 }
 
 json_t *mt_survey_point_json(const struct mt_survey_query *query, const struct mt_survey_layout *layout, double half)
 {
 	struct mt_forecast f;
 	json_t *o = json_object();
-	char text[96];
+	char text[MT_SURVEY_TEXT];
 
 	mt_survey_forecast(&f, query, layout);
 	mt_survey_text(layout, text);
@@ -154,7 +179,7 @@ static void print_points(const struct mt_survey_front *points, int most, const s
 {
 	for (int i = 0; i < points->count && i < most; i++) {
 		struct mt_forecast f;
-		char text[96], step[MT_UNITS_TEXT], bytes[MT_UNITS_TEXT];
+		char text[MT_SURVEY_TEXT], step[MT_UNITS_TEXT], bytes[MT_UNITS_TEXT];
 
 		mt_survey_forecast(&f, query, &points->points[i].layout);
 		mt_survey_text(&points->points[i].layout, text);
@@ -165,7 +190,7 @@ static void print_points(const struct mt_survey_front *points, int most, const s
 
 void mt_survey_print(const struct mt_survey *s, const struct mt_survey_query *query, double half, FILE *file)
 {
-	char a[MT_UNITS_TEXT], b[MT_UNITS_TEXT], c[MT_UNITS_TEXT], text[96];
+	char a[MT_UNITS_TEXT], b[MT_UNITS_TEXT], c[MT_UNITS_TEXT], text[MT_SURVEY_TEXT];
 	const struct mt_survey_layout *choice = &s->best.points[0].layout;
 	struct mt_forecast f;
 	int64_t rejected = 0;

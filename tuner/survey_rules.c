@@ -39,7 +39,7 @@ RULE(stack_has_tp)
 
 RULE(fixed_cp)
 {
-	return other(q->fixed.cp, l->cp);
+	return other(q->fixed.cp, l->cp) || other(q->fixed.cp_kind, l->cp_kind) || other(q->fixed.cp_inner, l->cp_inner);
 }
 
 RULE(tp_cp_divide_gpus)
@@ -50,6 +50,13 @@ RULE(tp_cp_divide_gpus)
 RULE(stack_has_cp)
 {
 	return l->cp > q->stack->most_cp;
+}
+
+RULE(stack_has_cp_kind)
+{
+	return (l->cp_kind == MT_CONTEXT_ALL_GATHER && !q->stack->cp_gathers) ||
+	       (l->cp_kind == MT_CONTEXT_ULYSSES && !q->stack->cp_heads) ||
+	       (l->cp_kind == MT_CONTEXT_HYBRID && !q->stack->cp_two_levels);
 }
 
 RULE(fixed_ep)
@@ -80,6 +87,22 @@ RULE(fixed_mbs)
 RULE(fixed_sp)
 {
 	return other(q->fixed.sp, l->sp);
+}
+
+RULE(fixed_tp_overlap)
+{
+	return other(q->fixed.tp_overlap, l->tp_overlap);
+}
+
+RULE(stack_has_tp_switch)
+{
+	return l->tp_overlap && q->stack->tp_switch_frac <= 0;
+}
+
+/* Megatron-LM's rule: gathers and scatters are what it hides. */
+RULE(tp_overlap_needs_sp)
+{
+	return l->tp_overlap && !l->sp;
 }
 
 RULE(experts_and_tp_need_sp)
@@ -157,14 +180,40 @@ RULE(zero_2_needs_pp_1)
 	return l->zero == 2 && l->pp > 1;
 }
 
+RULE(fixed_zero_group)
+{
+	return other(q->fixed.zero_group, l->zero_group);
+}
+
+RULE(stack_has_zero_groups)
+{
+	return l->zero_group > 0 && !q->stack->zero_groups;
+}
+
+RULE(zero_group_is_a_part)
+{
+	return l->zero_group > 0 && l->zero_group == (int64_t)l->dp * l->cp;
+}
+
 RULE(fixed_recompute)
 {
-	return other(q->fixed.recompute, l->recompute) || other(q->fixed.recompute_layers, l->recompute_layers);
+	return other(q->fixed.recompute, l->recompute) || other(q->fixed.recompute_layers, l->recompute_layers) ||
+	       other(q->fixed.selected, l->selected);
+}
+
+RULE(stack_selects)
+{
+	return (l->selected & ~mt_survey_most_selected(q->stack)) != 0;
+}
+
+RULE(stack_selects_layers)
+{
+	return l->recompute == MT_CASE_SELECTIVE && !q->stack->selects_layers && l->recompute_layers < mt_survey_stage_layers(q, l);
 }
 
 RULE(recompute_layers_divisible_by_vp)
 {
-	return l->recompute == MT_CASE_FULL && l->recompute_layers % l->vp != 0;
+	return l->recompute_layers % l->vp != 0;
 }
 
 /* By level; the first row of each level is that of --fix. ENGINE: a rule of the engine's layouts. */
@@ -176,10 +225,13 @@ RULE(recompute_layers_divisible_by_vp)
 	ENGINE(ffn_divisible_by_tp, TP)                                                                                            \
 	ENGINE(shared_ffn_divisible_by_tp, TP)                                                                                     \
 	ROW(stack_has_tp, TP, "the software has no tensor parallelism so wide")                                                    \
-	ROW(fixed_cp, CP, "cp has another value by --fix")                                                                         \
+	ROW(fixed_cp, CP, "cp, its kind or its inner ranks have another value by --fix")                                           \
 	ROW(tp_cp_divide_gpus, CP, "tp * cp must divide the number of accelerators")                                               \
 	ENGINE(seq_divisible_by_cp, CP)                                                                                            \
+	ENGINE(cp_inner_divides_cp, CP)                                                                                            \
+	ENGINE(heads_divisible_by_exchange, CP)                                                                                    \
 	ROW(stack_has_cp, CP, "the software has no context parallelism so wide")                                                   \
+	ROW(stack_has_cp_kind, CP, "the software has no such kind of context parallelism")                                         \
 	ROW(fixed_ep, EP, "ep has another value by --fix")                                                                         \
 	ROW(fixed_etp, EP, "etp has another value by --fix")                                                                       \
 	ENGINE(experts_divisible_by_ep, EP)                                                                                        \
@@ -188,9 +240,12 @@ RULE(recompute_layers_divisible_by_vp)
 	ROW(stack_has_etp, EP, "the software splits experts over the ranks of tp")                                                 \
 	ROW(fixed_mbs, SP, "mbs has another value by --fix")                                                                       \
 	ROW(fixed_sp, SP, "sp has another value by --fix")                                                                         \
+	ROW(fixed_tp_overlap, SP, "tp_overlap has another value by --fix")                                                         \
 	ENGINE(sp_needs_tp, SP)                                                                                                    \
 	ENGINE(sp_rows_divisible_by_tp, SP)                                                                                        \
 	ENGINE(experts_of_whole_rows_are_split_as_tp, SP)                                                                          \
+	ROW(stack_has_tp_switch, SP, "the software has no switch that hides tensor parallelism")                                   \
+	ROW(tp_overlap_needs_sp, SP, "what hides tensor parallelism needs sequence parallelism")                                   \
 	ROW(experts_and_tp_need_sp, SP, "expert and tensor parallelism together need sequence parallelism")                        \
 	ROW(fixed_pp, PP, "pp has another value by --fix")                                                                         \
 	ROW(fixed_ends, PP, "first_less or last_less has another value by --fix")                                                  \
@@ -216,7 +271,14 @@ RULE(recompute_layers_divisible_by_vp)
 	ENGINE(zero_2_needs_whole_backward_passes, ZERO)                                                                           \
 	ROW(stack_has_zero, ZERO, "the software does not shard at this level")                                                     \
 	ROW(zero_2_needs_pp_1, ZERO, "ZeRO-2 reduces after every micro-batch of a pipeline: it needs pp 1")                        \
+	ROW(fixed_zero_group, GROUP, "zero_group has another value by --fix")                                                      \
+	ENGINE(zero_group_divides_dp, GROUP)                                                                                       \
+	ENGINE(zero_group_needs_zero, GROUP)                                                                                       \
+	ROW(stack_has_zero_groups, GROUP, "the software shards over all ranks with the same parameters")                           \
+	ROW(zero_group_is_a_part, GROUP, "all ranks that could shard together: zero_group 0")                                      \
 	ROW(fixed_recompute, RECOMPUTE, "recompute has another value by --fix")                                                    \
+	ROW(stack_selects, RECOMPUTE, "the software keeps outputs that this selective recompute would do again")                   \
+	ROW(stack_selects_layers, RECOMPUTE, "the software's selective recompute is of all layers")                                \
 	ROW(recompute_layers_divisible_by_vp, ALL, "the layers of a stage that recompute must be a multiple of vp")
 
 #define AS_INDEX(rule, level, text)  INDEX_##rule,
@@ -227,15 +289,8 @@ RULE(recompute_layers_divisible_by_vp)
 enum { RULES(AS_INDEX, AS_ENGINE_INDEX) COUNT };
 
 static const int first_of_level[] = {
-	INDEX_fixed_tp,
-	INDEX_fixed_cp,
-	INDEX_fixed_ep,
-	INDEX_fixed_mbs,
-	INDEX_fixed_pp,
-	INDEX_fixed_vp,
-	INDEX_fixed_zero,
-	INDEX_fixed_recompute,
-	INDEX_recompute_layers_divisible_by_vp,
+	INDEX_fixed_tp, INDEX_fixed_cp,   INDEX_fixed_ep,         INDEX_fixed_mbs,       INDEX_fixed_pp,
+	INDEX_fixed_vp, INDEX_fixed_zero, INDEX_fixed_zero_group, INDEX_fixed_recompute, INDEX_recompute_layers_divisible_by_vp,
 	COUNT,
 };
 
@@ -274,6 +329,7 @@ static void ask(struct asked *a, const struct mt_survey_query *q, const struct m
 				     .expert_ffn = (int64_t)c->ffn,
 				     .shared_ffn = (int64_t)c->shared_ffn,
 				     .dense_first = (int64_t)c->dense_layers,
+				     .expert_every = c->expert_every > 1 ? (int64_t)c->expert_every : 1,
 				     .mtp = (int64_t)c->mtp};
 	a->layout = (struct mt_layout){.tp = l->tp,
 				       .pp = l->pp,
@@ -282,7 +338,8 @@ static void ask(struct asked *a, const struct mt_survey_query *q, const struct m
 				       .ep = l->ep,
 				       .dp = l->dp,
 				       .etp = c->experts > 0 ? l->etp : 0,
-				       .cp_kind = MT_CONTEXT_RING,
+				       .cp_kind = l->cp_kind,
+				       .cp_inner = l->cp_inner,
 				       .first_layers = ends ? chunk - l->first_less : 0,
 				       .last_layers = ends ? chunk - l->last_less : 0,
 				       .mbs = l->mbs,
@@ -290,6 +347,7 @@ static void ask(struct asked *a, const struct mt_survey_query *q, const struct m
 				       .seq = (int64_t)c->seq,
 				       .sp = l->sp != 0,
 				       .zero = l->zero,
+				       .zero_group = l->zero_group,
 				       .schedule = l->schedule};
 }
 

@@ -1,10 +1,12 @@
 /* survey_space: the axes, and the nodes that keep the rules.
  *
  *   tp, cp, pp   divisors of the number of accelerators       ep    divisors of the number of experts
- *   etp          divisors of tp, without experts tp           mbs   divisors of gbs
- *   sp           off, on                                      ends  first_less, last_less of 0 .. 3 that make pp divide
- *   recompute    none, selective, full of 1 .. L layers       vp    divisors of L, the layers of the largest stage
- *   schedule     1f1b with each vp, zb-h1 with 1              zero  0 .. 3
+ *   cp's kind    ring; beyond 1 allgather, ulysses, hybrid    mbs   divisors of gbs
+ *                with each proper divisor of cp within        sp, tp_overlap   off, on
+ *   etp          divisors of tp, without experts tp           ends  first_less, last_less of 0 .. 3 that make pp divide
+ *   recompute    none; full and each set of outputs that      vp    divisors of L, the layers of the largest stage
+ *                selective can name, of 1 .. L layers         zero  0 .. 3
+ *   schedule     1f1b with each vp, zb-h1 with 1              zero_group  all, divisors of the number of accelerators
  *   dp           what is left
  *
  * Every combination is counted, whether any rule allows it or not: where a rule is broken by the outer axes, all that lies inside
@@ -18,28 +20,12 @@
 
 enum { MOST_LESS = 3, MOST_ENDS = (MOST_LESS + 1) * (MOST_LESS + 1) };
 
-static void divisors(struct mt_survey_axis *axis, int64_t of, int64_t most)
+void mt_survey_divisors(struct mt_survey_axis *axis, int64_t of, int64_t most)
 {
 	axis->count = 0;
 	for (int64_t i = 1; i <= of && i <= most && axis->count < MT_SURVEY_AXIS; i++) {
 		if (of % i == 0)
 			axis->values[axis->count++] = (int)i;
-	}
-}
-
-void mt_survey_inner_axes(struct mt_survey_inner *inner, const struct mt_survey_query *query, const struct mt_survey_layout *layout)
-{
-	int layers = mt_survey_stage_layers(query, layout);
-
-	inner->recompute_count = inner->chunk_count = 0;
-	inner->recompute[inner->recompute_count++] = (struct mt_survey_choice){MT_CASE_NONE, 0};
-	inner->recompute[inner->recompute_count++] = (struct mt_survey_choice){MT_CASE_SELECTIVE, layers};
-	for (int i = 1; i <= layers && inner->recompute_count < MT_SURVEY_AXIS; i++)
-		inner->recompute[inner->recompute_count++] = (struct mt_survey_choice){MT_CASE_FULL, i};
-	inner->chunks[inner->chunk_count++] = (struct mt_survey_choice){MT_SURVEY_ZB_H1, 1};
-	for (int vp = 1; vp <= (layout->pp > 1 ? layers : 1) && inner->chunk_count < MT_SURVEY_CHUNK_CHOICES; vp++) {
-		if (layers % vp == 0)
-			inner->chunks[inner->chunk_count++] = (struct mt_survey_choice){MT_SURVEY_1F1B, vp};
 	}
 }
 
@@ -53,18 +39,21 @@ static int ends_of(struct mt_survey_choice *ends, const struct mt_survey_query *
 	for (int a = 0; a <= (even ? 0 : MOST_LESS); a++) {
 		for (int b = 0; b <= (even ? 0 : MOST_LESS); b++) {
 			if ((layers + a + b) % pp == 0 && (pp > 2 || a == 0 || b == 0))
-				ends[count++] = (struct mt_survey_choice){a, b};
+				ends[count++] = (struct mt_survey_choice){.a = a, .b = b};
 		}
 	}
 	if (count == 0)
-		ends[count++] = (struct mt_survey_choice){0, 0};
+		ends[count++] = (struct mt_survey_choice){0};
 	return count;
 }
 
 /* --- growing arrays --- */
 
-static enum mt_status add_cards(struct mt_survey_space *space, struct mt_survey_cards **cards)
+static enum mt_status add_cards(struct mt_survey_space *space, const struct mt_survey_query *query,
+				const struct mt_survey_layout *layout, const struct mt_survey_cards **added)
 {
+	struct mt_survey_cards *cards;
+
 	if (space->card_count == space->card_capacity) {
 		int capacity = space->card_capacity ? 2 * space->card_capacity : 256;
 		struct mt_survey_cards **grown = realloc(space->cards, (size_t)capacity * sizeof(struct mt_survey_cards *));
@@ -74,10 +63,11 @@ static enum mt_status add_cards(struct mt_survey_space *space, struct mt_survey_
 		space->cards = grown;
 		space->card_capacity = capacity;
 	}
-	*cards = malloc(sizeof **cards);
-	if (!*cards)
+	cards = mt_survey_cards_create(query, layout);
+	if (!cards)
 		return mt_fail(MT_NOMEM, "no memory for cards");
-	space->cards[space->card_count++] = *cards;
+	space->cards[space->card_count++] = cards;
+	*added = cards;
 	return MT_OK;
 }
 
@@ -114,10 +104,10 @@ static double passes_of(const struct mt_pass_forecast *card)
 
 /* Of each card the kind of recompute with least time. Layers that do again what others keep take longer, unless measured layers
  * say otherwise. */
-static void least_cards(struct mt_forecast_cards *least, const struct mt_forecast_cards kinds[3])
+static void least_cards(struct mt_forecast_cards *least, const struct mt_forecast_cards *kinds, int count)
 {
-	*least = kinds[MT_CASE_NONE];
-	for (int kind = MT_CASE_SELECTIVE; kind <= MT_CASE_FULL; kind++) {
+	*least = kinds[0];
+	for (int kind = 1; kind < count; kind++) {
 		if (passes_of(&kinds[kind].layer) < passes_of(&least->layer))
 			least->layer = kinds[kind].layer;
 		if (passes_of(&kinds[kind].dense) < passes_of(&least->dense))
@@ -127,29 +117,44 @@ static void least_cards(struct mt_forecast_cards *least, const struct mt_forecas
 	}
 }
 
-/* Below the time and the memory of every layout of the node: passes of the fastest cards, and the least of the kinds of recompute
- * and of sharding with one chunk a stage, which keeps fewest micro-batches. */
+/* Of the kinds of recompute and of sharding the least memory. */
+static double least_memory(struct mt_case *c, const struct mt_survey_query *query, struct mt_survey_layout at)
+{
+	double least = DBL_MAX;
+	struct mt_forecast f = {.microbatches = ceil(c->gbs / (c->dp * c->mbs) - 1e-9)};
+
+	for (at.zero = 0; at.zero <= 3; at.zero++) {
+		if (mt_survey_first_broken(query, &at, MT_SURVEY_ZERO) >= 0)
+			continue;
+		c->zero = at.zero;
+		for (c->recompute = MT_CASE_NONE; c->recompute <= MT_CASE_FULL; c->recompute++) {
+			mt_forecast_memory(&f, c, query->stack);
+			least = fmin(least, f.peak_bytes);
+		}
+	}
+	return least;
+}
+
+/* Below the time and the memory of every layout of the node: passes of the fastest cards, and the least memory with one chunk a
+ * stage, which keeps fewest micro-batches, all ranks sharding. Where chunks decide which layers a stage has, the least of all. */
 static void bound(struct mt_survey_node *node, const struct mt_survey_query *query)
 {
+	int most = query->model.expert_every > 1 ? mt_survey_stage_layers(query, &node->layout) : 1;
 	struct mt_survey_layout at = node->layout;
 	struct mt_forecast_cards least;
 	struct mt_forecast f;
 	struct mt_case c;
 
-	at.vp = 1;
-	mt_survey_case(&c, query, &at);
-	least_cards(&least, node->cards->kinds);
-	mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &least);
-	node->least_s = mt_survey_passes_s(&f);
-	node->least_bytes = DBL_MAX;
-	for (at.zero = 0; at.zero <= 3; at.zero++) {
-		if (mt_survey_first_broken(query, &at, MT_SURVEY_ZERO) >= 0)
+	least_cards(&least, node->cards->kinds, mt_survey_recompute_kinds(query->stack));
+	node->least_s = node->least_bytes = DBL_MAX;
+	for (at.vp = 1; at.vp <= most; at.vp++) {
+		if (most % at.vp != 0)
 			continue;
-		c.zero = at.zero;
-		for (c.recompute = MT_CASE_NONE; c.recompute <= MT_CASE_FULL; c.recompute++) {
-			mt_forecast_memory(&f, &c, query->stack);
-			node->least_bytes = fmin(node->least_bytes, f.peak_bytes);
-		}
+		mt_survey_case(&c, query, &at);
+		c.selected = mt_survey_most_selected(query->stack);
+		mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &least);
+		node->least_s = fmin(node->least_s, mt_survey_passes_s(&f));
+		node->least_bytes = fmin(node->least_bytes, least_memory(&c, query, at));
 	}
 }
 
@@ -168,7 +173,9 @@ struct walk {
 	struct mt_survey_space *space;
 	struct mt_survey *survey;
 	const struct mt_survey_query *query;
-	struct mt_survey_axis tp, cp, ep, mbs, pp;
+	struct mt_survey_axis tp, ep, mbs, pp, groups;
+	struct mt_survey_choice *cp; /* owned: of each its kind and inner ranks */
+	int cp_count;
 	struct mt_survey_choice ends[MT_SURVEY_AXIS][MOST_ENDS]; /* of each pp */
 	int end_count[MT_SURVEY_AXIS];
 	int64_t inner[MT_SURVEY_AXIS][MOST_ENDS], inner_all; /* layouts inside of each pp and its ends, and of all */
@@ -186,7 +193,7 @@ static bool keeps(struct walk *w, const struct mt_survey_layout *layout, enum mt
 
 static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
 {
-	struct mt_survey_cards *cards = NULL;
+	const struct mt_survey_cards *cards = NULL;
 
 	for (int i = 0; i < w->pp.count; i++) {
 		layout.pp = w->pp.values[i];
@@ -198,10 +205,8 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
 			layout.last_less = w->ends[i][k].b;
 			if (!keeps(w, &layout, MT_SURVEY_PP, w->inner[i][k]))
 				continue;
-			if (!cards) {
-				MT_TRY(add_cards(w->space, &cards));
-				mt_survey_cards_make(cards, w->query, &layout);
-			}
+			if (!cards)
+				MT_TRY(add_cards(w->space, w->query, &layout, &cards));
 			node = (struct mt_survey_node){.layout = layout, .cards = cards};
 			bound(&node, w->query);
 			MT_TRY(add_node(w->space, &node));
@@ -213,9 +218,10 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
 static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout)
 {
 	for (int i = 0; i < w->mbs.count; i++) {
-		for (int sp = 0; sp <= 1; sp++) {
+		for (int k = 0; k < 4; k++) {
 			layout.mbs = w->mbs.values[i];
-			layout.sp = sp;
+			layout.sp = k / 2;
+			layout.tp_overlap = k % 2;
 			if (keeps(w, &layout, MT_SURVEY_SP, w->inner_all))
 				MT_TRY(walk_pp(w, layout));
 		}
@@ -237,6 +243,30 @@ static enum mt_status walk_ep(struct walk *w, struct mt_survey_layout layout, co
 	return MT_OK;
 }
 
+/* A ring; beyond one rank also gathers, exchanges of heads, and these among each proper divisor of the ranks. */
+static enum mt_status cp_of(struct walk *w)
+{
+	struct mt_survey_axis all, inner;
+
+	mt_survey_divisors(&all, w->query->gpus, w->query->gpus);
+	w->cp = calloc((size_t)all.count * ((size_t)all.count + 3), sizeof *w->cp);
+	if (!w->cp)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	for (int i = 0; i < all.count; i++) {
+		int cp = all.values[i];
+
+		w->cp[w->cp_count++] = (struct mt_survey_choice){cp, MT_CONTEXT_RING, 1};
+		if (cp == 1)
+			continue;
+		w->cp[w->cp_count++] = (struct mt_survey_choice){cp, MT_CONTEXT_ALL_GATHER, 1};
+		w->cp[w->cp_count++] = (struct mt_survey_choice){cp, MT_CONTEXT_ULYSSES, 1};
+		mt_survey_divisors(&inner, cp, cp - 1);
+		for (int k = 1; k < inner.count; k++)
+			w->cp[w->cp_count++] = (struct mt_survey_choice){cp, MT_CONTEXT_HYBRID, inner.values[k]};
+	}
+	return MT_OK;
+}
+
 static enum mt_status walk_tp(struct walk *w)
 {
 	struct mt_survey_layout layout = {.vp = 1, .dp = 1};
@@ -244,17 +274,19 @@ static enum mt_status walk_tp(struct walk *w)
 	w->survey->counted = 0;
 	for (int t = 0; t < w->tp.count; t++) {
 		struct mt_survey_axis etp = {.values = {w->tp.values[t]}, .count = 1};
-		int64_t in_etp = 2 * w->mbs.count * w->inner_all, in_cp;
+		int64_t in_etp = 4 * w->mbs.count * w->inner_all, in_cp;
 
 		layout.tp = w->tp.values[t];
 		if (w->query->model.experts > 0)
-			divisors(&etp, layout.tp, layout.tp);
+			mt_survey_divisors(&etp, layout.tp, layout.tp);
 		in_cp = w->ep.count * etp.count * in_etp;
-		w->survey->counted += w->cp.count * in_cp;
-		if (!keeps(w, &layout, MT_SURVEY_TP, w->cp.count * in_cp))
+		w->survey->counted += w->cp_count * in_cp;
+		if (!keeps(w, &layout, MT_SURVEY_TP, w->cp_count * in_cp))
 			continue;
-		for (int c = 0; c < w->cp.count; c++) {
-			layout.cp = w->cp.values[c];
+		for (int c = 0; c < w->cp_count; c++) {
+			layout.cp = w->cp[c].a;
+			layout.cp_kind = w->cp[c].b;
+			layout.cp_inner = w->cp[c].c;
 			if (keeps(w, &layout, MT_SURVEY_CP, in_cp))
 				MT_TRY(walk_ep(w, layout, &etp, in_etp));
 		}
@@ -265,22 +297,22 @@ static enum mt_status walk_tp(struct walk *w)
 enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_survey *survey, const struct mt_survey_query *query)
 {
 	struct walk *w = calloc(1, sizeof *w);
-	struct mt_survey_inner *inner = malloc(sizeof *inner);
 	enum mt_status st = MT_OK;
 
 	memset(space, 0, sizeof *space);
-	if (!w || !inner) {
+	if (!w) {
 		st = mt_fail(MT_NOMEM, "no memory for the search");
 		goto out;
 	}
 	w->space = space;
 	w->survey = survey;
 	w->query = query;
-	divisors(&w->tp, query->gpus, query->gpus);
-	divisors(&w->cp, query->gpus, query->gpus);
-	divisors(&w->pp, query->gpus, query->gpus);
-	divisors(&w->ep, query->model.experts > 0 ? (int64_t)query->model.experts : 1, INT32_MAX);
-	divisors(&w->mbs, (int64_t)query->model.gbs, INT32_MAX);
+	mt_survey_divisors(&w->tp, query->gpus, query->gpus);
+	MT_GOTO(out, cp_of(w));
+	mt_survey_groups(&w->groups, query);
+	mt_survey_divisors(&w->pp, query->gpus, query->gpus);
+	mt_survey_divisors(&w->ep, query->model.experts > 0 ? (int64_t)query->model.experts : 1, INT32_MAX);
+	mt_survey_divisors(&w->mbs, (int64_t)query->model.gbs, INT32_MAX);
 	for (int i = 0; i < w->pp.count; i++) {
 		struct mt_survey_layout at = {
 			.tp = 1, .cp = 1, .ep = 1, .etp = 1, .dp = 1, .mbs = 1, .vp = 1, .pp = w->pp.values[i]};
@@ -289,15 +321,15 @@ enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_surv
 		for (int k = 0; k < w->end_count[i]; k++) {
 			at.first_less = w->ends[i][k].a;
 			at.last_less = w->ends[i][k].b;
-			mt_survey_inner_axes(inner, query, &at);
-			w->inner[i][k] = 4 * (int64_t)inner->recompute_count * inner->chunk_count;
+			w->inner[i][k] = mt_survey_inner_layouts(query, &at, w->groups.count);
 			w->inner_all += w->inner[i][k];
 		}
 	}
 	MT_GOTO(out, walk_tp(w));
 	qsort(space->nodes, (size_t)space->count, sizeof *space->nodes, by_least_time);
 out:
-	free(inner);
+	if (w)
+		free(w->cp);
 	free(w);
 	if (st != MT_OK)
 		mt_survey_space_free(space);

@@ -4,20 +4,25 @@
 
 #include "tuner/survey.h"
 
-/* Cards of one (tp, cp, ep, etp, mbs, sp), shared by all pp. */
-struct mt_survey_cards {
-	struct mt_forecast_cards kinds[3]; /* by enum mt_case_recompute */
-	double whole_bytes;                /* activations of one layer, nothing done again: the work of full recompute */
+enum {
+	MT_SURVEY_AXIS = 2048,
+	MT_SURVEY_CP_CHOICES = 16384,
+	MT_SURVEY_CHUNK_CHOICES = 256,
+	MT_SURVEY_CARD_KINDS = 1 + MT_CASE_SELECTIONS /* none, selections, full */
 };
 
-/* A node: what is left to choose is recompute, chunks and zero. */
+/* Cards of one (tp, cp, its kind, ep, etp, mbs, sp, tp_overlap), shared by all pp. */
+struct mt_survey_cards {
+	double whole_bytes;               /* activations of one layer, nothing done again: the work of full recompute */
+	struct mt_forecast_cards kinds[]; /* by mt_survey_recompute_index */
+};
+
+/* A node: what is left to choose is recompute, chunks, zero and its group. */
 struct mt_survey_node {
 	struct mt_survey_layout layout;
 	const struct mt_survey_cards *cards;
 	double least_s, least_bytes; /* below those of all its layouts */
 };
-
-enum { MT_SURVEY_AXIS = 2048, MT_SURVEY_CHUNK_CHOICES = 256 };
 
 struct mt_survey_axis {
 	int values[MT_SURVEY_AXIS];
@@ -34,32 +39,65 @@ struct mt_survey_space {
 /* Nodes that keep the rules of their axes, by least_s; the others are counted in survey->rejected, and all in survey->counted. */
 enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_survey *survey, const struct mt_survey_query *query);
 void mt_survey_space_free(struct mt_survey_space *space);
+/* Divisors of a number, in order, up to `most`. */
+void mt_survey_divisors(struct mt_survey_axis *axis, int64_t of, int64_t most);
 
-/* What a node can still choose. */
+/* --- survey_inner.c: what a node can still choose --- */
+
 struct mt_survey_choice {
-	int a, b; /* recompute: kind and layers; chunks: schedule and vp; zero: stage */
+	int a, b, c; /* recompute: kind, layers, selected; chunks: schedule and vp; shards: stage and group; cp: its kind, inner */
 };
+/* Axes of stages with so many layers. */
 struct mt_survey_inner {
-	struct mt_survey_choice recompute[MT_SURVEY_AXIS], chunks[MT_SURVEY_CHUNK_CHOICES];
-	int recompute_count, chunk_count;
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	struct mt_survey_choice *recompute; /* owned: those that keep the rules that no chunks enter */
+	int chunk_count, recompute_count, recompute_all;
+	int *recompute_broken; /* owned: how many break each rule */
 };
-/* Of a layout with pp and its end stages. */
-void mt_survey_inner_axes(struct mt_survey_inner *inner, const struct mt_survey_query *query,
-			  const struct mt_survey_layout *layout);
+/* Layouts inside of a layout with pp and its end stages: every combination; `groups`: of zero. */
+int64_t mt_survey_inner_layouts(const struct mt_survey_query *query, const struct mt_survey_layout *layout, int groups);
+/* Of zero_group: 0, and the divisors of the number of accelerators beyond 1. */
+void mt_survey_groups(struct mt_survey_axis *groups, const struct mt_survey_query *query);
 
-void mt_survey_cards_make(struct mt_survey_cards *cards, const struct mt_survey_query *query,
-			  const struct mt_survey_layout *layout);
+/* What keeps the rules of a node's inner axes. */
+struct mt_survey_allowed {
+	const struct mt_survey_query *query;
+	struct mt_survey_inner **inners; /* owned, each too: by layers, and whether pp is above 1 */
+	int inner_count;
+	struct mt_survey_axis groups;
+	int64_t groups_of;                 /* ranks that `group_rule` is of */
+	int group_rule[2][MT_SURVEY_AXIS]; /* broken by each group, without zero and with; -1: none */
+	/* of the last node: its inner axes, chunks, and of each schedule stages of zero with their groups */
+	const struct mt_survey_inner *inner;
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], shards[MT_SURVEY_SCHEDULES][4 * MT_SURVEY_AXIS];
+	int chunk_count, shard_count[MT_SURVEY_SCHEDULES];
+};
+enum mt_status mt_survey_allowed_create(struct mt_survey_allowed **allowed, const struct mt_survey_query *query);
+void mt_survey_allowed_destroy(struct mt_survey_allowed *allowed);
+/* `rejected`: layouts by rule, added to. */
+enum mt_status mt_survey_allow(struct mt_survey_allowed *allowed, int64_t *rejected, const struct mt_survey_layout *node);
+/* The chunks that go with a recompute; returns how many layouts that leaves. */
+int64_t mt_survey_allow_chunks(struct mt_survey_choice *chunks, int *count, const struct mt_survey_allowed *allowed,
+			       int64_t *rejected, struct mt_survey_layout at);
+
+/* --- survey_layout.c --- */
+
+/* NULL: no memory. */
+struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
 /* A layout in the model's case. */
 void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
-/* The cards of layers on average over those that recompute and those that do not. */
-void mt_survey_mix(struct mt_forecast_cards *mix, const struct mt_survey_cards *cards, int recompute, double share);
+/* The cards of layers on average over those that recompute, `again`, and those that do not. */
+void mt_survey_mix(struct mt_forecast_cards *mix, const struct mt_forecast_cards *none, const struct mt_forecast_cards *again,
+		   double share);
 /* `c` and `mix` of the layout, `share` of its layers recompute. */
-void mt_survey_compose(struct mt_forecast *out, const struct mt_survey_query *query, struct mt_case *c,
-		       const struct mt_survey_cards *cards, const struct mt_forecast_cards *mix, double share);
-/* Below the step time of the layout whatever its vp, zero and schedule: the passes of the slowest stage. */
+void mt_survey_compose(struct mt_forecast *out, const struct mt_survey_query *query, struct mt_case *c, double whole_bytes,
+		       const struct mt_forecast_cards *mix, double share);
+/* Below the step time of the layout whatever its shards and schedule, and where expert_every is 1 its vp: the passes of the slowest
+ * stage. */
 double mt_survey_passes_s(const struct mt_forecast *forecast);
 
-/* The front and the best. */
+/* --- survey_front.c --- */
+
 enum mt_status mt_survey_best_add(struct mt_survey_front *best, const struct mt_survey_point *point, int top);
 enum mt_status mt_survey_front_add(struct mt_survey_front *front, const struct mt_survey_point *point);
 /* Some point of the front has less time than step_s and no more memory. */

@@ -1,0 +1,247 @@
+/* survey_inner: what a node can still choose, recompute, chunks and shards, and of these what keeps the rules. Rules are asked once
+ * for all layouts that they say the same of; what breaks one is counted with all that lies inside. */
+#include "tuner/survey_space.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Bits of the outputs that this software can select, packed. */
+static int packed(const struct mt_stack *stack, int selected, int *bits)
+{
+	int most = mt_survey_most_selected(stack), index = 0;
+
+	*bits = 0;
+	for (int bit = 1; bit < MT_CASE_SELECTIONS; bit *= 2) {
+		if (most & bit)
+			index |= (selected & bit ? 1 : 0) << (*bits)++;
+	}
+	return index;
+}
+
+int mt_survey_most_selected(const struct mt_stack *stack)
+{
+	return MT_CASE_ATTENTION | (stack->selects_activation ? MT_CASE_ACTIVATION : 0) |
+	       (stack->selects_norms ? MT_CASE_NORMS : 0);
+}
+
+int mt_survey_recompute_kinds(const struct mt_stack *stack)
+{
+	int bits;
+
+	packed(stack, 0, &bits);
+	return (1 << bits) + 1;
+}
+
+int mt_survey_recompute_index(const struct mt_stack *stack, int recompute, int selected)
+{
+	int bits, index = packed(stack, selected, &bits);
+
+	return recompute == MT_CASE_NONE ? 0 : recompute == MT_CASE_FULL ? 1 << bits : index;
+}
+
+void mt_survey_groups(struct mt_survey_axis *groups, const struct mt_survey_query *query)
+{
+	mt_survey_divisors(groups, query->gpus, query->gpus);
+	groups->values[0] = 0;
+}
+
+/* zb-h1, and 1f1b with each number of chunks that divides the layers. */
+static int chunks_of(struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], int layers, bool pipeline)
+{
+	int count = 0;
+
+	chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_ZB_H1, .b = 1};
+	for (int vp = 1; vp <= (pipeline ? layers : 1) && count < MT_SURVEY_CHUNK_CHOICES; vp++) {
+		if (layers % vp == 0)
+			chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_1F1B, .b = vp};
+	}
+	return count;
+}
+
+/* None; of 1 .. L layers each selection and full. */
+static int recompute_of(int layers)
+{
+	return 1 + layers * MT_CASE_SELECTIONS;
+}
+
+int64_t mt_survey_inner_layouts(const struct mt_survey_query *query, const struct mt_survey_layout *layout, int groups)
+{
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	int layers = mt_survey_stage_layers(query, layout);
+
+	return 4 * (int64_t)groups * recompute_of(layers) * chunks_of(chunks, layers, layout->pp > 1);
+}
+
+static void free_inner(struct mt_survey_inner *inner)
+{
+	if (inner) {
+		free(inner->recompute);
+		free(inner->recompute_broken);
+	}
+	free(inner);
+}
+
+enum mt_status mt_survey_allowed_create(struct mt_survey_allowed **allowed, const struct mt_survey_query *query)
+{
+	struct mt_survey_allowed *a = calloc(1, sizeof *a);
+
+	*allowed = a;
+	if (!a)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	a->query = query;
+	a->inner_count = 2 * ((int)query->model.layers + 2);
+	a->inners = calloc((size_t)a->inner_count, sizeof(struct mt_survey_inner *));
+	mt_survey_groups(&a->groups, query);
+	return a->inners ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
+}
+
+void mt_survey_allowed_destroy(struct mt_survey_allowed *allowed)
+{
+	for (int i = 0; allowed && allowed->inners && i < allowed->inner_count; i++)
+		free_inner(allowed->inners[i]);
+	if (allowed)
+		free(allowed->inners);
+	free(allowed);
+}
+
+/* Of recompute what keeps its rules: they read how many layers the stage has, not which layout it is of. */
+static void ask_recompute(struct mt_survey_inner *inner, const struct mt_survey_query *query, struct mt_survey_layout at)
+{
+	for (int i = 0; i < inner->recompute_all; i++) {
+		int kind = i % MT_CASE_SELECTIONS, rule; /* 1 .. 7: a selection, 0: full */
+
+		at.recompute = i == 0 ? MT_CASE_NONE : kind == 0 ? MT_CASE_FULL : MT_CASE_SELECTIVE;
+		at.recompute_layers = i == 0 ? 0 : 1 + (i - 1) / MT_CASE_SELECTIONS;
+		at.selected = kind;
+		rule = mt_survey_first_broken(query, &at, MT_SURVEY_RECOMPUTE);
+		if (rule >= 0)
+			inner->recompute_broken[rule]++;
+		else
+			inner->recompute[inner->recompute_count++] =
+				(struct mt_survey_choice){at.recompute, at.recompute_layers, at.selected};
+	}
+}
+
+/* The axes of a pp with its end stages; kept. */
+static enum mt_status open_inner(struct mt_survey_allowed *a, const struct mt_survey_layout *at)
+{
+	int layers = mt_survey_stage_layers(a->query, at);
+	struct mt_survey_inner **slot = &a->inners[2 * layers + (at->pp > 1)], *inner;
+
+	a->inner = *slot;
+	if (*slot)
+		return MT_OK;
+	inner = *slot = calloc(1, sizeof *inner);
+	if (!inner)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	inner->recompute_all = recompute_of(layers);
+	inner->recompute = calloc((size_t)inner->recompute_all, sizeof *inner->recompute);
+	inner->recompute_broken = calloc((size_t)mt_survey_rule_count, sizeof *inner->recompute_broken);
+	if (!inner->recompute || !inner->recompute_broken)
+		return mt_fail(MT_NOMEM, "no memory for the search");
+	inner->chunk_count = chunks_of(inner->chunks, layers, at->pp > 1);
+	ask_recompute(inner, a->query, *at);
+	a->inner = inner;
+	return MT_OK;
+}
+
+/* Rules of groups read how many ranks could shard, and whether any do. */
+static void ask_groups(struct mt_survey_allowed *a, struct mt_survey_layout at)
+{
+	int64_t ranks = (int64_t)at.dp * at.cp;
+
+	if (a->groups_of == ranks)
+		return;
+	a->groups_of = ranks;
+	for (at.zero = 0; at.zero <= 1; at.zero++) {
+		for (int i = 0; i < a->groups.count; i++) {
+			at.zero_group = a->groups.values[i];
+			a->group_rule[at.zero][i] = mt_survey_first_broken(a->query, &at, MT_SURVEY_GROUP);
+		}
+	}
+}
+
+/* Stages of zero and their groups of a schedule that `chunks` choices have. */
+static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at, int64_t chunks)
+{
+	int64_t inside = chunks * a->inner->recompute_all;
+	int *count = &a->shard_count[at.schedule];
+
+	*count = 0;
+	for (at.zero = 0; chunks > 0 && at.zero < 4; at.zero++) {
+		int rule = mt_survey_first_broken(a->query, &at, MT_SURVEY_ZERO);
+
+		if (rule >= 0) {
+			rejected[rule] += inside * a->groups.count;
+			continue;
+		}
+		for (int i = 0; i < a->groups.count; i++) {
+			rule = a->group_rule[at.zero > 0][i];
+			if (rule >= 0)
+				rejected[rule] += inside;
+			else
+				a->shards[at.schedule][(*count)++] =
+					(struct mt_survey_choice){.a = at.zero, .b = a->groups.values[i]};
+		}
+	}
+}
+
+static void allow_all_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at)
+{
+	ask_groups(a, at);
+	for (at.schedule = 0; at.schedule < MT_SURVEY_SCHEDULES; at.schedule++) {
+		int64_t chunks = 0;
+
+		for (int i = 0; i < a->chunk_count; i++)
+			chunks += a->chunks[i].a == at.schedule;
+		allow_shards(a, rejected, at, chunks);
+	}
+}
+
+enum mt_status mt_survey_allow(struct mt_survey_allowed *a, int64_t *rejected, const struct mt_survey_layout *node)
+{
+	struct mt_survey_layout at = *node;
+	int64_t inside, layouts = 0;
+
+	MT_TRY(open_inner(a, &at));
+	inside = 4 * (int64_t)a->groups.count * a->inner->recompute_all;
+	a->chunk_count = 0;
+	for (int i = 0; i < a->inner->chunk_count; i++) {
+		at.schedule = a->inner->chunks[i].a;
+		at.vp = a->inner->chunks[i].b;
+		int rule = mt_survey_first_broken(a->query, &at, MT_SURVEY_CHUNKS);
+		if (rule < 0)
+			a->chunks[a->chunk_count++] = a->inner->chunks[i];
+		else
+			rejected[rule] += inside;
+	}
+	at.vp = 1;
+	allow_all_shards(a, rejected, at);
+	for (int i = 0; i < a->chunk_count; i++)
+		layouts += a->shard_count[a->chunks[i].a];
+	for (int i = 0; i < mt_survey_rule_count; i++)
+		rejected[i] += a->inner->recompute_broken[i] * layouts;
+	return MT_OK;
+}
+
+int64_t mt_survey_allow_chunks(struct mt_survey_choice *chunks, int *count, const struct mt_survey_allowed *a, int64_t *rejected,
+			       struct mt_survey_layout at)
+{
+	int64_t left = 0;
+
+	*count = 0;
+	for (int i = 0; i < a->chunk_count; i++) {
+		int shards = a->shard_count[a->chunks[i].a], rule;
+
+		at.schedule = a->chunks[i].a;
+		at.vp = a->chunks[i].b;
+		rule = mt_survey_first_broken(a->query, &at, MT_SURVEY_ALL);
+		if (rule >= 0) {
+			rejected[rule] += shards;
+		} else if (shards > 0) {
+			chunks[(*count)++] = a->chunks[i];
+			left += shards;
+		}
+	}
+	return left;
+}

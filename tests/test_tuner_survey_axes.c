@@ -123,6 +123,8 @@ static void smaller_groups_keep_more_and_send_less_far(void **state)
 	struct mt_forecast all, same, node;
 
 	target.nic_gbps = 2;
+	q.model.seq = 2048;
+	q.model.gbs = 512; /* many micro-batches: parameters are gathered often, copies summed once */
 	l.dp = 32;
 	for (l.zero = 1; l.zero <= 3; l.zero += 2) {
 		double before = 0;

@@ -56,8 +56,8 @@ static void layer_name(char name[MT_FIT_NAME], const struct mt_target *t, const 
 	if (c->recompute == MT_CASE_SELECTIVE && c->selected != MT_CASE_ATTENTION)
 		snprintf(again, sizeof again, ".%d", c->selected);
 	snprintf(name, MT_FIT_NAME, "%.28s + %.28s h%.0f f%.0f%s%s s%.0f x%.0f e%.0f/%.0f%s tp%.0f cp%.0f%s w%d r%d%s%s",
-		 accelerator_of(t), mt_stack_family(stack), c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep, etp, c->tp,
-		 c->cp, kind, (int)c->width, c->recompute, again, c->tp_overlap ? " o" : "");
+		 accelerator_of(t), mt_stack_family(stack), c->hidden, c->ffn, shared, latent, c->seq, c->mbs, c->experts, c->ep,
+		 etp, c->tp, c->cp, kind, (int)c->width, c->recompute, again, c->tp_overlap ? " o" : "");
 }
 
 void mt_fit_key_name(char name[MT_FIT_NAME], const struct mt_runs_table *table, const struct mt_measured_run *run, int level)

@@ -58,6 +58,18 @@ struct mt_forecast_cards {
 	struct mt_pass_forecast layer, dense, embedding, head, module;
 };
 
+/* Of a layer what depends neither on recompute nor on the kind of context parallelism nor on tp_overlap: what makes it costly to
+ * know. Products of both passes, the core of attention, vector operations, exchanges of one pass with nothing hidden, the host. */
+struct mt_layer_parts {
+	double forward_s, backward_s, wgrad_s;
+	double core_s, core_back_s, vector_s, tp_s, ep_s, host_s, host_back_s;
+};
+struct mt_forecast_parts {
+	struct mt_layer_parts layer, dense;
+	struct mt_pass_forecast embedding, head;
+	double join_forward_s, join_backward_s, join_wgrad_s; /* of a multi-token module */
+};
+
 enum { MT_FORECAST_STAGES = 3 }; /* first, middle, last */
 
 /* What a stage has. */
@@ -87,6 +99,11 @@ struct mt_forecast {
 
 void mt_forecast_cards(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
 		       const struct mt_stack *s, const struct mt_factors *f);
+/* The same in two steps. */
+void mt_forecast_parts(struct mt_forecast_parts *parts, const struct mt_case *c, const struct mt_target *t,
+		       const struct mt_stack *s, const struct mt_factors *f);
+void mt_forecast_finish(struct mt_forecast_cards *cards, const struct mt_forecast_parts *parts, const struct mt_case *c,
+			const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f);
 /* Cards to a step. */
 void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			 const struct mt_factors *f, const struct mt_forecast_cards *cards);

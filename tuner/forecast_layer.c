@@ -166,8 +166,8 @@ static double vector_bytes(const struct mt_case *c, const struct mt_stack *s, do
 	return tokens * (whole / (c->sp ? c->tp : 1) + parts / c->tp);
 }
 
-static void experts(struct linear *sum, struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t,
-		    const struct mt_stack *s, const struct mt_factors *f, double tokens)
+static void experts(struct linear *sum, double *ep_s, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+		    const struct mt_factors *f, double tokens)
 {
 	double etp = mt_case_etp(c), groups = c->experts / c->ep,
 	       rows = tokens / c->tp * etp * c->topk * c->ep / c->experts * EXPERT_IMBALANCE, bytes, send_s;
@@ -190,12 +190,11 @@ static void experts(struct linear *sum, struct mt_pass_forecast *card, const str
 	send_s = mt_forecast_collective(t, f, MT_ALL_TO_ALL, span, bytes);
 	send_s += mt_forecast_collective(t, f, MT_ALL_GATHER, mt_target_span(t, etp, 1),
 					 etp * 2 * tokens / c->tp * c->topk * c->hidden);
-	card->ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s * (1 - s->ep_overlap_frac); /* there and back, in one pass */
+	*ep_s = f->of[MT_FACTOR_EXPERT] * 2 * send_s * (1 - s->ep_overlap_frac); /* there and back, in one pass */
 }
 
 /* Tensor-parallel communication of one pass: two all-reduces, or gathers and scatters that move as much. */
-static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
-		       double tokens, bool dense)
+static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, bool dense)
 {
 	struct mt_span span = mt_target_span(t, c->tp, 1);
 	double bytes = 2 * tokens * c->hidden, one_s;
@@ -213,7 +212,7 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 		one_s += mt_forecast_collective(t, f, MT_ALL_GATHER, span,
 						2 * tokens * ((c->q_rank > 0 ? c->q_rank : c->hidden) + c->kv_rank + c->rope_dim)) -
 			 mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes);
-	return one_s * (1 - (c->tp_overlap ? s->tp_switch_frac : s->tp_overlap_frac));
+	return one_s;
 }
 
 /* Heads for rows and back: queries, keys and values one way, outputs the other; backward outputs and their gradients, then the
@@ -299,56 +298,73 @@ static double selected_s(const struct mt_case *c, const struct mt_target *t, con
 	return again_s;
 }
 
-/* A layer, with experts where the model has them and `dense` is not set. */
-static void make_layer(struct mt_pass_forecast *card, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-		       const struct mt_factors *f, bool dense)
+/* Host time of a layer's passes beside what the software always takes. */
+static double host_more_us(const struct mt_case *c, const struct mt_stack *s, bool routed)
 {
-	double tokens = c->mbs * c->seq / c->cp, tp_s, again_s = 0;
-	double core_s, core_back_s, vector_s, cp_s, cp_back_s, forward_s, backward_s, host_s, host_back_s, calls, more_us;
-	bool routed = c->experts > 0 && !dense;
-	struct linear lin = {0};
+	double calls = (c->tp > 1 ? (c->sp ? 4 : 2) : 0) + (routed ? 2 : 0), more_us = routed ? s->host_expert_us : 0;
 
-	memset(card, 0, sizeof *card);
-	attention_linears(&lin, c, t, s, f, tokens);
-	if (routed)
-		experts(&lin, card, c, t, s, f, tokens);
-	if (!routed || c->shared_ffn > 0) /* one after the other: hiding it beside the exchange is not modelled */
-		mlp_linears(&lin, c, t, s, f, tokens, routed ? c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn);
-	core_s = attention_s(c, t, s, f, &core_back_s);
-	vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, s, tokens, dense)) +
-					      (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
-	tp_s = tensor_s(c, t, s, f, tokens, dense);
-	cp_s = context_s(c, t, s, f, tokens, core_s, false);
-	cp_back_s = context_s(c, t, s, f, tokens, core_back_s, true);
-	forward_s = lin.forward_s + core_s + vector_s + tp_s + card->ep_s + cp_s;
-	backward_s = lin.backward_s + core_back_s + BACKWARD_VECTOR * vector_s + tp_s + card->ep_s + cp_back_s;
-	calls = c->tp > 1 ? (c->sp ? 4 : 2) : 0;
-	calls += routed ? 2 : 0;
-	more_us = routed ? s->host_expert_us : 0;
 	if (c->width != MT_WIDTH_16)
 		more_us += s->host_cast_us * (routed ? 2 + 2 * c->experts / c->ep : 4);
 	/* a collective waits for the last host of its ranks */
-	more_us += calls * s->host_comm_us * (1 + log2(c->tp));
-	host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
-	host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
+	return more_us + calls * s->host_comm_us * (1 + log2(c->tp));
+}
+
+/* A layer, with experts where the model has them and `dense` is not set. */
+static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			const struct mt_factors *f, bool dense)
+{
+	double tokens = c->mbs * c->seq / c->cp, more_us;
+	bool routed = c->experts > 0 && !dense;
+	struct linear lin = {0};
+
+	p->ep_s = 0;
+	attention_linears(&lin, c, t, s, f, tokens);
+	if (routed)
+		experts(&lin, &p->ep_s, c, t, s, f, tokens);
+	if (!routed || c->shared_ffn > 0) /* one after the other: hiding it beside the exchange is not modelled */
+		mlp_linears(&lin, c, t, s, f, tokens, routed ? c->shared_ffn : c->experts > 0 ? c->dense_ffn : c->ffn);
+	p->forward_s = lin.forward_s;
+	p->backward_s = lin.backward_s;
+	p->wgrad_s = lin.wgrad_s;
+	p->core_s = attention_s(c, t, s, f, &p->core_back_s);
+	p->vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, s, tokens, dense)) +
+						 (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
+	p->tp_s = tensor_s(c, t, f, tokens, dense);
+	more_us = host_more_us(c, s, routed);
+	p->host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
+	p->host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
+}
+
+static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_parts *p, const struct mt_case *c,
+			 const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f, bool dense)
+{
+	double tokens = c->mbs * c->seq / c->cp, tp_s = p->tp_s * (1 - (c->tp_overlap ? s->tp_switch_frac : s->tp_overlap_frac));
+	double cp_s = context_s(c, t, s, f, tokens, p->core_s, false),
+	       cp_back_s = context_s(c, t, s, f, tokens, p->core_back_s, true);
+	double forward_s = p->forward_s + p->core_s + p->vector_s + tp_s + p->ep_s + cp_s, again_s = 0,
+	       host_back_s = p->host_back_s;
+	double backward_s = p->backward_s + p->core_back_s + BACKWARD_VECTOR * p->vector_s + tp_s + p->ep_s + cp_back_s;
+	double passes = c->recompute == MT_CASE_FULL ? 3 : 2;
+
+	memset(card, 0, sizeof *card);
 	if (c->recompute == MT_CASE_SELECTIVE)
-		again_s = selected_s(c, t, s, f, tokens, dense, core_s + s->selective_frac * lin.forward_s);
+		again_s = selected_s(c, t, s, f, tokens, dense, p->core_s + s->selective_frac * p->forward_s);
 	if (c->recompute == MT_CASE_FULL) {
 		again_s = forward_s;
-		host_back_s += host_s;
+		host_back_s += p->host_s;
 	}
-	card->products_s = lin.forward_s + lin.backward_s;
-	card->attention_s = core_s + core_back_s;
-	card->vector_s = (1 + BACKWARD_VECTOR) * vector_s;
-	card->tp_s = (c->recompute == MT_CASE_FULL ? 3 : 2) * tp_s;
-	card->ep_s *= c->recompute == MT_CASE_FULL ? 3 : 2;
+	card->products_s = p->forward_s + p->backward_s;
+	card->attention_s = p->core_s + p->core_back_s;
+	card->vector_s = (1 + BACKWARD_VECTOR) * p->vector_s;
+	card->tp_s = passes * tp_s;
+	card->ep_s = passes * p->ep_s;
 	card->cp_s = cp_s + cp_back_s + (c->recompute == MT_CASE_FULL ? cp_s : 0);
-	card->forward_s = s->blocking_launches ? forward_s + host_s : later(forward_s, host_s);
+	card->forward_s = s->blocking_launches ? forward_s + p->host_s : later(forward_s, p->host_s);
 	card->backward_s = s->blocking_launches ? backward_s + again_s + host_back_s : later(backward_s + again_s, host_back_s);
 	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
 	card->forward_s *= f->of[MT_FACTOR_LAYER];
 	card->backward_s *= f->of[MT_FACTOR_LAYER];
-	card->wgrad_s = lin.wgrad_s * f->of[MT_FACTOR_LAYER];
+	card->wgrad_s = p->wgrad_s * f->of[MT_FACTOR_LAYER];
 }
 
 /* Words of a rank, padded as the software does. */
@@ -385,20 +401,17 @@ static void make_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 }
 
 /* What a module has beside a layer: its own look at the words, the join, the head. */
-static void make_module(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
-			const struct mt_stack *s, const struct mt_factors *f)
+static void finish_module(struct mt_forecast_cards *cards, const struct mt_forecast_parts *parts, const struct mt_case *c)
 {
 	const struct mt_pass_forecast *ends[] = {&cards->embedding, &cards->head};
 	struct mt_pass_forecast *m = &cards->module;
-	struct linear join = {0};
 	double again = c->recompute == MT_CASE_FULL ? 1 : 0;
 
-	add_linear(&join, c, t, s, f, 1, c->mbs * c->seq / c->cp / (c->sp ? c->tp : 1), c->hidden, 2 * c->hidden, both);
 	*m = cards->layer;
-	m->forward_s += join.forward_s;
-	m->backward_s += join.backward_s + again * join.forward_s;
-	m->wgrad_s += join.wgrad_s;
-	m->products_s += join.forward_s + join.backward_s;
+	m->forward_s += parts->join_forward_s;
+	m->backward_s += parts->join_backward_s + again * parts->join_forward_s;
+	m->wgrad_s += parts->join_wgrad_s;
+	m->products_s += parts->join_forward_s + parts->join_backward_s;
 	for (int i = 0; i < 2; i++) {
 		m->forward_s += ends[i]->forward_s;
 		m->backward_s += ends[i]->backward_s;
@@ -409,14 +422,42 @@ static void make_module(struct mt_forecast_cards *cards, const struct mt_case *c
 	}
 }
 
+void mt_forecast_parts(struct mt_forecast_parts *parts, const struct mt_case *c, const struct mt_target *t,
+		       const struct mt_stack *s, const struct mt_factors *f)
+{
+	struct linear join = {0};
+
+	memset(parts, 0, sizeof *parts);
+	layer_parts(&parts->layer, c, t, s, f, false);
+	if (mt_case_dense(c) > 0)
+		layer_parts(&parts->dense, c, t, s, f, true);
+	make_ends(&parts->embedding, &parts->head, c, t, s, f);
+	if (c->mtp <= 0)
+		return;
+	add_linear(&join, c, t, s, f, 1, c->mbs * c->seq / c->cp / (c->sp ? c->tp : 1), c->hidden, 2 * c->hidden, both);
+	parts->join_forward_s = join.forward_s;
+	parts->join_backward_s = join.backward_s;
+	parts->join_wgrad_s = join.wgrad_s;
+}
+
+void mt_forecast_finish(struct mt_forecast_cards *cards, const struct mt_forecast_parts *parts, const struct mt_case *c,
+			const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f)
+{
+	memset(cards, 0, sizeof *cards);
+	finish_layer(&cards->layer, &parts->layer, c, t, s, f, false);
+	cards->embedding = parts->embedding;
+	cards->head = parts->head;
+	if (mt_case_dense(c) > 0)
+		finish_layer(&cards->dense, &parts->dense, c, t, s, f, true);
+	if (c->mtp > 0)
+		finish_module(cards, parts, c);
+}
+
 void mt_forecast_cards(struct mt_forecast_cards *cards, const struct mt_case *c, const struct mt_target *t,
 		       const struct mt_stack *s, const struct mt_factors *f)
 {
-	memset(cards, 0, sizeof *cards);
-	make_layer(&cards->layer, c, t, s, f, false);
-	make_ends(&cards->embedding, &cards->head, c, t, s, f);
-	if (mt_case_dense(c) > 0)
-		make_layer(&cards->dense, c, t, s, f, true);
-	if (c->mtp > 0)
-		make_module(cards, c, t, s, f);
+	struct mt_forecast_parts parts;
+
+	mt_forecast_parts(&parts, c, t, s, f);
+	mt_forecast_finish(cards, &parts, c, t, s, f);
 }

@@ -114,11 +114,6 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 
 	if (left == 0)
 		return MT_OK;
-	if (q->bounded && node->least_bytes > q->memory_bytes) {
-		w->mine.least_bytes = fmin(w->mine.least_bytes, node->least_bytes);
-		w->mine.pruned_memory += left;
-		return MT_OK;
-	}
 	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
 		w->mine.pruned_time += left;
 		return MT_OK;
@@ -138,9 +133,21 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 
 static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 {
+	const struct mt_survey_query *q = w->shared->query;
 	struct mt_survey_layout at = node->layout;
 
 	MT_TRY(mt_survey_allow(w->allowed, w->mine.rejected, &at));
+	if (q->bounded && node->least_bytes > q->memory_bytes) {
+		int64_t left = mt_survey_allow_all(w->allowed, w->mine.rejected);
+
+		w->mine.pruned_memory += left;
+		w->mine.least_bytes = left > 0 ? fmin(w->mine.least_bytes, node->least_bytes) : w->mine.least_bytes;
+		return MT_OK;
+	}
+	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
+		w->mine.pruned_time += mt_survey_allow_all(w->allowed, w->mine.rejected);
+		return MT_OK;
+	}
 	for (int i = 0; i < w->allowed->inner->recompute_count; i++) {
 		at.recompute = w->allowed->inner->recompute[i].a;
 		at.recompute_layers = w->allowed->inner->recompute[i].b;

@@ -55,6 +55,8 @@ static int chunks_of(struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], in
 		if (layers % vp == 0)
 			chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_1F1B, .b = vp};
 	}
+	for (int i = 0; i < count; i++)
+		chunks[i].c = i;
 	return count;
 }
 
@@ -77,6 +79,8 @@ static void free_inner(struct mt_survey_inner *inner)
 	if (inner) {
 		free(inner->recompute);
 		free(inner->recompute_broken);
+		free(inner->chunk_kept);
+		free(inner->chunk_broken);
 	}
 	free(inner);
 }
@@ -122,6 +126,25 @@ static void ask_recompute(struct mt_survey_inner *inner, const struct mt_survey_
 	}
 }
 
+/* What of recompute goes with each choice of chunks: those rules read vp and the number of layers. */
+static void ask_chunks(struct mt_survey_inner *inner, const struct mt_survey_query *query, struct mt_survey_layout at)
+{
+	for (int i = 0; i < inner->chunk_count; i++) {
+		at.schedule = inner->chunks[i].a;
+		at.vp = inner->chunks[i].b;
+		for (int k = 0; k < inner->recompute_count; k++) {
+			at.recompute = inner->recompute[k].a;
+			at.recompute_layers = inner->recompute[k].b;
+			at.selected = inner->recompute[k].c;
+			int rule = mt_survey_first_broken(query, &at, MT_SURVEY_ALL);
+			if (rule >= 0)
+				inner->chunk_broken[i * mt_survey_rule_count + rule]++;
+			else
+				inner->chunk_kept[i]++;
+		}
+	}
+}
+
 /* The axes of a pp with its end stages; kept. */
 static enum mt_status open_inner(struct mt_survey_allowed *a, const struct mt_survey_layout *at)
 {
@@ -137,10 +160,13 @@ static enum mt_status open_inner(struct mt_survey_allowed *a, const struct mt_su
 	inner->recompute_all = recompute_of(layers);
 	inner->recompute = calloc((size_t)inner->recompute_all, sizeof *inner->recompute);
 	inner->recompute_broken = calloc((size_t)mt_survey_rule_count, sizeof *inner->recompute_broken);
-	if (!inner->recompute || !inner->recompute_broken)
-		return mt_fail(MT_NOMEM, "no memory for the search");
 	inner->chunk_count = chunks_of(inner->chunks, layers, at->pp > 1);
+	inner->chunk_kept = calloc((size_t)inner->chunk_count, sizeof *inner->chunk_kept);
+	inner->chunk_broken = calloc((size_t)inner->chunk_count * (size_t)mt_survey_rule_count, sizeof *inner->chunk_broken);
+	if (!inner->recompute || !inner->recompute_broken || !inner->chunk_kept || !inner->chunk_broken)
+		return mt_fail(MT_NOMEM, "no memory for the search");
 	ask_recompute(inner, a->query, *at);
+	ask_chunks(inner, a->query, *at);
 	a->inner = inner;
 	return MT_OK;
 }
@@ -222,6 +248,21 @@ enum mt_status mt_survey_allow(struct mt_survey_allowed *a, int64_t *rejected, c
 	for (int i = 0; i < mt_survey_rule_count; i++)
 		rejected[i] += a->inner->recompute_broken[i] * layouts;
 	return MT_OK;
+}
+
+int64_t mt_survey_allow_all(const struct mt_survey_allowed *a, int64_t *rejected)
+{
+	int64_t left = 0;
+
+	for (int i = 0; i < a->chunk_count; i++) {
+		int64_t shards = a->shard_count[a->chunks[i].a];
+		const int *broken = &a->inner->chunk_broken[a->chunks[i].c * mt_survey_rule_count];
+
+		left += shards * a->inner->chunk_kept[a->chunks[i].c];
+		for (int rule = 0; rule < mt_survey_rule_count; rule++)
+			rejected[rule] += shards * broken[rule];
+	}
+	return left;
 }
 
 int64_t mt_survey_allow_chunks(struct mt_survey_choice *chunks, int *count, const struct mt_survey_allowed *a, int64_t *rejected,

@@ -44,8 +44,8 @@ int mt_survey_stage_layers(const struct mt_survey_query *query, const struct mt_
 }
 
 /* The cards of one kind of recompute. */
-static void make_cards(struct mt_forecast_cards *cards, struct mt_case *c, const struct mt_survey_query *query, int recompute,
-		       int selected)
+static void make_cards(struct mt_forecast_cards *cards, const struct mt_forecast_parts *parts, struct mt_case *c,
+		       const struct mt_survey_query *query, int recompute, int selected)
 {
 	struct mt_factors factors = query->factors;
 
@@ -53,7 +53,7 @@ static void make_cards(struct mt_forecast_cards *cards, struct mt_case *c, const
 	c->selected = selected;
 	if (query->measured)
 		factors.of[MT_FACTOR_LAYER] *= mt_fit_layer_factor(query->measured, query->target, query->stack, c);
-	mt_forecast_cards(cards, c, query->target, query->stack, &factors);
+	mt_forecast_finish(cards, parts, c, query->target, query->stack, &factors);
 }
 
 /* What a layer at work holds: what a second layer adds to a model of one. */
@@ -72,7 +72,8 @@ static double whole_bytes(const struct mt_case *c, const struct mt_stack *stack)
 	return two.memory[0].activations - one.memory[0].activations;
 }
 
-struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout)
+struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout,
+					       const struct mt_forecast_parts *parts)
 {
 	int count = mt_survey_recompute_kinds(query->stack), most = mt_survey_most_selected(query->stack);
 	struct mt_survey_cards *cards = malloc(sizeof *cards + (size_t)count * sizeof cards->kinds[0]);
@@ -81,12 +82,12 @@ struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *que
 	if (!cards)
 		return NULL;
 	mt_survey_case(&c, query, layout);
-	make_cards(&cards->kinds[0], &c, query, MT_CASE_NONE, 0);
-	make_cards(&cards->kinds[count - 1], &c, query, MT_CASE_FULL, 0);
+	make_cards(&cards->kinds[0], parts, &c, query, MT_CASE_NONE, 0);
+	make_cards(&cards->kinds[count - 1], parts, &c, query, MT_CASE_FULL, 0);
 	for (int selected = 1; selected <= most; selected++) {
 		if ((selected & ~most) == 0)
-			make_cards(&cards->kinds[mt_survey_recompute_index(query->stack, MT_CASE_SELECTIVE, selected)], &c, query,
-				   MT_CASE_SELECTIVE, selected);
+			make_cards(&cards->kinds[mt_survey_recompute_index(query->stack, MT_CASE_SELECTIVE, selected)], parts, &c,
+				   query, MT_CASE_SELECTIVE, selected);
 	}
 	cards->whole_bytes = whole_bytes(&c, query->stack);
 	return cards;
@@ -155,14 +156,16 @@ double mt_survey_passes_s(const struct mt_forecast *f)
 void mt_survey_forecast(struct mt_forecast *out, const struct mt_survey_query *query, const struct mt_survey_layout *layout)
 {
 	struct mt_forecast_cards none, again, mix;
+	struct mt_forecast_parts parts;
 	struct mt_case c;
 	double share = 1;
 
 	if (layout->recompute != MT_CASE_NONE)
 		share = (double)layout->recompute_layers / mt_survey_stage_layers(query, layout);
 	mt_survey_case(&c, query, layout);
-	make_cards(&none, &c, query, MT_CASE_NONE, 0);
-	make_cards(&again, &c, query, layout->recompute, layout->selected);
+	mt_forecast_parts(&parts, &c, query->target, query->stack, &query->factors);
+	make_cards(&none, &parts, &c, query, MT_CASE_NONE, 0);
+	make_cards(&again, &parts, &c, query, layout->recompute, layout->selected);
 	mt_survey_mix(&mix, &none, &again, share);
 	mt_survey_compose(out, query, &c, whole_bytes(&c, query->stack), &mix, share);
 }

@@ -50,7 +50,8 @@ static int ends_of(struct mt_survey_choice *ends, const struct mt_survey_query *
 /* --- growing arrays --- */
 
 static enum mt_status add_cards(struct mt_survey_space *space, const struct mt_survey_query *query,
-				const struct mt_survey_layout *layout, const struct mt_survey_cards **added)
+				const struct mt_survey_layout *layout, const struct mt_forecast_parts *parts,
+				const struct mt_survey_cards **added)
 {
 	struct mt_survey_cards *cards;
 
@@ -63,7 +64,7 @@ static enum mt_status add_cards(struct mt_survey_space *space, const struct mt_s
 		space->cards = grown;
 		space->card_capacity = capacity;
 	}
-	cards = mt_survey_cards_create(query, layout);
+	cards = mt_survey_cards_create(query, layout, parts);
 	if (!cards)
 		return mt_fail(MT_NOMEM, "no memory for cards");
 	space->cards[space->card_count++] = cards;
@@ -117,20 +118,23 @@ static void least_cards(struct mt_forecast_cards *least, const struct mt_forecas
 	}
 }
 
-/* Of the kinds of recompute and of sharding the least memory. */
+/* Of the kinds of recompute and of sharding the least memory. The more is sharded the less is kept, but for the gathered layers of
+ * ZeRO-3; selecting all outputs keeps less than none. */
 static double least_memory(struct mt_case *c, const struct mt_survey_query *query, struct mt_survey_layout at)
 {
-	double least = DBL_MAX;
 	struct mt_forecast f = {.microbatches = ceil(c->gbs / (c->dp * c->mbs) - 1e-9)};
+	double least = DBL_MAX;
 
-	for (at.zero = 0; at.zero <= 3; at.zero++) {
+	for (at.zero = 3; at.zero >= 0; at.zero--) {
 		if (mt_survey_first_broken(query, &at, MT_SURVEY_ZERO) >= 0)
 			continue;
 		c->zero = at.zero;
-		for (c->recompute = MT_CASE_NONE; c->recompute <= MT_CASE_FULL; c->recompute++) {
+		for (c->recompute = MT_CASE_SELECTIVE; c->recompute <= MT_CASE_FULL; c->recompute++) {
 			mt_forecast_memory(&f, c, query->stack);
 			least = fmin(least, f.peak_bytes);
 		}
+		if (at.zero < 3)
+			break;
 	}
 	return least;
 }
@@ -178,6 +182,11 @@ struct walk {
 	int cp_count;
 	struct mt_survey_choice ends[MT_SURVEY_AXIS][MOST_ENDS]; /* of each pp */
 	int end_count[MT_SURVEY_AXIS];
+	/* owned: of a tp and cp by ep, etp, mbs and sp; what cp_kind and tp_overlap share */
+	struct walk_parts {
+		bool made;
+		struct mt_forecast_parts parts;
+	} * parts;
 	int64_t inner[MT_SURVEY_AXIS][MOST_ENDS], inner_all; /* layouts inside of each pp and its ends, and of all */
 };
 
@@ -191,7 +200,19 @@ static bool keeps(struct walk *w, const struct mt_survey_layout *layout, enum mt
 	return rule < 0;
 }
 
-static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
+static const struct mt_forecast_parts *parts_of(const struct walk *w, struct walk_parts *p, const struct mt_survey_layout *layout)
+{
+	struct mt_case c;
+
+	if (!p->made) {
+		mt_survey_case(&c, w->query, layout);
+		mt_forecast_parts(&p->parts, &c, w->query->target, w->query->stack, &w->query->factors);
+	}
+	p->made = true;
+	return &p->parts;
+}
+
+static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, struct walk_parts *parts)
 {
 	const struct mt_survey_cards *cards = NULL;
 
@@ -206,7 +227,7 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
 			if (!keeps(w, &layout, MT_SURVEY_PP, w->inner[i][k]))
 				continue;
 			if (!cards)
-				MT_TRY(add_cards(w->space, w->query, &layout, &cards));
+				MT_TRY(add_cards(w->space, w->query, &layout, parts_of(w, parts, &layout), &cards));
 			node = (struct mt_survey_node){.layout = layout, .cards = cards};
 			bound(&node, w->query);
 			MT_TRY(add_node(w->space, &node));
@@ -215,7 +236,8 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout)
 	return MT_OK;
 }
 
-static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout)
+/* `parts`: two a micro-batch size. */
+static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout, struct walk_parts *parts)
 {
 	for (int i = 0; i < w->mbs.count; i++) {
 		for (int k = 0; k < 4; k++) {
@@ -223,7 +245,7 @@ static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout)
 			layout.sp = k / 2;
 			layout.tp_overlap = k % 2;
 			if (keeps(w, &layout, MT_SURVEY_SP, w->inner_all))
-				MT_TRY(walk_pp(w, layout));
+				MT_TRY(walk_pp(w, layout, &parts[2 * i + layout.sp]));
 		}
 	}
 	return MT_OK;
@@ -237,7 +259,7 @@ static enum mt_status walk_ep(struct walk *w, struct mt_survey_layout layout, co
 		for (int x = 0; x < etp->count; x++) {
 			layout.etp = etp->values[x];
 			if (keeps(w, &layout, MT_SURVEY_EP, in_etp))
-				MT_TRY(walk_mbs(w, layout));
+				MT_TRY(walk_mbs(w, layout, &w->parts[2 * w->mbs.count * (e * etp->count + x)]));
 		}
 	}
 	return MT_OK;
@@ -267,6 +289,16 @@ static enum mt_status cp_of(struct walk *w)
 	return MT_OK;
 }
 
+/* Room for the parts of a tp and cp, none made. */
+static enum mt_status clear_parts(struct walk *w, int etp_count)
+{
+	size_t count = 2 * (size_t)w->mbs.count * (size_t)w->ep.count * (size_t)etp_count;
+
+	free(w->parts);
+	w->parts = calloc(count, sizeof *w->parts);
+	return w->parts ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
+}
+
 static enum mt_status walk_tp(struct walk *w)
 {
 	struct mt_survey_layout layout = {.vp = 1, .dp = 1};
@@ -284,6 +316,8 @@ static enum mt_status walk_tp(struct walk *w)
 		if (!keeps(w, &layout, MT_SURVEY_TP, w->cp_count * in_cp))
 			continue;
 		for (int c = 0; c < w->cp_count; c++) {
+			if (c == 0 || layout.cp != w->cp[c].a)
+				MT_TRY(clear_parts(w, etp.count));
 			layout.cp = w->cp[c].a;
 			layout.cp_kind = w->cp[c].b;
 			layout.cp_inner = w->cp[c].c;
@@ -328,8 +362,10 @@ enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_surv
 	MT_GOTO(out, walk_tp(w));
 	qsort(space->nodes, (size_t)space->count, sizeof *space->nodes, by_least_time);
 out:
-	if (w)
+	if (w) {
 		free(w->cp);
+		free(w->parts);
+	}
 	free(w);
 	if (st != MT_OK)
 		mt_survey_space_free(space);

@@ -45,7 +45,8 @@ void mt_survey_divisors(struct mt_survey_axis *axis, int64_t of, int64_t most);
 /* --- survey_inner.c: what a node can still choose --- */
 
 struct mt_survey_choice {
-	int a, b, c; /* recompute: kind, layers, selected; chunks: schedule and vp; shards: stage and group; cp: its kind, inner */
+	int a, b, c; /* recompute: kind, layers, selected; chunks: schedule, vp, number; shards: stage and group; cp: its kind,
+			inner */
 };
 /* Axes of stages with so many layers. */
 struct mt_survey_inner {
@@ -53,6 +54,8 @@ struct mt_survey_inner {
 	struct mt_survey_choice *recompute; /* owned: those that keep the rules that no chunks enter */
 	int chunk_count, recompute_count, recompute_all;
 	int *recompute_broken; /* owned: how many break each rule */
+	/* owned: of each chunk choice how many of `recompute` go with it; how many break each rule with it */
+	int *chunk_kept, *chunk_broken;
 };
 /* Layouts inside of a layout with pp and its end stages: every combination; `groups`: of zero. */
 int64_t mt_survey_inner_layouts(const struct mt_survey_query *query, const struct mt_survey_layout *layout, int groups);
@@ -76,14 +79,17 @@ enum mt_status mt_survey_allowed_create(struct mt_survey_allowed **allowed, cons
 void mt_survey_allowed_destroy(struct mt_survey_allowed *allowed);
 /* `rejected`: layouts by rule, added to. */
 enum mt_status mt_survey_allow(struct mt_survey_allowed *allowed, int64_t *rejected, const struct mt_survey_layout *node);
+/* Of the last node: layouts that keep every rule; those that do not are added to `rejected`. */
+int64_t mt_survey_allow_all(const struct mt_survey_allowed *allowed, int64_t *rejected);
 /* The chunks that go with a recompute; returns how many layouts that leaves. */
 int64_t mt_survey_allow_chunks(struct mt_survey_choice *chunks, int *count, const struct mt_survey_allowed *allowed,
 			       int64_t *rejected, struct mt_survey_layout at);
 
 /* --- survey_layout.c --- */
 
-/* NULL: no memory. */
-struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+/* `parts` of the layout's tp, cp, ep, etp, mbs and sp. NULL: no memory. */
+struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout,
+					       const struct mt_forecast_parts *parts);
 /* A layout in the model's case. */
 void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
 /* The cards of layers on average over those that recompute, `again`, and those that do not. */

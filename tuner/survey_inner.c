@@ -96,15 +96,20 @@ enum mt_status mt_survey_allowed_create(struct mt_survey_allowed **allowed, cons
 	a->inner_count = 2 * ((int)query->model.layers + 2);
 	a->inners = calloc((size_t)a->inner_count, sizeof(struct mt_survey_inner *));
 	mt_survey_groups(&a->groups, query);
-	return a->inners ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
+	a->group_rules = calloc((size_t)a->groups.count, sizeof(int *));
+	return a->inners && a->group_rules ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
 }
 
 void mt_survey_allowed_destroy(struct mt_survey_allowed *allowed)
 {
 	for (int i = 0; allowed && allowed->inners && i < allowed->inner_count; i++)
 		free_inner(allowed->inners[i]);
-	if (allowed)
+	for (int i = 0; allowed && allowed->group_rules && i < allowed->groups.count; i++)
+		free(allowed->group_rules[i]);
+	if (allowed) {
 		free(allowed->inners);
+		free(allowed->group_rules);
+	}
 	free(allowed);
 }
 
@@ -171,24 +176,30 @@ static enum mt_status open_inner(struct mt_survey_allowed *a, const struct mt_su
 	return MT_OK;
 }
 
-/* Rules of groups read how many ranks could shard, and whether any do. */
-static void ask_groups(struct mt_survey_allowed *a, struct mt_survey_layout at)
+/* The rule that each group breaks, -1: none, without zero and then with. Rules of groups read how many ranks could shard, a divisor
+ * of the number of accelerators, and whether any do. Kept; NULL: no memory. */
+static const int *rules_of_groups(struct mt_survey_allowed *a, struct mt_survey_layout at)
 {
-	int64_t ranks = (int64_t)at.dp * at.cp;
+	int count = a->groups.count, ranks = at.dp * at.cp, slot = 0, *rules;
 
-	if (a->groups_of == ranks)
-		return;
-	a->groups_of = ranks;
-	for (at.zero = 0; at.zero <= 1; at.zero++) {
-		for (int i = 0; i < a->groups.count; i++) {
+	while (slot < count - 1 && a->groups.values[slot] != ranks)
+		slot++;
+	slot = ranks > 1 ? slot : 0;
+	if (a->group_rules[slot])
+		return a->group_rules[slot];
+	rules = a->group_rules[slot] = calloc(2 * (size_t)count, sizeof *rules);
+	for (at.zero = 0; rules && at.zero <= 1; at.zero++) {
+		for (int i = 0; i < count; i++) {
 			at.zero_group = a->groups.values[i];
-			a->group_rule[at.zero][i] = mt_survey_first_broken(a->query, &at, MT_SURVEY_GROUP);
+			rules[at.zero * count + i] = mt_survey_first_broken(a->query, &at, MT_SURVEY_GROUP);
 		}
 	}
+	return rules;
 }
 
 /* Stages of zero and their groups of a schedule that `chunks` choices have. */
-static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at, int64_t chunks)
+static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at, int64_t chunks,
+			 const int *group_rules)
 {
 	int64_t inside = chunks * a->inner->recompute_all;
 	int *count = &a->shard_count[at.schedule];
@@ -202,7 +213,7 @@ static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct 
 			continue;
 		}
 		for (int i = 0; i < a->groups.count; i++) {
-			rule = a->group_rule[at.zero > 0][i];
+			rule = group_rules[(at.zero > 0) * a->groups.count + i];
 			if (rule >= 0)
 				rejected[rule] += inside;
 			else
@@ -212,16 +223,20 @@ static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct 
 	}
 }
 
-static void allow_all_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at)
+static enum mt_status allow_all_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at)
 {
-	ask_groups(a, at);
+	const int *group_rules = rules_of_groups(a, at);
+
+	if (!group_rules)
+		return mt_fail(MT_NOMEM, "no memory for the search");
 	for (at.schedule = 0; at.schedule < MT_SURVEY_SCHEDULES; at.schedule++) {
 		int64_t chunks = 0;
 
 		for (int i = 0; i < a->chunk_count; i++)
 			chunks += a->chunks[i].a == at.schedule;
-		allow_shards(a, rejected, at, chunks);
+		allow_shards(a, rejected, at, chunks, group_rules);
 	}
+	return MT_OK;
 }
 
 enum mt_status mt_survey_allow(struct mt_survey_allowed *a, int64_t *rejected, const struct mt_survey_layout *node)
@@ -242,7 +257,7 @@ enum mt_status mt_survey_allow(struct mt_survey_allowed *a, int64_t *rejected, c
 			rejected[rule] += inside;
 	}
 	at.vp = 1;
-	allow_all_shards(a, rejected, at);
+	MT_TRY(allow_all_shards(a, rejected, at));
 	for (int i = 0; i < a->chunk_count; i++)
 		layouts += a->shard_count[a->chunks[i].a];
 	for (int i = 0; i < mt_survey_rule_count; i++)

@@ -68,8 +68,7 @@ struct mt_survey_allowed {
 	struct mt_survey_inner **inners; /* owned, each too: by layers, and whether pp is above 1 */
 	int inner_count;
 	struct mt_survey_axis groups;
-	int64_t groups_of;                 /* ranks that `group_rule` is of */
-	int group_rule[2][MT_SURVEY_AXIS]; /* broken by each group, without zero and with; -1: none */
+	int **group_rules; /* owned, each too: of each number of ranks that could shard; see rules_of_groups */
 	/* of the last node: its inner axes, chunks, and of each schedule stages of zero with their groups */
 	const struct mt_survey_inner *inner;
 	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], shards[MT_SURVEY_SCHEDULES][4 * MT_SURVEY_AXIS];

@@ -124,7 +124,7 @@ static enum mt_status set_text(const struct mt_option *option, char *value, cons
 		return mt_fail(MT_INPUT, "%s: %s has %zu bytes; at most %d fit", where, option->name, bytes,
 			       MT_OPTION_TEXT_BYTES - 1);
 	memset(value, 0, MT_OPTION_TEXT_BYTES);
-	memcpy(value, text, bytes);
+	memcpy(value, text, bytes + 1);
 	return MT_OK;
 }
 

@@ -10,7 +10,10 @@
  *              lowest address is taken. Insertion moves the tail, a few KB with some hundred free blocks; a tree
  *              costs as much in cache misses at that size.
  *
- * The block behind the last live one is free and large, so best fit takes it last: the arena grows only when no hole fits. */
+ * The block behind the last live one is free and large, so best fit takes it last: the arena grows only when no hole fits.
+ *
+ * Best fit leaves holes where tensors of several sizes are exchanged for others of the same sizes, a few at a time: a small one
+ * breaks a large hole, and the next large one finds none. For those there is mt_arena_keep_sizes. */
 #include "base/arena.h"
 
 #include "base/log.h"
@@ -40,6 +43,7 @@ struct mt_arena {
 	size_t backed_bytes;    /* reserved at the backing */
 	size_t committed_bytes; /* usable, where the backing commits */
 	struct mt_arena_stats stats;
+	bool keeps_sizes; /* free blocks are not joined, nor split but for the one that was never used */
 
 	struct block *blocks; /* owned */
 	uint32_t block_room, block_spare;
@@ -245,6 +249,11 @@ void mt_arena_destroy(struct mt_arena *arena)
 	free(arena);
 }
 
+void mt_arena_keep_sizes(struct mt_arena *arena)
+{
+	arena->keeps_sizes = true;
+}
+
 static enum mt_status exhausted(const struct mt_arena *arena, size_t bytes)
 {
 	char asked[MT_UNITS_TEXT], live[MT_UNITS_TEXT], reserve[MT_UNITS_TEXT], largest[MT_UNITS_TEXT];
@@ -297,6 +306,8 @@ enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **point
 	uint32_t at = search_free(arena, size, 0);
 	if (at == arena->free_count)
 		return exhausted(arena, bytes);
+	if (arena->keeps_sizes && arena->free[at].size > size)
+		at = arena->free_count - 1; /* the largest: what was never used, as long as there is enough of it */
 	uint32_t block = arena->free[at].block;
 	MT_TRY(commit(arena, (size_t)(arena->blocks[block].offset + size) * UNIT, bytes));
 	remove_free_at(arena, at);
@@ -354,11 +365,11 @@ void mt_arena_free(struct mt_arena *arena, void *pointer)
 
 	arena->blocks[block].live = false;
 	uint32_t before = arena->blocks[block].before, behind = arena->blocks[block].behind;
-	if (is_free(arena, behind)) {
+	if (!arena->keeps_sizes && is_free(arena, behind)) {
 		remove_free(arena, behind);
 		join(arena, block, behind);
 	}
-	if (is_free(arena, before)) {
+	if (!arena->keeps_sizes && is_free(arena, before)) {
 		remove_free(arena, before);
 		join(arena, before, block);
 		block = before;

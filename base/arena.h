@@ -50,6 +50,11 @@ enum mt_status mt_arena_create(struct mt_arena **arena, const char *name, const 
 			       size_t reserve_bytes);
 void mt_arena_destroy(struct mt_arena *arena);
 
+/* From here on a freed range is only given to allocations of its own size; any other takes a range that was never used. So the peak
+ * is the sum, over the sizes, of the most that are live of each: no holes, where many tensors of few sizes come and go. Not for
+ * sizes that differ from call to call. To be called before the first allocation. */
+void mt_arena_keep_sizes(struct mt_arena *arena);
+
 /* Contents are undefined. Aligned to MT_ARENA_ALIGN_BYTES. bytes == 0 gives a valid, distinct pointer.
  * MT_NOMEM when the range or what backs it is exhausted: the message names the arena, what was asked and what is live. */
 enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **pointer);

@@ -12,9 +12,10 @@
 struct mt_block_cost {
 	double forward_s, backward_s; /* of the compute stream, collectives over tp, cp and ep included */
 	double wgrad_s;               /* gradients of weights, where the schedule has a pass of their own (not in backward_s) */
+	double first_wgrad_s;         /* of wgrad_s: the product that the backward pass met first */
 	double tp_s;                  /* of those collectives in all passes */
-	int64_t forward_bytes, backward_bytes, wgrad_bytes; /* left more; below 0: freed */
-	int64_t forward_peak_bytes, backward_peak_bytes;    /* above what it found */
+	int64_t forward_bytes, backward_bytes, wgrad_bytes, first_wgrad_bytes; /* left more; below 0: freed */
+	int64_t forward_peak_bytes, backward_peak_bytes;                       /* above what it found */
 };
 
 /* Layers that cost the same: with experts or without, with a window or without, in 8 bits or not. */

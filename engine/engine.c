@@ -36,6 +36,10 @@ static enum mt_status make_arenas(struct mt_engine *e)
 {
 	for (int i = 0; i < MT_ENGINE_ARENAS; i++)
 		MT_TRY(mt_arena_create(&e->arenas[i], arena_names[i], mt_device_memory(e->device), e->device->info.memory_bytes));
+	/* What a put-off gradient reads takes the place of what the backward pass frees, of the same few sizes; but experts' rows
+	 * are data. */
+	if (mt_schedule_puts_off((enum mt_schedule)e->layout->schedule, e->at.pp) && e->model->experts == 0)
+		mt_arena_keep_sizes(e->arenas[ARENA_ACTIVATIONS]);
 	return MT_OK;
 }
 
@@ -168,7 +172,9 @@ static enum mt_status make_flight(struct mt_engine *e, struct mt_flight *flight,
 	for (int i = 0; i < 2; i++)
 		MT_TRY(mt_event_create(e->device, &flight->arrived[i]));
 	MT_TRY(mt_offload_create(e, flight));
-	return mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? mt_wgrads_create(&flight->wgrads, layers) : MT_OK;
+	if (!mt_schedule_puts_off((enum mt_schedule)e->layout->schedule, e->at.pp))
+		return MT_OK;
+	return mt_wgrads_create(&flight->wgrads, layers);
 }
 
 static enum mt_status make_flights(struct mt_engine *e)

@@ -293,6 +293,7 @@ enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers);
 void mt_wgrads_destroy(struct mt_wgrads *list);
 enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op);
 bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor);
+enum mt_status mt_wgrads_run_first(struct mt_engine *e, struct mt_wgrads *list); /* one, if there is any */
 enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer);
 void mt_wgrads_drop(struct mt_engine *e, struct mt_wgrads *list); /* after a failure */
 

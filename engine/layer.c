@@ -459,6 +459,17 @@ static enum mt_status norm_again(struct mt_engine *e, const int *at, struct mt_l
 				       &s->stats1);
 }
 
+/* What attention's backward pass was the last to read. */
+static void free_heads(struct mt_engine *e, struct mt_layer_saved *s)
+{
+	void **all[] = {&s->qkv, &s->exchanged, &s->attention, &s->lse};
+
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+		if (*all[i])
+			mt_engine_release(e, all[i]);
+	}
+}
+
 /* Gradient *d_o of what attention gave, which is freed, to that of norm1, *dh (S,C), new. */
 static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct mt_layer_saved *s, void **d_o, void **dh)
 {
@@ -473,6 +484,7 @@ static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct 
 	args.dv = at_column(e, dqkv, e->q_cols + e->kv_cols);
 	MT_TRY(mt_context_attend_backward(e, &args, s));
 	mt_engine_release(e, d_o);
+	free_heads(e, s);
 	MT_TRY(rope(e, dqkv, -1));
 	if (e->model->qk_norm)
 		MT_TRY(mt_qk_norm_backward(e, at, s, dqkv));
@@ -538,6 +550,8 @@ static enum mt_status backward(struct mt_engine *e, int layer, struct mt_layer_s
 		MT_TRY(experts_backward(e, layer, saved, gradient));
 	else
 		MT_TRY(mlp_backward(e, at, saved, gradient));
+	mt_engine_release(e, &saved->x2);
+	mt_engine_release(e, &saved->stats2);
 	MT_TRY(attention_backward(e, at, saved, gradient));
 	mt_layer_free(e, saved);
 	return MT_OK;

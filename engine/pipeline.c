@@ -150,6 +150,8 @@ static enum mt_status run_action(struct mt_engine *e, const struct mt_action *ac
 		return forward(e, action);
 	case MT_BACKWARD:
 		return backward(e, action);
+	case MT_WGRAD_FIRST:
+		return mt_wgrads_run_first(e, &flight_of(e, action)->wgrads);
 	case MT_WGRAD:
 		e->last_microbatch = action->microbatch == e->microbatches - 1;
 		return mt_stage_wgrad(e, action->chunk, flight_of(e, action));

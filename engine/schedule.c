@@ -52,16 +52,19 @@ static void push_receive(struct mt_action_list *s, const struct mt_schedule_shap
 static void add_messages(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage,
 			 const struct mt_action *passes, int64_t count)
 {
-	enum mt_action_kind end = mt_schedule_splits(shape->kind) ? MT_WGRAD : MT_BACKWARD;
-	int64_t live = 0;
+	enum mt_action_kind end = mt_schedule_puts_off(shape->kind, stage) ? MT_WGRAD : MT_BACKWARD;
+	int64_t live = 0, next = 0;
 
 	push_receive(schedule, shape, stage, passes[0]);
 	for (int64_t i = 0; i < count; i++) {
 		struct mt_action pass = passes[i];
 
-		/* The next pass's receive is posted before this pass, so that the message moves under the compute. */
-		if (i + 1 < count)
-			push_receive(schedule, shape, stage, passes[i + 1]);
+		/* The next pass's receive is posted before this pass, so that the message moves under the compute; a first product
+		 * alone is too short for that. */
+		for (; next < count && (next <= i || passes[next].kind == MT_WGRAD_FIRST); next++)
+			;
+		if (next < count && pass.kind != MT_WGRAD_FIRST)
+			push_receive(schedule, shape, stage, passes[next]);
 		push(schedule, pass.kind, pass);
 		if (pass.kind == MT_FORWARD && crosses(shape, stage, pass, 1))
 			push(schedule, MT_SEND_FORWARD, pass);
@@ -85,13 +88,13 @@ static int64_t sends_ahead(const struct mt_schedule_shape *shape)
 enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage)
 {
 	size_t parts = (size_t)shape->microbatches * (size_t)shape->chunks;
-	struct mt_action *passes = calloc(parts * 3 + 1, sizeof *passes);
+	struct mt_action *passes = calloc(parts * 4 + 1, sizeof *passes);
 	int64_t count = 0;
 	enum mt_status st = MT_OK;
 
 	memset(schedule, 0, sizeof *schedule);
 	schedule->sends = sends_ahead(shape);
-	schedule->actions = calloc(parts * 7 + 1, sizeof *schedule->actions);
+	schedule->actions = calloc(parts * 8 + 1, sizeof *schedule->actions);
 	if (!passes || !schedule->actions)
 		st = mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)shape->microbatches);
 	else if (shape->kind == MT_SCHEDULE_ZB_V)

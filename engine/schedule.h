@@ -17,7 +17,7 @@ enum mt_schedule {
 	 * chunk * stages + stage; with one stage gradient accumulation */
 	MT_SCHEDULE_1F1B,
 	/* Zero bubble (Qi et al. 2023, arXiv:2401.10241): the gradient of weights is a pass of its own that fills the waits. H1:
-	 * one chunk, at most as many activations as 1F1B's first stage */
+	 * one chunk, no more activations than 1F1B's first stage */
 	MT_SCHEDULE_ZB_H1,
 	/* The same with two chunks in the shape of a V: stage s holds virtual stages s and 2 * stages - 1 - s, so the first rank
 	 * has embedding and head (Qi et al. 2024, arXiv:2405.15362) */
@@ -29,9 +29,10 @@ enum mt_action_kind {
 	MT_FORWARD,
 	MT_SEND_FORWARD,  /* activations to the next virtual stage */
 	MT_RECV_BACKWARD, /* gradient from the next virtual stage */
-	MT_BACKWARD,      /* whole; in zero-bubble schedules the gradient of inputs only */
+	MT_BACKWARD,      /* whole; of stages that put gradients of weights off that of inputs only */
 	MT_SEND_BACKWARD, /* gradient to the previous virtual stage */
-	MT_WGRAD,         /* zero-bubble schedules: the gradient of weights */
+	MT_WGRAD_FIRST,   /* gradients of weights that were put off: those of the product that the backward pass met first */
+	MT_WGRAD,         /* and those of all that are left */
 };
 
 struct mt_action {
@@ -68,6 +69,11 @@ int mt_schedule_lane(enum mt_schedule kind, const struct mt_action *action);
 static inline bool mt_schedule_splits(enum mt_schedule kind)
 {
 	return kind == MT_SCHEDULE_ZB_H1 || kind == MT_SCHEDULE_ZB_V;
+}
+/* Whether a stage has passes for gradients of weights. H1's first does not: nobody waits for the gradient of its inputs. */
+static inline bool mt_schedule_puts_off(enum mt_schedule kind, int stage)
+{
+	return kind == MT_SCHEDULE_ZB_V || (kind == MT_SCHEDULE_ZB_H1 && stage > 0);
 }
 
 #endif

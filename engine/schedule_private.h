@@ -4,7 +4,7 @@
 
 #include "engine/schedule.h"
 
-/* Room for 3 passes a micro-batch and chunk. Each fills `passes` (FORWARD, BACKWARD, WGRAD) and returns how many. */
+/* Room for 4 passes a micro-batch and chunk. Each fills `passes` (FORWARD, BACKWARD, WGRAD_FIRST, WGRAD) and returns how many. */
 int64_t mt_passes_1f1b(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage);
 int64_t mt_passes_zb_h1(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage);
 enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const struct mt_schedule_shape *shape, int stage);

@@ -2,7 +2,12 @@
  *
  * H1: stage s runs 1F1B's order, and the weight gradients of a micro-batch s backward passes later than its own. So it holds
  * (stages - 1 - s) + 1 + s micro-batches, and the late ones fill the waits at the end: (stages - 1)(F + B - W) are left of the
- * bubble, a third of 1F1B's.
+ * bubble, a third of 1F1B's. What the weight gradients of a micro-batch need is no smaller than what its forward pass kept (the
+ * inputs of its products, and gradients as wide as what is freed), and in passing from the one to the other some of both is there.
+ * Two things keep that within 1F1B's first stage. The first stage, to which nothing of this is of use, as nobody waits for the
+ * gradient of its inputs, has 1F1B's passes. And on the others one product's weight gradient of the next micro-batch (of a layer,
+ * down: the widest input) follows the weight gradients of each, before the forward pass: its place is where the backward pass
+ * has its widest gradient. That delays the step by this one product, once, and by nothing where messages take longer than it.
  *
  * V: at each tick a stage that has nothing under way takes the first of these that is ready: a backward pass (others wait for
  * its gradient), the oldest weight gradients if more than a threshold are due, a forward pass as long as it may hold one
@@ -198,8 +203,11 @@ enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const st
 
 int64_t mt_passes_zb_h1(struct mt_action *passes, const struct mt_schedule_shape *shape, int stage)
 {
-	int64_t m = shape->microbatches, behind = shape->stages - 1 - stage, warmup = behind < m ? behind : m, count = 0, done = 0;
+	int64_t m = shape->microbatches, behind = shape->stages - 1 - stage, warmup = behind < m ? behind : m, count = 0, done = 0,
+		begun = 0;
 
+	if (!mt_schedule_puts_off(shape->kind, stage))
+		return mt_passes_1f1b(passes, shape, stage);
 	for (int64_t k = 0; k < warmup; k++)
 		passes[count++] = (struct mt_action){MT_FORWARD, 0, k};
 	for (int64_t k = 0; k < m; k++) {
@@ -208,8 +216,13 @@ int64_t mt_passes_zb_h1(struct mt_action *passes, const struct mt_schedule_shape
 		passes[count++] = (struct mt_action){MT_BACKWARD, 0, k};
 		if (k >= stage)
 			passes[count++] = (struct mt_action){MT_WGRAD, 0, done++};
+		if (k >= stage - 1)
+			passes[count++] = (struct mt_action){MT_WGRAD_FIRST, 0, begun++};
 	}
-	while (done < m)
-		passes[count++] = (struct mt_action){MT_WGRAD, 0, done++};
+	for (; done < m; done++) {
+		if (begun == done)
+			passes[count++] = (struct mt_action){MT_WGRAD_FIRST, 0, begun++};
+		passes[count++] = (struct mt_action){MT_WGRAD, 0, done};
+	}
 	return count;
 }

@@ -135,7 +135,7 @@ enum mt_status mt_stage_backward(struct mt_engine *e, int chunk_index, struct mt
 	enum mt_status st;
 
 	e->running = flight;
-	e->collecting = mt_schedule_splits((enum mt_schedule)e->layout->schedule) ? &flight->wgrads : NULL;
+	e->collecting = mt_schedule_puts_off((enum mt_schedule)e->layout->schedule, e->at.pp) ? &flight->wgrads : NULL;
 	if (is_list(e))
 		mt_stream_list_begin(e->compute);
 	st = backward(e, &e->table.chunks[chunk_index], flight);

@@ -52,19 +52,32 @@ static void release(struct mt_engine *e, const struct mt_wgrads *list, const voi
 	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], (void *)(uintptr_t)tensor);
 }
 
-static enum mt_status run(struct mt_engine *e, struct mt_wgrads *list, int layer)
+static enum mt_status run_next(struct mt_engine *e, struct mt_wgrads *list)
 {
-	while (list->next < list->count && list->notes[list->next].layer == layer) {
-		struct mt_wgrad *note = &list->notes[list->next];
+	struct mt_wgrad *note = &list->notes[list->next];
 
-		MT_TRY(mt_engine_enqueue(e, &note->op));
-		release(e, list, note->op.linear.x);
-		release(e, list, note->op.linear.dy);
-		list->next++;
-	}
+	MT_TRY(mt_engine_enqueue(e, &note->op));
+	release(e, list, note->op.linear.x);
+	release(e, list, note->op.linear.dy);
+	list->next++;
 	if (list->next == list->count)
 		list->next = list->count = 0;
 	return MT_OK;
+}
+
+static enum mt_status run(struct mt_engine *e, struct mt_wgrads *list, int layer)
+{
+	while (list->next < list->count && list->notes[list->next].layer == layer)
+		MT_TRY(run_next(e, list));
+	return MT_OK;
+}
+
+enum mt_status mt_wgrads_run_first(struct mt_engine *e, struct mt_wgrads *list)
+{
+	if (list->next == list->count)
+		return MT_OK;
+	mt_stream_list_begin(e->compute);
+	return mt_stream_list_end(e->compute, run_next(e, list));
 }
 
 enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer)

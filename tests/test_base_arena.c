@@ -169,6 +169,45 @@ static void best_fit_takes_the_smallest_hole(void **state)
 	mt_arena_destroy(arena);
 }
 
+/* Five sizes come and go: the peak is the sum of the most that were live of each, and no range is given twice. */
+static void kept_sizes_leave_no_holes(void **state)
+{
+	enum { SIZES = 5 };
+	static const size_t units[SIZES] = {1, 3, 4, 16, 11};
+	struct mt_arena *arena;
+	struct mt_arena_stats stats;
+	struct range slots[SLOTS] = {0};
+	int size_of[SLOTS] = {0}, live[SIZES] = {0}, most[SIZES] = {0};
+	size_t sum = 0;
+	uint64_t at = 0;
+
+	(void)state;
+	assert_int_equal(mt_arena_create(&arena, "k", &mt_arena_dry, (size_t)1 << 30), MT_OK);
+	mt_arena_keep_sizes(arena);
+	for (int i = 0; i < 20000; i++) {
+		int slot = (int)draw(5, &at, SLOTS), size = (int)draw(5, &at, SIZES);
+
+		if (slots[slot].pointer) {
+			mt_arena_free(arena, slots[slot].pointer);
+			slots[slot].pointer = NULL;
+			live[size_of[slot]]--;
+			continue;
+		}
+		slots[slot].bytes = units[size] * MT_ARENA_ALIGN_BYTES;
+		assert_int_equal(mt_arena_alloc(arena, slots[slot].bytes, (void **)&slots[slot].pointer), MT_OK);
+		size_of[slot] = size;
+		most[size] = ++live[size] > most[size] ? live[size] : most[size];
+		for (int k = 0; k < SLOTS; k++)
+			assert_true(k == slot || !slots[k].pointer || slots[k].pointer >= slots[slot].pointer + slots[slot].bytes ||
+				    slots[k].pointer + slots[k].bytes <= slots[slot].pointer);
+	}
+	for (int size = 0; size < SIZES; size++)
+		sum += (size_t)most[size] * units[size] * MT_ARENA_ALIGN_BYTES;
+	mt_arena_stats(arena, &stats);
+	assert_int_equal(stats.peak_bytes, sum);
+	mt_arena_destroy(arena);
+}
+
 static void exhaustion_is_nomem_and_names_the_arena(void **state)
 {
 	struct mt_arena *arena;
@@ -377,6 +416,7 @@ int main(void)
 		cmocka_unit_test(same_calls_have_the_same_peak_on_host_and_dry),
 		cmocka_unit_test(freed_neighbours_coalesce),
 		cmocka_unit_test(best_fit_takes_the_smallest_hole),
+		cmocka_unit_test(kept_sizes_leave_no_holes),
 		cmocka_unit_test(exhaustion_is_nomem_and_names_the_arena),
 		cmocka_unit_test(empty_allocations_are_distinct),
 		cmocka_unit_test(an_empty_arena_gives_nothing),

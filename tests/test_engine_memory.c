@@ -246,6 +246,56 @@ static void arenas_tell_whether_they_are_of_the_process(void **state)
 	}
 }
 
+/* The most bytes of activations of any stage. */
+static int64_t most_activations(const struct mt_run *run, int schedule, struct made_up *made)
+{
+	struct mt_candidate dry = {.layout = run->layout};
+	int64_t most = 0;
+
+	dry.layout.schedule = schedule;
+	must(mt_predict_dry(&dry, &run->model, &made->cost, NULL));
+	for (int s = 0; s < dry.stages; s++)
+		most = dry.stage[s].arena_bytes[3] > most ? dry.stage[s].arena_bytes[3] : most;
+	free_candidate(&dry);
+	return most;
+}
+
+/* Shapes of well-known models, a hidden size of 16 a head. From four stages on; with two or three the passing from what the
+ * forward pass kept to what weight gradients need weighs more, and in one of these models exceeds the first stage. */
+static void zero_bubble_h1_has_no_more_activations_than_1f1b(void **state)
+{
+	static const struct {
+		const struct tiny_model *of;
+		int heads, kv_heads, ffn; /* ffn: of 16 a head */
+	} models[] = {{&TINY_GPT, 12, 12, 64},  {&TINY_GPT, 16, 4, 64},   {&TINY_LLAMA, 32, 32, 43},
+		      {&TINY_LLAMA, 32, 8, 56}, {&TINY_LLAMA, 28, 4, 84}, {&TINY_LLAMA, 4, 2, 64}};
+	static const int shapes[][3] = {{8, 32, 8}, {8, 32, 32}, {4, 16, 4}, {4, 8, 16}, {6, 12, 12}}; /* stages, m, layers */
+	struct made_up made;
+
+	make_up(&made, 8, 1, 10, 1e12, 1e11, 1e-6);
+	for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+		for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
+			struct mt_run run;
+			int64_t plain, zero_bubble;
+
+			set_tiny_run(&run, models[i].of);
+			run.model.heads = models[i].heads, run.model.kv_heads = models[i].kv_heads, run.model.head_dim = 16;
+			run.model.hidden = 16 * models[i].heads, run.model.ffn = (int64_t)models[i].ffn * models[i].heads;
+			run.model.layers = shapes[k][2];
+			run.layout.pp = shapes[k][0], run.layout.mbs = 4, run.layout.gbs = 4 * shapes[k][1];
+			made.cost.train = &run.train;
+			plain = most_activations(&run, MT_SCHEDULE_1F1B, &made);
+			zero_bubble = most_activations(&run, MT_SCHEDULE_ZB_H1, &made);
+			if (zero_bubble > plain)
+				fail_msg("%d heads, %d stages, %d micro-batches, %d layers: %lld bytes, 1F1B has %lld",
+					 models[i].heads, shapes[k][0], shapes[k][1], shapes[k][2], (long long)zero_bubble,
+					 (long long)plain);
+			mt_run_free(&run);
+		}
+	}
+	make_up_end(&made);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -255,6 +305,7 @@ int main(void)
 		cmocka_unit_test(scratch_is_of_the_largest_operation),
 		cmocka_unit_test(memory_is_summed_where_it_is),
 		cmocka_unit_test(arenas_tell_whether_they_are_of_the_process),
+		cmocka_unit_test(zero_bubble_h1_has_no_more_activations_than_1f1b),
 	};
 	return cmocka_run_group_tests_name("engine memory", tests, NULL, NULL);
 }

@@ -120,7 +120,8 @@ static void places_and_virtual_stages_are_inverse(void **state)
 static void check_stage(const struct job *job, int s)
 {
 	const struct mt_schedule_shape *shape = &job->shape;
-	int64_t messages = 0, passes = mt_schedule_splits(shape->kind) ? 3 : 2;
+	bool put_off = mt_schedule_puts_off(shape->kind, s), first = put_off && shape->kind == MT_SCHEDULE_ZB_H1;
+	int64_t messages = 0, passes = 2 + put_off + first;
 
 	for (int c = 0; c < shape->chunks; c++) {
 		int v = mt_schedule_virtual(shape->kind, shape->stages, s, c), before = -1, after = -1, other;
@@ -133,8 +134,12 @@ static void check_stage(const struct job *job, int s)
 			int64_t forward = must_have(job, s, MT_FORWARD, c, k), backward = must_have(job, s, MT_BACKWARD, c, k);
 
 			assert_true(forward < backward);
-			if (passes == 3)
+			if (put_off)
 				assert_true(backward < must_have(job, s, MT_WGRAD, c, k));
+			if (first) {
+				assert_true(backward < must_have(job, s, MT_WGRAD_FIRST, c, k));
+				assert_true(must_have(job, s, MT_WGRAD_FIRST, c, k) < must_have(job, s, MT_WGRAD, c, k));
+			}
 			if (before >= 0 && before != s) {
 				assert_true(must_have(job, s, MT_RECV_FORWARD, c, k) < forward);
 				assert_true(must_have(job, s, MT_SEND_BACKWARD, c, k) > backward);
@@ -187,10 +192,11 @@ static void messages_move_under_the_pass_before(void **state)
  * from the last to the first. */
 static void check_completion(const struct job *job)
 {
-	enum mt_action_kind kind = mt_schedule_splits(job->shape.kind) ? MT_WGRAD : MT_BACKWARD;
 	int64_t last = job->shape.microbatches - 1;
 
 	for (int s = 0; s < job->shape.stages; s++) {
+		enum mt_action_kind kind = mt_schedule_puts_off(job->shape.kind, s) ? MT_WGRAD : MT_BACKWARD;
+
 		for (int c = 0; c < job->shape.chunks; c++) {
 			int64_t place = must_have(job, s, kind, c, last);
 
@@ -312,6 +318,7 @@ static bool step(const struct job *job, int s, struct runner *r)
 		if (!has_arrived(r, d, v, a->microbatch))
 			return false;
 		break;
+	case MT_WGRAD_FIRST:
 	case MT_WGRAD:
 		break;
 	}
@@ -348,12 +355,27 @@ static void messages_match_and_nobody_is_stuck(void **state)
 	for_all_jobs(check_progress);
 }
 
-/* Ticks of a step when forward, input-gradient and weight-gradient passes of a chunk take one each and messages none. */
+/* What a pass of a chunk takes in ticks, forward, input gradients and weight gradients alike, and the first product of the latter:
+ * that of a quarter of a layer and four layers, as GPT's has it. */
+enum { PASS = 12, FIRST = 1 };
+
+static int64_t pass_ticks(const struct job *job, int stage, enum mt_action_kind kind)
+{
+	enum mt_schedule schedule = job->shape.kind;
+
+	if (kind == MT_BACKWARD)
+		return mt_schedule_puts_off(schedule, stage) ? PASS : 2 * PASS;
+	if (kind == MT_WGRAD)
+		return schedule == MT_SCHEDULE_ZB_H1 ? PASS - FIRST : PASS;
+	return kind == MT_FORWARD ? PASS : kind == MT_WGRAD_FIRST ? FIRST : 0;
+}
+
+/* Ticks of a step when messages take none. */
 static int64_t ticks(const struct job *job)
 {
 	static int64_t over[2][MOST_STAGES * MOST_CHUNKS][MOST_MICROBATCHES];
 	int64_t now[MOST_STAGES] = {0}, next[MOST_STAGES] = {0}, most = 0;
-	bool whole = !mt_schedule_splits(job->shape.kind), moved = true;
+	bool moved = true;
 	int parts = job->shape.stages * job->shape.chunks;
 
 	memset(over, -1, sizeof over);
@@ -366,7 +388,7 @@ static int64_t ticks(const struct job *job)
 				int64_t ready = 0;
 
 				if (a->kind != MT_FORWARD && a->kind != MT_BACKWARD) {
-					now[s] += a->kind == MT_WGRAD;
+					now[s] += pass_ticks(job, s, a->kind);
 					moved = true;
 					continue;
 				}
@@ -376,7 +398,7 @@ static int64_t ticks(const struct job *job)
 					ready = over[d][source][a->microbatch];
 				if (ready < 0)
 					break;
-				now[s] = (ready > now[s] ? ready : now[s]) + (d && whole ? 2 : 1);
+				now[s] = (ready > now[s] ? ready : now[s]) + pass_ticks(job, s, a->kind);
 				over[d][v][a->microbatch] = now[s];
 				moved = true;
 			}
@@ -392,7 +414,7 @@ static int64_t bubble_ticks;
 
 static void take_bubble(const struct job *job)
 {
-	bubble_ticks = ticks(job) - 3 * job->shape.microbatches * job->shape.chunks;
+	bubble_ticks = ticks(job) - 3 * PASS * job->shape.microbatches * job->shape.chunks;
 }
 
 static void bubbles_are_those_of_the_papers(void **state)
@@ -403,13 +425,13 @@ static void bubbles_are_those_of_the_papers(void **state)
 		int64_t most;
 	} cases[] = {
 		/* (p-1)(F+B+W) whatever the chunks, whose passes are a v-th as long */
-		{{MT_SCHEDULE_1F1B, P, 1, M, 0}, 3 * (P - 1)},
-		{{MT_SCHEDULE_1F1B, P, 2, M, 0}, 3 * (P - 1)},
-		{{MT_SCHEDULE_1F1B, P, 4, M, 0}, 3 * (P - 1)},
-		/* (p-1)(F+B-W) */
-		{{MT_SCHEDULE_ZB_H1, P, 1, M, 0}, P - 1},
+		{{MT_SCHEDULE_1F1B, P, 1, M, 0}, 3 * PASS * (P - 1)},
+		{{MT_SCHEDULE_1F1B, P, 2, M, 0}, 3 * PASS * (P - 1)},
+		{{MT_SCHEDULE_1F1B, P, 4, M, 0}, 3 * PASS * (P - 1)},
+		/* (p-1)(F+B-W), and the product that goes before a forward pass, once */
+		{{MT_SCHEDULE_ZB_H1, P, 1, M, 0}, PASS * (P - 1) + FIRST},
 		/* the way of the first micro-batch to the last rank, in passes of half a stage */
-		{{MT_SCHEDULE_ZB_V, P, 2, M, 0}, P - 1},
+		{{MT_SCHEDULE_ZB_V, P, 2, M, 0}, PASS * (P - 1)},
 	};
 
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

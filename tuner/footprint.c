@@ -4,8 +4,8 @@
 struct tally {
 	const struct mt_pipeline_stage *stage;
 	const struct mt_card *card;
-	bool apart, splits;
-	int64_t live, most, logits, host;
+	bool apart, puts_off;                    /* gradients of weights have passes of their own */
+	int64_t live, most, logits, host, begun; /* begun: of the next such pass, what is freed */
 	int64_t sent[MT_SCHEDULE_LANES];
 	struct mt_footprint *out;
 };
@@ -77,7 +77,7 @@ static void backward(struct tally *t, const struct mt_pipeline_chunk *chunk)
 		if (offloads(t, i - 1))
 			move(t, chunk->blocks[i - 1]->forward_bytes, -1);
 		note(t, chunk->blocks[i]->backward_peak_bytes);
-		add(t, chunk->blocks[i]->backward_bytes);
+		add(t, chunk->blocks[i]->backward_bytes + (t->puts_off ? 0 : chunk->blocks[i]->wgrad_bytes));
 	}
 	if (chunk->first) {
 		note(t, card->embedding.backward_peak_bytes);
@@ -110,7 +110,13 @@ static void run(struct tally *t, const struct mt_schedule_shape *shape, const st
 	case MT_BACKWARD:
 		backward(t, chunk);
 		break;
+	case MT_WGRAD_FIRST:
+		t->begun = chunk->layers > 0 ? chunk->blocks[chunk->layers - 1]->first_wgrad_bytes : 0;
+		add(t, t->begun);
+		break;
 	case MT_WGRAD:
+		t->live -= t->begun;
+		t->begun = 0;
 		for (int64_t i = chunk->layers - 1; i >= 0; i--)
 			add(t, chunk->blocks[i]->wgrad_bytes);
 		break;
@@ -120,7 +126,11 @@ static void run(struct tally *t, const struct mt_schedule_shape *shape, const st
 enum mt_status mt_footprint_find(struct mt_footprint *footprint, const struct mt_pipeline_stage *stage, const struct mt_card *card,
 				 const struct mt_schedule_shape *shape, int index, bool apart)
 {
-	struct tally t = {.stage = stage, .card = card, .apart = apart, .out = footprint};
+	struct tally t = {.stage = stage,
+			  .card = card,
+			  .apart = apart,
+			  .puts_off = mt_schedule_puts_off(shape->kind, index),
+			  .out = footprint};
 	struct mt_schedule_shape few = *shape;
 	struct mt_action_list list;
 	int64_t group = shape->group > 0 ? shape->group : shape->stages, most = 4 * group * shape->chunks;

@@ -141,7 +141,10 @@ static bool advance(struct line *all, const struct mt_schedule_shape *shape, int
 		case MT_BACKWARD:
 			if (!arrive(all, shape, s, a, edge_s))
 				return l->next > began;
-			mt_stage_clock_backward(&l->clock, a->chunk, last, mt_schedule_splits(shape->kind));
+			mt_stage_clock_backward(&l->clock, a->chunk, last, mt_schedule_puts_off(shape->kind, s));
+			break;
+		case MT_WGRAD_FIRST:
+			mt_stage_clock_wgrad_first(&l->clock, a->chunk);
 			break;
 		case MT_WGRAD:
 			mt_stage_clock_wgrad(&l->clock, a->chunk, last);

@@ -291,7 +291,7 @@ void mt_stage_clock_forward(struct mt_stage_clock *c, int index)
 		c->now_s += chunk->forward_s;
 }
 
-static void backward(struct mt_stage_clock *c, const struct mt_pipeline_chunk *chunk, bool last, bool splits)
+static void backward(struct mt_stage_clock *c, const struct mt_pipeline_chunk *chunk, bool last, bool puts_off)
 {
 	double back_s = 0;
 	bool coming = false;
@@ -300,7 +300,7 @@ static void backward(struct mt_stage_clock *c, const struct mt_pipeline_chunk *c
 		params_enter(c, 0, unit_before(c, chunk, chunk->layers));
 		grads_enter(c, 0);
 		c->now_s += c->stage->head->backward_s;
-		if (!splits)
+		if (!puts_off)
 			reduce_unit(c, 0, last);
 	}
 	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
@@ -316,38 +316,51 @@ static void backward(struct mt_stage_clock *c, const struct mt_pipeline_chunk *c
 			back_s = copy(c, &c->fetch_s, chunk, i - 1);
 		params_enter(c, unit, unit_before(c, chunk, i));
 		grads_enter(c, unit);
-		c->now_s += chunk->blocks[i]->backward_s;
-		if (!splits)
+		c->now_s += chunk->blocks[i]->backward_s + (puts_off ? 0 : chunk->blocks[i]->wgrad_s);
+		if (!puts_off)
 			reduce_unit(c, unit, last);
 	}
 	if (chunk->first) {
 		grads_enter(c, last_unit(c));
 		c->now_s += c->stage->embedding->backward_s;
 	}
-	if (chunk == c->stage->chunks && !splits)
+	if (chunk == c->stage->chunks && !puts_off)
 		reduce_unit(c, last_unit(c), last);
 }
 
-void mt_stage_clock_backward(struct mt_stage_clock *c, int index, bool last, bool splits)
+void mt_stage_clock_backward(struct mt_stage_clock *c, int index, bool last, bool puts_off)
 {
 	const struct mt_pipeline_chunk *chunk = &c->stage->chunks[index];
 
-	if (chunk->blocks && (c->each || (last && !splits)))
-		backward(c, chunk, last, splits);
+	if (chunk->blocks && (c->each || (last && !puts_off)))
+		backward(c, chunk, last, puts_off);
 	else
-		c->now_s += chunk->backward_s;
+		c->now_s += chunk->backward_s + (puts_off ? 0 : chunk->wgrad_s);
+}
+
+void mt_stage_clock_wgrad_first(struct mt_stage_clock *c, int index)
+{
+	const struct mt_pipeline_chunk *chunk = &c->stage->chunks[index];
+
+	if (!chunk->blocks || chunk->layers == 0)
+		return;
+	c->begun_s = chunk->blocks[chunk->layers - 1]->first_wgrad_s;
+	c->now_s += c->begun_s;
 }
 
 void mt_stage_clock_wgrad(struct mt_stage_clock *c, int index, bool last)
 {
 	const struct mt_pipeline_chunk *chunk = &c->stage->chunks[index];
+	double begun_s = c->begun_s;
 
+	c->begun_s = 0;
 	if (!chunk->blocks || (!c->each && !last)) {
-		c->now_s += chunk->wgrad_s;
+		c->now_s += chunk->wgrad_s - begun_s;
 		return;
 	}
 	if (chunk->last)
 		reduce_unit(c, 0, last);
+	c->now_s -= begun_s;
 	for (int64_t i = chunk->layers - 1; i >= 0; i--) {
 		c->now_s += chunk->blocks[i]->wgrad_s;
 		reduce_unit(c, unit_of(c, chunk->first_layer + i), last);

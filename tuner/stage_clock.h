@@ -22,15 +22,17 @@ struct mt_stage_clock {
 	double narrow_s[MT_CLOCK_NARROW_SLOTS];
 	int narrow_bucket[MT_CLOCK_NARROW_SLOTS], narrow_next; /* -1: none */
 	bool each;                                             /* every pass is run block by block */
+	double begun_s;                                        /* of the next pass of weights' gradients: what is done of it */
 	double dp_wait_s, dp_total_s, tp_sum_s, more_compute_s;
 };
 
 enum mt_status mt_stage_clock_open(struct mt_stage_clock *clock, const struct mt_pipeline_stage *stage);
 void mt_stage_clock_close(struct mt_stage_clock *clock);
 
-/* `last`: of the last micro-batch; `splits`: gradients of weights have passes of their own. */
+/* `last`: of the last micro-batch; `puts_off`: gradients of weights have passes of their own. */
 void mt_stage_clock_forward(struct mt_stage_clock *clock, int chunk);
-void mt_stage_clock_backward(struct mt_stage_clock *clock, int chunk, bool last, bool splits);
+void mt_stage_clock_backward(struct mt_stage_clock *clock, int chunk, bool last, bool puts_off);
+void mt_stage_clock_wgrad_first(struct mt_stage_clock *clock, int chunk); /* a product of the next such pass */
 void mt_stage_clock_wgrad(struct mt_stage_clock *clock, int chunk, bool last);
 /* After all passes: reductions that are left. */
 void mt_stage_clock_finish(struct mt_stage_clock *clock);

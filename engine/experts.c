@@ -102,7 +102,7 @@ static enum mt_status wgrad(struct mt_engine *e, const struct mt_experts_saved *
 	op.grouped.linear.dy = dy;
 	if (mt_fp8_product(e, weight) >= 0 && e->layout->fp8_wgrad)
 		return mt_fp8_wgrad(e, mt_fp8_product(e, weight), &op);
-	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
+	return e->collecting ? mt_wgrads_note(e, &op, MT_ROWS_WHOLE) : mt_engine_enqueue(e, &op);
 }
 
 /* The input of the shared expert's product: all rows; under sp new. */

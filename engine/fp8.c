@@ -389,7 +389,7 @@ enum mt_status mt_fp8_wgrad(struct mt_engine *e, int product, struct mt_op *op)
 	l->x_inverse = x.inverse;
 	l->dy_inverse = dy.inverse;
 	if (e->collecting)
-		return mt_wgrads_note(e, op);
+		return mt_wgrads_note(e, op, MT_ROWS_WHOLE);
 	MT_TRY(mt_engine_enqueue(e, op));
 	mt_engine_release(e, &x.turned);
 	mt_engine_release(e, &dy.turned);

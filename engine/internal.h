@@ -53,9 +53,12 @@ struct mt_away {
 	bool leaving, coming;   /* copies out not waited for; copies in started */
 };
 
-/* A gradient of weights put off: its operation, and the chunk's layer it belongs to. It owns what the operation reads. */
+/* A gradient of weights put off: its operation, and the chunk's layer it belongs to. It owns what the operation reads. Under
+ * sequence parallelism an operand may be this rank's rows alone, (S,cols), to be gathered when the operation runs. */
+enum mt_wgrad_rows { MT_ROWS_WHOLE, MT_ROWS_OF_X, MT_ROWS_OF_DY };
 struct mt_wgrad {
 	struct mt_op op;
+	enum mt_wgrad_rows shard;
 	int layer;
 };
 struct mt_wgrads {
@@ -235,6 +238,10 @@ enum mt_status mt_linear_forward(struct mt_engine *e, const void *x, int weight,
 enum mt_status mt_linear_dgrad(struct mt_engine *e, const void *dy, int weight, int64_t in, int64_t out, void *dx);
 /* With the bias' gradient, column sums of dy (bias -1: without). */
 enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *x, int weight, int bias, int64_t in, int64_t out);
+/* Whether a weight's gradient is put off and takes its operands' shards; then by mt_linear_wgrad_shard, which gathers one later. */
+bool mt_wgrad_of_shards(const struct mt_engine *e, int weight);
+enum mt_status mt_linear_wgrad_shard(struct mt_engine *e, const void *dy, const void *x, enum mt_wgrad_rows shard, int weight,
+				     int bias, int64_t in, int64_t out);
 /* The forward product with GELU behind it, pre(R,out) the input of that (NULL: without); and the input's gradient through the GELU
  * that made it of pre(R,in), with that of the bias before it (-1: without). */
 enum mt_status mt_linear_gelu(struct mt_engine *e, const void *x, int weight, int bias, int64_t in, int64_t out, void *pre,
@@ -291,7 +298,7 @@ void mt_offload_drop(struct mt_engine *e, struct mt_flight *flight, int64_t laye
 /* wgrad.c: weight gradients put off. `hold`: a note reads this tensor, so it is not to be freed or overwritten. */
 enum mt_status mt_wgrads_create(struct mt_wgrads *list, int64_t layers);
 void mt_wgrads_destroy(struct mt_wgrads *list);
-enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op);
+enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op, enum mt_wgrad_rows shard);
 bool mt_wgrads_hold(const struct mt_engine *e, const void *tensor);
 enum mt_status mt_wgrads_run_first(struct mt_engine *e, struct mt_wgrads *list); /* one, if there is any */
 enum mt_status mt_wgrads_run(struct mt_engine *e, struct mt_wgrads *list, int layer);

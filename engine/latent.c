@@ -70,7 +70,7 @@ static enum mt_status down_product(struct mt_engine *e, enum mt_op_kind kind, co
 	op.linear = (struct mt_linear){.rows = e->shard_rows, .in = e->model->hidden, .out = down_cols(e), .x = x, .dy = dy};
 	if (kind == MT_OP_LINEAR_WGRAD) {
 		op.linear.dw = mt_engine_grad(e, at[MT_LATENT_DOWN]);
-		return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
+		return e->collecting ? mt_wgrads_note(e, &op, MT_ROWS_WHOLE) : mt_engine_enqueue(e, &op);
 	}
 	op.linear.w = mt_engine_param(e, at[MT_LATENT_DOWN]);
 	op.linear.y = kind == MT_OP_LINEAR ? out : NULL;

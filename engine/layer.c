@@ -166,6 +166,31 @@ static void drop_rows(struct mt_engine *e, void *shard, void *whole)
 		mt_engine_release(e, &whole);
 }
 
+/* Weights' gradient of a column-parallel product, of x (S,in); and of a row-parallel one, of dy (S,out), whose rows are gathered in
+ * `whole` and freed. */
+static enum mt_status column_wgrad(struct mt_engine *e, const void *dy, void *x, int weight, int bias, int64_t in, int64_t out)
+{
+	void *whole;
+
+	if (mt_wgrad_of_shards(e, weight))
+		return mt_linear_wgrad_shard(e, dy, x, MT_ROWS_OF_X, weight, bias, in, out);
+	MT_TRY(gather_rows(e, x, &whole));
+	MT_TRY(mt_linear_wgrad(e, dy, whole, weight, bias, in, out));
+	drop_rows(e, x, whole);
+	return MT_OK;
+}
+
+static enum mt_status row_wgrad(struct mt_engine *e, void *dy, void *whole, const void *x, int weight, int bias, int64_t in,
+				int64_t out)
+{
+	bool shards = mt_wgrad_of_shards(e, weight);
+
+	if (!shards)
+		MT_TRY(mt_linear_wgrad(e, whole, x, weight, bias, in, out));
+	drop_rows(e, dy, whole);
+	return shards ? mt_linear_wgrad_shard(e, dy, x, MT_ROWS_OF_DY, weight, bias, in, out) : MT_OK;
+}
+
 /* Queries, keys and values of norm1, rotated. */
 static enum mt_status project(struct mt_engine *e, const int *at, struct mt_layer_saved *s)
 {
@@ -416,8 +441,7 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 	MT_TRY(bias_of_shard(e, dy, &down_bias));
 	MT_TRY(gather_rows(e, dy, &whole));
 	MT_TRY(activation_backward(e, at, s, whole, &up_bias));
-	MT_TRY(mt_linear_wgrad(e, whole, s->activation, at[MT_MLP_DOWN], down_bias, F, C));
-	drop_rows(e, dy, whole);
+	MT_TRY(row_wgrad(e, dy, whole, s->activation, at[MT_MLP_DOWN], down_bias, F, C));
 	mt_engine_release(e, &s->activation);
 	MT_TRY(alloc(e, e->rows * C, &dh));
 	MT_TRY(mt_linear_dgrad(e, s->up, up, C, width, dh));
@@ -427,9 +451,7 @@ static enum mt_status mlp_backward(struct mt_engine *e, const int *at, struct mt
 
 		MT_TRY(norm_forward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, again, &s->norm2, &s->stats2));
 	}
-	MT_TRY(gather_rows(e, s->norm2, &whole));
-	MT_TRY(mt_linear_wgrad(e, s->up, whole, up, up_bias, C, width));
-	drop_rows(e, s->norm2, whole);
+	MT_TRY(column_wgrad(e, s->up, s->norm2, up, up_bias, C, width));
 	mt_engine_release(e, &s->up);
 	mt_engine_release(e, &s->norm2);
 	return norm_backward(e, at, MT_MLP_NORM_GAIN, MT_MLP_NORM_BIAS, s->x2, s->stats2, &dh, gradient);
@@ -475,7 +497,7 @@ static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct 
 {
 	int64_t C = e->model->hidden, width = e->q_cols + 2 * e->kv_cols;
 	struct mt_attention args = attention_args(e, s);
-	void *whole, *dqkv;
+	void *dqkv;
 
 	MT_TRY(alloc(e, e->rows * width, &dqkv));
 	args.do_ = *d_o;
@@ -492,9 +514,7 @@ static enum mt_status heads_backward(struct mt_engine *e, const int *at, struct 
 	MT_TRY(mt_linear_dgrad(e, dqkv, at[MT_ATTN_Q], C, width, *dh));
 	MT_TRY(mt_tp_reduce(e, dh, C));
 	MT_TRY(norm_again(e, at, s));
-	MT_TRY(gather_rows(e, s->norm1, &whole));
-	MT_TRY(mt_linear_wgrad(e, dqkv, whole, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width));
-	drop_rows(e, s->norm1, whole);
+	MT_TRY(column_wgrad(e, dqkv, s->norm1, at[MT_ATTN_Q], at[MT_ATTN_Q_BIAS], C, width));
 	mt_engine_release(e, &dqkv);
 	return MT_OK;
 }
@@ -527,8 +547,7 @@ static enum mt_status attention_backward(struct mt_engine *e, const int *at, str
 	MT_TRY(gather_rows(e, dy, &whole));
 	MT_TRY(alloc(e, e->rows * e->o_cols, &d_o));
 	MT_TRY(mt_linear_dgrad(e, whole, at[MT_ATTN_OUT], e->o_cols, C, d_o));
-	MT_TRY(mt_linear_wgrad(e, whole, s->attention, at[MT_ATTN_OUT], bias, e->o_cols, C));
-	drop_rows(e, dy, whole);
+	MT_TRY(row_wgrad(e, dy, whole, s->attention, at[MT_ATTN_OUT], bias, e->o_cols, C));
 	if (mt_model_is_latent(e->model))
 		MT_TRY(latent_backward(e, at, s, &d_o, &dh));
 	else

@@ -92,7 +92,28 @@ enum mt_status mt_linear_wgrad(struct mt_engine *e, const void *dy, const void *
 		return mt_fp8_wgrad(e, mt_fp8_product(e, weight), &op);
 	}
 	op.linear.dbias = mt_engine_grad(e, bias);
-	return e->collecting ? mt_wgrads_note(e, &op) : mt_engine_enqueue(e, &op);
+	return e->collecting ? mt_wgrads_note(e, &op, MT_ROWS_WHOLE) : mt_engine_enqueue(e, &op);
+}
+
+/* Not in 8 bits: those operands are rounded, whole, in the backward pass. */
+bool mt_wgrad_of_shards(const struct mt_engine *e, int weight)
+{
+	return e->collecting && e->sp && mt_fp8_product(e, weight) < 0;
+}
+
+enum mt_status mt_linear_wgrad_shard(struct mt_engine *e, const void *dy, const void *x, enum mt_wgrad_rows shard, int weight,
+				     int bias, int64_t in, int64_t out)
+{
+	struct mt_op op = {.kind = MT_OP_LINEAR_WGRAD, .dtype = e->dtype};
+
+	op.linear = (struct mt_linear){.rows = e->rows,
+				       .in = in,
+				       .out = out,
+				       .dy = dy,
+				       .x = x,
+				       .dw = mt_engine_grad(e, weight),
+				       .dbias = mt_engine_grad(e, bias)};
+	return mt_wgrads_note(e, &op, shard);
 }
 
 enum mt_status mt_bias_grad(struct mt_engine *e, const void *dy, int bias, int64_t rows, int64_t cols)

@@ -1,7 +1,10 @@
 /* wgrad: gradients of weights put off, for schedules that make a pass of them (zero bubble).
  *
  * While a flight collects, mt_linear_wgrad notes its operation here in place of running it, and what the operation reads is kept:
- * a release of such a tensor only hands it over. Running the notes frees them. */
+ * a release of such a tensor only hands it over. Running the notes frees them.
+ *
+ * Under sequence parallelism products read rows of all of tp. Kept until then, those would take tp times the place of what the
+ * forward pass keeps; so a rank keeps its own rows and gathers: inputs once, as without putting off, gradients once more. */
 #include "engine/internal.h"
 
 #include <stdlib.h>
@@ -21,13 +24,13 @@ void mt_wgrads_destroy(struct mt_wgrads *list)
 	list->notes = NULL;
 }
 
-enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op)
+enum mt_status mt_wgrads_note(struct mt_engine *e, const struct mt_op *op, enum mt_wgrad_rows shard)
 {
 	struct mt_wgrads *list = e->collecting;
 
 	if (list->count == list->room)
 		return mt_fail(MT_FAILED, "more than %d weight gradients in a pass", list->room);
-	list->notes[list->count++] = (struct mt_wgrad){.op = *op, .layer = e->collecting_layer};
+	list->notes[list->count++] = (struct mt_wgrad){.op = *op, .shard = shard, .layer = e->collecting_layer};
 	return MT_OK;
 }
 
@@ -52,11 +55,29 @@ static void release(struct mt_engine *e, const struct mt_wgrads *list, const voi
 	mt_arena_free(e->arenas[ARENA_ACTIVATIONS], (void *)(uintptr_t)tensor);
 }
 
+static enum mt_status enqueue(struct mt_engine *e, const struct mt_wgrad *note)
+{
+	struct mt_op op = note->op;
+	void *whole = NULL;
+
+	if (note->shard == MT_ROWS_OF_X) {
+		MT_TRY(mt_tp_gather(e, op.linear.x, &whole, op.linear.in));
+		op.linear.x = whole;
+	} else if (note->shard == MT_ROWS_OF_DY) {
+		MT_TRY(mt_tp_gather(e, op.linear.dy, &whole, op.linear.out));
+		op.linear.dy = whole;
+	}
+	MT_TRY(mt_engine_enqueue(e, &op));
+	if (whole)
+		mt_engine_release(e, &whole);
+	return MT_OK;
+}
+
 static enum mt_status run_next(struct mt_engine *e, struct mt_wgrads *list)
 {
 	struct mt_wgrad *note = &list->notes[list->next];
 
-	MT_TRY(mt_engine_enqueue(e, &note->op));
+	MT_TRY(enqueue(e, note));
 	release(e, list, note->op.linear.x);
 	release(e, list, note->op.linear.dy);
 	list->next++;

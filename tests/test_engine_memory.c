@@ -269,10 +269,12 @@ static void zero_bubble_h1_has_no_more_activations_than_1f1b(void **state)
 		int heads, kv_heads, ffn; /* ffn: of 16 a head */
 	} models[] = {{&TINY_GPT, 12, 12, 64},  {&TINY_GPT, 16, 4, 64},   {&TINY_LLAMA, 32, 32, 43},
 		      {&TINY_LLAMA, 32, 8, 56}, {&TINY_LLAMA, 28, 4, 84}, {&TINY_LLAMA, 4, 2, 64}};
-	static const int shapes[][3] = {{8, 32, 8}, {8, 32, 32}, {4, 16, 4}, {4, 8, 16}, {6, 12, 12}}; /* stages, m, layers */
+	/* stages, m, layers, tp with sequence parallelism */
+	static const int shapes[][4] = {{8, 32, 8, 1}, {8, 32, 32, 1}, {4, 16, 4, 1},
+					{4, 8, 16, 1}, {6, 12, 12, 1}, {8, 32, 16, 2}};
 	struct made_up made;
 
-	make_up(&made, 8, 1, 10, 1e12, 1e11, 1e-6);
+	make_up(&made, 16, 1, 10, 1e12, 1e11, 1e-6);
 	for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
 		for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
 			struct mt_run run;
@@ -283,13 +285,14 @@ static void zero_bubble_h1_has_no_more_activations_than_1f1b(void **state)
 			run.model.hidden = 16 * models[i].heads, run.model.ffn = (int64_t)models[i].ffn * models[i].heads;
 			run.model.layers = shapes[k][2];
 			run.layout.pp = shapes[k][0], run.layout.mbs = 4, run.layout.gbs = 4 * shapes[k][1];
+			run.layout.tp = shapes[k][3], run.layout.sp = run.layout.tp > 1;
 			made.cost.train = &run.train;
 			plain = most_activations(&run, MT_SCHEDULE_1F1B, &made);
 			zero_bubble = most_activations(&run, MT_SCHEDULE_ZB_H1, &made);
 			if (zero_bubble > plain)
-				fail_msg("%d heads, %d stages, %d micro-batches, %d layers: %lld bytes, 1F1B has %lld",
-					 models[i].heads, shapes[k][0], shapes[k][1], shapes[k][2], (long long)zero_bubble,
-					 (long long)plain);
+				fail_msg("%d heads, %d stages, %d micro-batches, %d layers, tp %d: %lld bytes, 1F1B has %lld",
+					 models[i].heads, shapes[k][0], shapes[k][1], shapes[k][2], shapes[k][3],
+					 (long long)zero_bubble, (long long)plain);
 			mt_run_free(&run);
 		}
 	}

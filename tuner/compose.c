@@ -78,9 +78,9 @@ static enum mt_status reserve(void *array, int count, int *capacity, size_t size
 	return MT_OK;
 }
 
-/* `recompute`: of all its layers. */
-static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, int recompute, struct mt_cost_model *cost,
-				const struct mt_card **card)
+/* `recompute`: of all its layers. `puts_off`: of stages that have passes for gradients of weights. */
+static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, int recompute, bool puts_off,
+				struct mt_cost_model *cost, const struct mt_card **card)
 {
 	const struct mt_layout *l = &run->layout;
 	struct mt_run of = *run;
@@ -94,7 +94,7 @@ static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run
 			    l->sp,
 			    recompute,
 			    recompute == MT_RECOMPUTE_SELECTIVE ? kinds : 0,
-			    mt_schedule_splits((enum mt_schedule)l->schedule),
+			    puts_off,
 			    run->model.experts > 0 ? l->dp : 0,
 			    l->ep,
 			    l->etp};
@@ -112,6 +112,7 @@ static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run
 		return mt_fail(MT_NOMEM, "no memory for cards");
 	cache->entries[cache->count++] = e;
 	of.layout.recompute = recompute;
+	of.layout.schedule = puts_off ? l->schedule : MT_SCHEDULE_1F1B;
 	MT_TRY(mt_card_measure(&e->card, &of, mt_cost_ops(cost), mt_cost_comms(cost)));
 	memcpy(e->key, key, sizeof key);
 	*card = &e->card;
@@ -216,7 +217,8 @@ struct composition {
 	struct mt_run run; /* shallow */
 	struct mt_cost_model *cost;
 	struct mt_schedule_shape shape;
-	const struct mt_card *card, *plain; /* of layers that recompute, and of those that do not */
+	/* of layers that recompute, and of those that do not; [1]: of stages that put gradients of weights off */
+	const struct mt_card *card[2], *plain[2];
 	struct mt_tail *const *tails;
 	struct mt_pipeline_stage *stages;    /* owned */
 	struct mt_pipeline_chunk *chunks;    /* owned: vp a stage */
@@ -225,11 +227,22 @@ struct composition {
 	double *tp_s;                        /* owned: of a micro-batch, by stage */
 };
 
+static bool puts_off(const struct composition *k, int s)
+{
+	return mt_schedule_puts_off((enum mt_schedule)k->run.layout.schedule, s);
+}
+
+static const struct mt_card *card_of(const struct composition *k, int s)
+{
+	return k->card[puts_off(k, s)];
+}
+
 /* The blocks of a chunk, and their sums. `next`: the first place in the arrays of all layers. */
 static void fill_chunk(struct composition *k, int s, int chunk, int64_t *local, int64_t *next)
 {
 	const struct mt_layout *l = &k->run.layout;
 	struct mt_pipeline_chunk *c = &k->stages[s].chunks[chunk];
+	const struct mt_card *card = card_of(k, s);
 	int v = virtual_stage(l, s, chunk);
 	int64_t first, count;
 
@@ -239,11 +252,11 @@ static void fill_chunk(struct composition *k, int s, int chunk, int64_t *local, 
 					.first = v == 0,
 					.last = v == l->pp * l->vp - 1,
 					.blocks = k->blocks + *next};
-	c->load_s = (c->first + c->last) * mt_cost_transfer_s(k->cost, (size_t)k->card->token_bytes);
+	c->load_s = (c->first + c->last) * mt_cost_transfer_s(k->cost, (size_t)card->token_bytes);
 	c->forward_s = c->load_s;
 	for (int64_t i = 0; i < count; i++) {
 		bool again = mt_layout_recomputes(l, s, i);
-		const struct mt_block_cost *b = &(again ? k->card : k->plain)->layer[mt_card_kind(&k->run, first + i)];
+		const struct mt_block_cost *b = &(again ? card : k->plain[puts_off(k, s)])->layer[mt_card_kind(&k->run, first + i)];
 
 		k->blocks[*next] = b;
 		k->copy_s[(*next)++] = mt_cost_transfer_s(k->cost, (size_t)b->forward_bytes);
@@ -254,14 +267,14 @@ static void fill_chunk(struct composition *k, int s, int chunk, int64_t *local, 
 	}
 	*local += count;
 	if (c->first) {
-		c->forward_s += k->card->embedding.forward_s;
-		c->backward_s += k->card->embedding.backward_s;
-		k->tp_s[s] += k->card->embedding.tp_s;
+		c->forward_s += card->embedding.forward_s;
+		c->backward_s += card->embedding.backward_s;
+		k->tp_s[s] += card->embedding.tp_s;
 	}
 	if (c->last) {
-		c->forward_s += k->card->head.forward_s;
-		c->backward_s += k->card->head.backward_s;
-		k->tp_s[s] += k->card->head.tp_s;
+		c->forward_s += card->head.forward_s;
+		c->backward_s += card->head.backward_s;
+		k->tp_s[s] += card->head.tp_s;
 	}
 }
 
@@ -284,8 +297,8 @@ static enum mt_status fill(struct composition *k)
 
 		k->stages[s] = (struct mt_pipeline_stage){.start_s = k->tails[s]->clear_s,
 							  .chunks = k->chunks + s * l->vp,
-							  .embedding = &k->card->embedding,
-							  .head = &k->card->head,
+							  .embedding = &card_of(k, s)->embedding,
+							  .head = &card_of(k, s)->head,
 							  .tail = k->tails[s],
 							  .offload_layers = l->offload_layers,
 							  .copy_s = l->offload_layers > 0 ? k->copy_s + next : NULL};
@@ -358,7 +371,7 @@ static int64_t arena_bytes(const struct composition *k, int s, const struct mt_f
 
 	/* Where the logits leave a hole, what comes after may not fit it. */
 	if (l->vp == 1 && c->last && !mt_logits_apart(l)) {
-		int64_t holes = c->first ? k->card->block_peak_bytes : k->card->last_peak_bytes;
+		int64_t holes = c->first ? card_of(k, s)->block_peak_bytes : card_of(k, s)->last_peak_bytes;
 
 		for (int64_t i = 0; i + 1 < c->layers; i++)
 			holes += c->blocks[i]->forward_bytes;
@@ -372,22 +385,23 @@ static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct
 {
 	const struct mt_layout *l = &k->run.layout;
 	const struct mt_tail *t = k->tails[s];
+	const struct mt_card *card = card_of(k, s);
 	struct mt_footprint f;
 	int64_t loss_bytes =
 		(1 + k->run.model.mtp) * k->shape.microbatches * l->mbs * (l->seq / l->cp) * (l->dtype == MT_F64 ? 8 : 4);
 
-	MT_TRY(mt_footprint_find(&f, &k->stages[s], k->card, &k->shape, s, mt_logits_apart(l)));
+	MT_TRY(mt_footprint_find(&f, &k->stages[s], card, &k->shape, s, mt_logits_apart(l)));
 	out->arena_bytes[0] = t->parameter_bytes;
 	out->arena_bytes[1] = t->gradient_bytes;
 	out->arena_bytes[2] = t->optimizer_bytes;
 	out->arena_bytes[3] = arena_bytes(k, s, &f);
-	out->arena_bytes[4] = t->workspace_bytes + round_up(k->card->position_bytes, MT_ARENA_ALIGN_BYTES);
+	out->arena_bytes[4] = t->workspace_bytes + round_up(card->position_bytes, MT_ARENA_ALIGN_BYTES);
 	if (s == mt_layout_head_stage(l))
 		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f.logits_bytes;
 	out->host_bytes = f.host_bytes;
 	/* Of the first and the last stage's operations too, on all. */
-	out->scratch_bytes = k->card->scratch_bytes > t->scratch_bytes ? k->card->scratch_bytes : t->scratch_bytes;
-	out->pinned_bytes = k->card->pinned_bytes;
+	out->scratch_bytes = card->scratch_bytes > t->scratch_bytes ? card->scratch_bytes : t->scratch_bytes;
+	out->pinned_bytes = card->pinned_bytes;
 	mt_stage_sum(out, k->cost->machine);
 	return MT_OK;
 }
@@ -404,17 +418,26 @@ static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l
 	return l->pp > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
 }
 
+static enum mt_status find_cards(struct mt_card_cache *cache, struct composition *k, bool later)
+{
+	const struct mt_layout *l = &k->run.layout;
+
+	MT_TRY(find_card(cache, &k->run, l->recompute, later, k->cost, &k->card[later]));
+	k->plain[later] = k->card[later];
+	if (l->recompute_layers > 0 || l->recompute_stages > 0)
+		MT_TRY(find_card(cache, &k->run, MT_RECOMPUTE_NONE, later, k->cost, &k->plain[later]));
+	return MT_OK;
+}
+
 static enum mt_status compose(struct mt_candidate *candidate, struct composition *k, struct mt_card_cache *cache)
 {
 	const struct mt_layout *l = &candidate->layout;
 
-	MT_TRY(find_card(cache, &k->run, l->recompute, k->cost, &k->card));
-	k->plain = k->card;
-	if (l->recompute_layers > 0 || l->recompute_stages > 0)
-		MT_TRY(find_card(cache, &k->run, MT_RECOMPUTE_NONE, k->cost, &k->plain));
+	MT_TRY(find_cards(cache, k, puts_off(k, 0)));
+	MT_TRY(find_cards(cache, k, puts_off(k, (int)l->pp - 1)));
 	MT_TRY(find_grid(cache, &k->run, k->cost, &k->tails));
 	MT_TRY(fill(k));
-	MT_TRY(mt_pipeline_time(k->stages, &k->shape, edge_seconds(k->cost, l, k->card)));
+	MT_TRY(mt_pipeline_time(k->stages, &k->shape, edge_seconds(k->cost, l, card_of(k, 0))));
 	for (int s = 0; s < l->pp; s++)
 		MT_TRY(stage_memory(&candidate->stage[s], k, s));
 	sum_up(candidate, k);
@@ -438,7 +461,8 @@ enum mt_status mt_predict_balanced(struct mt_layout *layout, const struct mt_mod
 
 	if (!layer_s || !counts)
 		MT_GOTO(out, mt_fail(MT_NOMEM, "no memory to cut %lld layers", (long long)work.layers));
-	MT_GOTO(out, find_card(cache, &run, layout->recompute, cost, &card));
+	MT_GOTO(out,
+		find_card(cache, &run, layout->recompute, mt_schedule_splits((enum mt_schedule)layout->schedule), cost, &card));
 	for (int64_t i = 0; i < work.layers; i++)
 		layer_s[i] = block_s(&card->layer[mt_card_kind(&run, i)]);
 	work.layer_s = layer_s;

@@ -40,13 +40,15 @@ RULE(vp_needs_pp)
 	return l->vp > 1 && l->pp == 1;
 }
 
-/* Megatron-LM's rule: with fewer the stages would wait for each other. */
-RULE(vp_groups_divide_microbatches)
+/* Megatron-LM's rule: in a group of fewer than pp the stages would wait for each other. */
+RULE(vp_groups_fit_microbatches)
 {
-	int64_t group = l->vp_group > 0 ? l->vp_group : l->pp;
+	int64_t group = l->vp_group > 0 ? l->vp_group : l->pp, passes;
 
-	return l->dp > 0 && l->mbs > 0 && l->vp > 1 && l->schedule == MT_SCHEDULE_1F1B &&
-	       indivisible(mt_layout_microbatches(l), group);
+	if (l->dp < 1 || l->mbs < 1 || l->vp <= 1 || l->schedule != MT_SCHEDULE_1F1B || group < 1)
+		return false;
+	passes = mt_layout_microbatches(l);
+	return passes < group || (passes % group != 0 && passes % group < l->pp);
 }
 
 RULE(vp_group_at_least_pp)

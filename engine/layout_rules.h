@@ -9,8 +9,9 @@
 	ROW(sizes_at_least_one, "tp pp vp cp ep dp mbs gbs seq", "every size must be at least 1")                                  \
 	ROW(world_fits, "tp cp dp pp", "tp * cp * dp * pp must be at most 1,048,576 ranks")                                        \
 	ROW(vp_needs_pp, "vp pp", "several model chunks a stage need a pipeline: vp above 1 needs pp above 1")                     \
-	ROW(vp_groups_divide_microbatches, "gbs dp mbs vp_group pp",                                                               \
-	    "interleaved, the micro-batches gbs / (dp * mbs) must be a multiple of vp_group (0: pp)")                              \
+	ROW(vp_groups_fit_microbatches, "gbs dp mbs vp_group pp",                                                                  \
+	    "interleaved, the micro-batches gbs / (dp * mbs) must be vp_group (0: pp) or more, and a multiple of it or such that " \
+	    "pp or more are left over")                                                                                            \
 	ROW(vp_group_at_least_pp, "vp_group pp", "vp_group must be 0 or at least pp")                                              \
 	ROW(vp_group_is_of_interleaved, "vp_group vp schedule", "vp_group is of the interleaved schedule: 1f1b with vp above 1")   \
 	ROW(cp_kind_is_known, "cp_kind", "cp_kind must be ring, allgather, ulysses or hybrid")                                     \

@@ -366,7 +366,7 @@ static const struct breaker breakers[] = {
 	{"sizes_at_least_one", no_tp},
 	{"world_fits", huge_world},
 	{"vp_needs_pp", vp_2},
-	{"vp_groups_divide_microbatches", vp_odd},
+	{"vp_groups_fit_microbatches", vp_odd},
 	{"vp_group_at_least_pp", group_1},
 	{"vp_group_is_of_interleaved", group_plain},
 	{"cp_kind_is_known", kind_5},
@@ -424,6 +424,23 @@ static const struct breaker breakers[] = {
 	{"threads_not_negative", threads_less},
 	{"bucket_bytes_not_negative", bucket_less},
 };
+
+/* Megatron-LM's: the last group of an interleaved schedule may be smaller, but not than pp. */
+static void a_last_group_has_pp_microbatches_or_more(void **state)
+{
+	struct mt_model m = plain_model();
+	struct mt_layout l = plain_layout();
+
+	l.dp = l.mbs = 1;
+	l.pp = l.vp = 2;
+	l.vp_group = 4;
+	for (l.gbs = 1; l.gbs <= 12; l.gbs++) {
+		bool fits = l.gbs >= 4 && l.gbs % 4 != 1;
+
+		if ((mt_layout_first_broken(&m, &l) < 0) != fits)
+			fail_msg("%lld micro-batches in groups of 4: must be %s", (long long)l.gbs, fits ? "legal" : "refused");
+	}
+}
 
 static void every_rule_is_broken_by_its_own_mistake_alone(void **state)
 {
@@ -524,6 +541,7 @@ int main(void)
 		cmocka_unit_test(a_list_that_does_not_fit_breaks_its_rule_alone),
 		cmocka_unit_test(padded_vocabulary_splits_into_128s),
 		cmocka_unit_test(the_text_says_only_what_differs),
+		cmocka_unit_test(a_last_group_has_pp_microbatches_or_more),
 		cmocka_unit_test(every_rule_is_broken_by_its_own_mistake_alone),
 		cmocka_unit_test(the_check_lists_every_broken_rule_with_values),
 		cmocka_unit_test(every_rule_names_options_that_exist),

@@ -41,6 +41,14 @@ static void with_job(const struct mt_schedule_shape *shape, void (*check)(const 
 		mt_schedule_free(&job.lists[s]);
 }
 
+/* The rule of layouts: of the last group pp or more are left. */
+static bool groups_fit(int64_t microbatches, int64_t group, int stages)
+{
+	int64_t rest = microbatches % group;
+
+	return group >= stages && microbatches >= group && (rest == 0 || rest >= stages);
+}
+
 static void for_kind(enum mt_schedule kind, int chunks, int64_t group, void (*check)(const struct job *job))
 {
 	static const int64_t microbatches[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17};
@@ -49,10 +57,8 @@ static void for_kind(enum mt_schedule kind, int chunks, int64_t group, void (*ch
 		for (size_t i = 0; i < sizeof microbatches / sizeof *microbatches; i++) {
 			struct mt_schedule_shape shape = {kind, p, chunks, microbatches[i], group};
 
-			if (kind == MT_SCHEDULE_1F1B && chunks > 1 &&
-			    // cppcheck-suppress zerodiv
-			    (group ? microbatches[i] % group || group < p : microbatches[i] % p))
-				continue; /* a rule of layouts */
+			if (kind == MT_SCHEDULE_1F1B && chunks > 1 && !groups_fit(microbatches[i], group > 0 ? group : p, p))
+				continue;
 			with_job(&shape, check);
 		}
 	}

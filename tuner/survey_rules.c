@@ -265,7 +265,7 @@ RULE(recompute_layers_divisible_by_vp)
 	ENGINE(zb_h1_has_one_chunk, CHUNKS)                                                                                        \
 	ROW(layers_at_least_chunks, CHUNKS, "every model chunk must have a layer: layers must be at least pp * vp")                \
 	ENGINE(end_layers_fit, CHUNKS)                                                                                             \
-	ENGINE(vp_groups_divide_microbatches, CHUNKS)                                                                              \
+	ENGINE(vp_groups_fit_microbatches, CHUNKS)                                                                                 \
 	ROW(fixed_zero, ZERO, "zero has another value by --fix")                                                                   \
 	ENGINE(zero_needs_dp, ZERO)                                                                                                \
 	ENGINE(zero_2_needs_whole_backward_passes, ZERO)                                                                           \

@@ -370,7 +370,7 @@ enum mt_status mt_batch_resize(struct mt_engine *e, int64_t gbs);
 /* muon.c */
 bool mt_muon_takes(const struct mt_engine *e, const struct mt_param *p);
 enum mt_status mt_muon_create(struct mt_engine *e);
-enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double grad_scale);
+enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double decay, double grad_scale);
 
 /* optimizer.c */
 enum mt_status mt_optimizer_step(struct mt_engine *e, struct mt_step_stats *stats);

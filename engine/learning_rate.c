@@ -6,7 +6,9 @@
  *   wsd                   peak until wsd_steps before decay_steps, then least + (peak - least) f(r), r from 0 to 1 over wsd_steps:
  *                         exponential 2 * 0.5^r - 1, linear 1 - r, cosine, minus-sqrt 1 - sqrt(r)
  *   inverse-square-root   peak sqrt(warmup / done), least at least
- * Hu et al. 2024, arXiv:2404.06395 (warm-up-stable-decay). */
+ * Hu et al. 2024, arXiv:2404.06395 (warm-up-stable-decay).
+ *
+ * The weight decay goes from weight_decay to weight_decay_end over all steps, by r or by (1 - cos(pi r)) / 2. */
 #include "engine/run.h"
 
 #include <math.h>
@@ -63,6 +65,18 @@ double mt_learning_rate(const struct mt_train_options *train, double peak, doubl
 		return rate > least ? rate : least;
 	}
 	return least + (peak - least) * share(train, begun);
+}
+
+double mt_weight_decay(const struct mt_train_options *train, double begun)
+{
+	double r = train->steps > 0 ? begun / (double)train->steps : 0;
+
+	if (train->weight_decay_end < 0)
+		return train->weight_decay;
+	r = r < 1 ? r : 1;
+	if (train->weight_decay_rise == MT_RISE_COSINE)
+		r = 0.5 * (1 - cos(M_PI * r));
+	return train->weight_decay + r * (train->weight_decay_end - train->weight_decay);
 }
 
 enum mt_status mt_optimizer_check(const struct mt_run *run, const char *where)

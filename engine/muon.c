@@ -190,7 +190,7 @@ static enum mt_status push(struct mt_engine *e, const struct mt_segment *s, doub
 }
 
 /* The elements of a segment, which lie in one or more matrices, each from its x. */
-static enum mt_status step(struct mt_engine *e, const struct mt_segment *s, const struct mt_param *p, double lr)
+static enum mt_status step(struct mt_engine *e, const struct mt_segment *s, const struct mt_param *p, double lr, double decay)
 {
 	const struct mt_train_options *train = &e->config.run->train;
 	enum mt_dtype f = mt_grad_dtype(e->dtype);
@@ -201,7 +201,7 @@ static enum mt_status step(struct mt_engine *e, const struct mt_segment *s, cons
 	struct mt_op cast = {.kind = MT_OP_CAST, .dtype = e->dtype};
 
 	MT_TRY(combine(e, (struct mt_combine){.count = to - from,
-					      .alpha = 1 - lr * (s->decay ? train->weight_decay : 0),
+					      .alpha = 1 - lr * (s->decay ? decay : 0),
 					      .beta = -lr * scale_of(train, p),
 					      .a = master,
 					      .b = at_element(e->muon.x, from - p->offset, f),
@@ -217,7 +217,7 @@ static bool meets(const struct mt_segment *s, const struct mt_param *p)
 	return p->offset < s->offset + s->count && s->offset < p->offset + p->rows * p->cols;
 }
 
-enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double grad_scale)
+enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double decay, double grad_scale)
 {
 	bool any = false, here = false;
 	void *whole;
@@ -245,7 +245,7 @@ enum mt_status mt_muon_update(struct mt_engine *e, int bucket, double lr, double
 					e, p,
 					at_element(whole, p->offset - e->table.buckets[bucket].offset, mt_grad_dtype(e->dtype))));
 			here = true;
-			MT_TRY(step(e, s, p, lr));
+			MT_TRY(step(e, s, p, lr, decay));
 		}
 	}
 	mt_shard_drop_grad(e, bucket, &whole);

@@ -76,7 +76,7 @@ static enum mt_status global_numbers(struct mt_engine *e, double numbers[4])
 
 /* What a step is made with. */
 struct rates {
-	double lr, ends_lr, grad_scale;
+	double lr, ends_lr, decay, grad_scale;
 };
 
 static struct mt_op sgd_of(struct mt_engine *e, const struct mt_segment *s, const struct rates *rates)
@@ -90,7 +90,7 @@ static struct mt_op sgd_of(struct mt_engine *e, const struct mt_segment *s, cons
 				 .lr = s->ends ? rates->ends_lr : rates->lr,
 				 .momentum = train->momentum,
 				 .nesterov = train->nesterov,
-				 .decay = s->decay ? train->weight_decay : 0,
+				 .decay = s->decay ? rates->decay : 0,
 				 .grad_scale = rates->grad_scale,
 				 .grad = mt_shard_grad(e, s->bucket, s->offset),
 				 .master = e->master ? offset_of(e->master, s->shard_offset, f) : param,
@@ -112,7 +112,7 @@ static struct mt_op adamw_of(struct mt_engine *e, const struct mt_segment *s, co
 				     .beta1 = train->beta1,
 				     .beta2 = train->beta2,
 				     .eps = train->eps,
-				     .decay = s->decay ? train->weight_decay : 0,
+				     .decay = s->decay ? rates->decay : 0,
 				     .grad_scale = rates->grad_scale,
 				     .grad = mt_shard_grad(e, s->bucket, s->offset),
 				     .master = e->master ? offset_of(e->master, s->shard_offset, f) : param,
@@ -162,7 +162,7 @@ static enum mt_status update_all(struct mt_engine *e, const struct rates *rates)
 	for (int i = 0; i < e->table.bucket_count; i++) {
 		MT_TRY(update_elements(e, i, &next, rates));
 		if (e->config.run->train.optimizer == MT_MUON)
-			MT_TRY(mt_muon_update(e, i, rates->lr, rates->grad_scale));
+			MT_TRY(mt_muon_update(e, i, rates->lr, rates->decay, rates->grad_scale));
 		MT_TRY(gather_bucket(e, i));
 	}
 	MT_TRY(mt_lap_begin(e, &start));
@@ -185,6 +185,7 @@ static struct rates rates_now(const struct mt_engine *e)
 	}
 	return (struct rates){.lr = mt_learning_rate(train, train->lr, train->min_lr, begun, done),
 			      .ends_lr = mt_learning_rate(train, peak, least, begun, done),
+			      .decay = mt_weight_decay(train, begun),
 			      .grad_scale = 1};
 }
 

@@ -10,6 +10,7 @@
 
 static const char *const decays[] = {"cosine", "constant", "linear", "wsd", "inverse-square-root", NULL};
 static const char *const wsd_decays[] = {"exponential", "linear", "cosine", "minus-sqrt", NULL};
+static const char *const rises[] = {"linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "muon", NULL};
 static const char *const muon_scales[] = {"spectral", "shape", "unit-rms", NULL};
 static const char *const fabrics[] = {"auto", "self", "mpi", "tcp", "nccl", NULL};
@@ -46,6 +47,9 @@ static const struct mt_option train_options[] = {
 	TRAIN(beta2, FLOAT, "0.95", 0, 1, NULL, "AdamW: decay of the second moment"),
 	TRAIN(eps, FLOAT, "1e-8", 0, 1, NULL, "AdamW: added to the root of the second moment"),
 	TRAIN(weight_decay, FLOAT, "0.1", 0, 10, NULL, "decay of matrices; biases and norms have none"),
+	TRAIN(weight_decay_end, FLOAT, "-1", -1, 10, NULL,
+	      "weight_decay moves to this by the end of the run; below 0: it does not"),
+	TRAIN(weight_decay_rise, CHOICE, "linear", 0, 0, rises, "shape of the way to weight_decay_end"),
 	TRAIN(no_decay, STRING, NULL, 0, 0, NULL, "parts of names, as in embedding,head: such matrices do not decay either"),
 	TRAIN(momentum, FLOAT, "0.95", 0, 1, NULL, "SGD and Muon: what is kept of the last direction; SGD with 0 keeps no state"),
 	TRAIN(nesterov, BOOL, "true", 0, 0, NULL, "SGD and Muon: step along the direction after the next one's momentum"),

@@ -8,6 +8,7 @@
 enum mt_decay { MT_DECAY_COSINE, MT_DECAY_CONSTANT, MT_DECAY_LINEAR, MT_DECAY_WSD, MT_DECAY_INVERSE_SQUARE_ROOT };
 /* The last part of warm-up-stable-decay. */
 enum mt_wsd_decay { MT_WSD_EXPONENTIAL, MT_WSD_LINEAR, MT_WSD_COSINE, MT_WSD_MINUS_SQRT };
+enum mt_decay_rise { MT_RISE_LINEAR, MT_RISE_COSINE };
 enum mt_optimizer { MT_ADAMW, MT_SGD, MT_MUON };
 /* What makes updates of matrices of all shapes equally large, see muon.c. */
 enum mt_muon_scale { MT_MUON_SPECTRAL, MT_MUON_SHAPE, MT_MUON_UNIT_RMS };
@@ -33,6 +34,8 @@ struct mt_train_options {
 	double embedding_lr, embedding_min_lr;  /* of word embedding and head; 0: lr, min_lr */
 	int optimizer;                          /* enum mt_optimizer */
 	double beta1, beta2, eps, weight_decay; /* no decay on biases, norms (1-D tensors) */
+	double weight_decay_end;                /* at the end of the run; below 0: weight_decay throughout */
+	int weight_decay_rise;                  /* enum mt_decay_rise */
 	char *no_decay;                         /* parts of names, commas between, whose matrices do not decay; NULL: none */
 	double momentum;                        /* SGD, Muon */
 	bool nesterov;
@@ -98,6 +101,8 @@ int64_t mt_rampup_gbs(const struct mt_run *run, int64_t samples);
 /* The learning rate of a step between `peak` and `least` by the run's schedule. `begun` and `done`: samples before the step and
  * after it, in full batches (steps, where the batch is never ramped up). */
 double mt_learning_rate(const struct mt_train_options *train, double peak, double least, double begun, double done);
+/* The weight decay of a step, between weight_decay and weight_decay_end. */
+double mt_weight_decay(const struct mt_train_options *train, double begun);
 /* Writes it so that mt_run_load gives the same back; `header` lines are written as comments first (NULL: none). */
 enum mt_status mt_run_save(const struct mt_run *run, const char *path, const char *header);
 void mt_run_free(struct mt_run *run);

@@ -52,6 +52,25 @@ static void every_schedule_follows_its_formula(void **state)
 	mt_run_free(&run);
 }
 
+static void weight_decay_moves_to_its_end(void **state)
+{
+	struct mt_run run;
+
+	mt_run_default(&run);
+	struct mt_train_options *t = &run.train;
+	t->steps = 100, t->weight_decay = 0.1;
+	assert_near(mt_weight_decay(t, 50), 0.1);
+	t->weight_decay_end = 0.3;
+	assert_near(mt_weight_decay(t, 0), 0.1);
+	assert_near(mt_weight_decay(t, 25), 0.15);
+	assert_near(mt_weight_decay(t, 200), 0.3);
+	t->weight_decay_rise = MT_RISE_COSINE;
+	assert_near(mt_weight_decay(t, 0), 0.1);
+	assert_near(mt_weight_decay(t, 25), 0.1 + 0.2 * 0.5 * (1 - cos(M_PI / 4)));
+	assert_near(mt_weight_decay(t, 100), 0.3);
+	mt_run_free(&run);
+}
+
 /* ---- steps ---- */
 
 struct tensor {
@@ -107,7 +126,13 @@ static bool is_matrix(const struct mt_param_info *p)
 	return p->rows > 1 && p->cols > 1;
 }
 
-static void muon(struct tensor *t, const struct mt_param_info *p, const struct mt_train_options *train, double lr)
+/* Linear, as all of the runs here have it. */
+static double decay_at(const struct mt_train_options *train, int64_t step)
+{
+	return train->weight_decay + (train->weight_decay_end - train->weight_decay) * (double)step / (double)train->steps;
+}
+
+static void muon(struct tensor *t, const struct mt_param_info *p, const struct mt_train_options *train, double lr, double decay)
 {
 	double *x = doubles(t->count), scale = train->muon_factor;
 
@@ -123,7 +148,7 @@ static void muon(struct tensor *t, const struct mt_param_info *p, const struct m
 	else
 		scale *= sqrt((double)p->rows / (double)p->cols);
 	for (int64_t i = 0; i < t->count; i++)
-		t->weight[i] -= lr * (scale * x[i] + train->weight_decay * t->weight[i]);
+		t->weight[i] -= lr * (scale * x[i] + decay * t->weight[i]);
 	free(x);
 }
 
@@ -152,7 +177,7 @@ static void step_plain(struct tensor *t, const struct mt_param_info *p, const st
 {
 	const struct mt_train_options *train = &run->train;
 	bool ends = !strcmp(p->name, "embedding.word") || !strcmp(p->name, "head.weight");
-	double decay = is_matrix(p) && !(train->no_decay && strstr(p->name, "embedding")) ? train->weight_decay : 0;
+	double decay = is_matrix(p) && !(train->no_decay && strstr(p->name, "embedding")) ? decay_at(train, step) : 0;
 	double lr = ends && train->embedding_lr > 0
 			    ? mt_learning_rate(train, train->embedding_lr, train->min_lr, (double)step, (double)step + 1)
 			    : rate(train, step);
@@ -160,7 +185,7 @@ static void step_plain(struct tensor *t, const struct mt_param_info *p, const st
 	for (int64_t i = 0; i < t->count; i++)
 		t->grad[i] *= clip;
 	if (train->optimizer == MT_MUON && is_matrix(p) && !strncmp(p->name, "layer.", 6))
-		muon(t, p, train, lr);
+		muon(t, p, train, lr, decay);
 	else
 		step_elements(t, train, lr, decay, step + 1);
 }
@@ -223,7 +248,9 @@ static void check_optimizer(const struct tiny_model *model, void (*edit)(struct 
 	run.layout.bucket_bytes = 4 << 10; /* several buckets */
 	run.train.lr = 0.02;
 	run.train.warmup_steps = 1;
+	run.train.steps = 10;
 	run.train.weight_decay = 0.3;
+	run.train.weight_decay_end = 0.9;
 	edit(&run.train);
 	check_steps(&run);
 	run.train.no_decay = NULL; /* a literal */
@@ -390,6 +417,7 @@ static void impossible_options_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(weight_decay_moves_to_its_end),
 		cmocka_unit_test(every_schedule_follows_its_formula),
 		cmocka_unit_test(adamw_equals_plain_loops),
 		cmocka_unit_test(sgd_equals_plain_loops),

@@ -257,6 +257,11 @@ static void put_training(struct mt_export *e, const struct mt_run *r)
 	mt_export_real(e, "--adam-beta2", t->beta2);
 	mt_export_real(e, "--adam-eps", t->eps);
 	mt_export_real(e, "--weight-decay", t->weight_decay);
+	if (t->weight_decay_end >= 0) {
+		mt_export_real(e, "--start-weight-decay", t->weight_decay);
+		mt_export_real(e, "--end-weight-decay", t->weight_decay_end);
+		mt_export_text(e, "--weight-decay-incr-style", t->weight_decay_rise == MT_RISE_COSINE ? "cosine" : "linear");
+	}
 	mt_export_real(e, "--clip-grad", t->clip);
 	mt_export_integer(e, "--seed", t->seed);
 	mt_export_integer(e, "--eval-interval", t->eval_every > 0 ? t->eval_every : t->steps + 1);

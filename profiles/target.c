@@ -94,6 +94,7 @@ static const struct mt_option stack_options[] = {
 	NUM("host_backward_us", S(host_backward_us), "300", 0, 1e6, "host time of a layer's backward pass, us"),
 	NUM("host_comm_us", S(host_comm_us), "30", 0, 1e6, "host time of a collective, us"),
 	NUM("host_expert_us", S(host_expert_us), "1500", 0, 1e6, "further host time of a layer of experts in a pass, us"),
+	FLAG("experts_whole", S(experts_whole), "false", "tensor-parallel ranks do not split experts where nothing is said"),
 	NUM("host_cast_us", S(host_cast_us), "0", 0, 1e6, "further host time of a product of 8 or 4 bits in a pass, us"),
 	FLAG("blocking_launches", S(blocking_launches), "false", "the host waits for each kernel (CUDA_LAUNCH_BLOCKING=1)"),
 	NUM("message_us", S(message_us), "0", 0, 1e6, "launches and wait of a pipeline message, us"),

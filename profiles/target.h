@@ -50,6 +50,7 @@ struct mt_stack {
 	double elementwise_passes;    /* traffic of the vector operations over the least that fused kernels need */
 	double host_forward_us, host_backward_us, host_comm_us; /* host time a layer; of each collective in it */
 	double host_expert_us;                                  /* further, a layer of experts */
+	bool experts_whole;                                     /* where nothing is said, etp is 1 and not tp */
 	double host_cast_us;           /* further, of each product with operands of 8 or 4 bits: scales and casts */
 	bool blocking_launches;        /* the host waits for each kernel: its own time is never hidden */
 	double message_us;             /* of a pipeline message, a pass of a chunk: launches and the wait for the other stage */

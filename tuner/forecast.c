@@ -85,7 +85,8 @@ static double open_sharded_s(const struct mt_factors *f, double comm_s, double w
 {
 	double beside_s = hide_frac * comm_s;
 
-	return f->of[MT_FACTOR_EXPOSED] * (comm_s - beside_s + sqrt(work_s * work_s + beside_s * beside_s) - work_s);
+	return f->of[MT_FACTOR_EXPOSED] *
+	       (comm_s - beside_s + cbrt(work_s * work_s * work_s + beside_s * beside_s * beside_s) - work_s);
 }
 
 static double messages_s(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,

@@ -195,6 +195,7 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 	c->cp = number(csv, row, "cp", 1);
 	c->ep = number(csv, row, "ep", 1);
 	c->dp = number(csv, row, "dp", 0);
+	c->etp = c->experts > 0 ? number(csv, row, "etp", stack->experts_whole) : 0;
 	c->mbs = number(csv, row, "mbs", 0);
 	c->gbs = number(csv, row, "gbs", 0);
 	c->sp = number(csv, row, "sp", stack->sp_default) > 0 && c->tp > 1;

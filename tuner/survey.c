@@ -1,7 +1,7 @@
 /* survey: best first. Nodes come in the order of a bound below their times, so the best is found early and most of what follows is
  * told by its bound alone. What may be skipped is what no answer can hold:
  *
- *   memory   the least of the node is more than an accelerator has
+ *   memory   the least of the node is more than an accelerator has: such nodes are not kept (survey_space.c)
  *   time     the bound is above the last of the best, and the front has a layout with less time and no more memory
  *
  * Threads take blocks of nodes and bring together what they found after each; what is kept does not depend on who found it, only
@@ -137,13 +137,6 @@ static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 	struct mt_survey_layout at = node->layout;
 
 	MT_TRY(mt_survey_allow(w->allowed, w->mine.rejected, &at));
-	if (q->bounded && node->least_bytes > q->memory_bytes) {
-		int64_t left = mt_survey_allow_all(w->allowed, w->mine.rejected);
-
-		w->mine.pruned_memory += left;
-		w->mine.least_bytes = left > 0 ? fmin(w->mine.least_bytes, node->least_bytes) : w->mine.least_bytes;
-		return MT_OK;
-	}
 	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
 		w->mine.pruned_time += mt_survey_allow_all(w->allowed, w->mine.rejected);
 		return MT_OK;
@@ -230,7 +223,6 @@ static enum mt_status gather(struct mt_survey *survey, struct worker *w, int top
 	survey->evaluated += w->mine.evaluated;
 	survey->too_large += w->mine.too_large;
 	survey->pruned_time += w->mine.pruned_time;
-	survey->pruned_memory += w->mine.pruned_memory;
 	survey->least_bytes = fmin(survey->least_bytes, w->mine.least_bytes);
 	for (int i = 0; w->mine.rejected && i < mt_survey_rule_count; i++)
 		survey->rejected[i] += w->mine.rejected[i];

@@ -139,27 +139,30 @@ static double least_memory(struct mt_case *c, const struct mt_survey_query *quer
 	return least;
 }
 
-/* Below the time and the memory of every layout of the node: passes of the fastest cards, and the least memory with one chunk a
- * stage, which keeps fewest micro-batches, all ranks sharding. Where chunks decide which layers a stage has, the least of all. */
-static void bound(struct mt_survey_node *node, const struct mt_survey_query *query)
+/* Below the time, or the memory, of every layout of the node: passes of the fastest cards, or without cards the least memory with
+ * one chunk a stage, which keeps fewest micro-batches, all ranks sharding. Where chunks decide which layers a stage has, the least
+ * of all. */
+static double bound(const struct mt_survey_node *node, const struct mt_survey_query *query, const struct mt_survey_cards *cards)
 {
 	int most = query->model.expert_every > 1 ? mt_survey_stage_layers(query, &node->layout) : 1;
 	struct mt_survey_layout at = node->layout;
-	struct mt_forecast_cards least;
+	struct mt_forecast_cards fastest;
 	struct mt_forecast f;
 	struct mt_case c;
+	double least = DBL_MAX;
 
-	least_cards(&least, node->cards->kinds, mt_survey_recompute_kinds(query->stack));
-	node->least_s = node->least_bytes = DBL_MAX;
+	if (cards)
+		least_cards(&fastest, cards->kinds, mt_survey_recompute_kinds(query->stack));
 	for (at.vp = 1; at.vp <= most; at.vp++) {
 		if (most % at.vp != 0)
 			continue;
 		mt_survey_case(&c, query, &at);
 		c.selected = mt_survey_most_selected(query->stack);
-		mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &least);
-		node->least_s = fmin(node->least_s, mt_survey_passes_s(&f));
-		node->least_bytes = fmin(node->least_bytes, least_memory(&c, query, at));
+		if (cards)
+			mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &fastest);
+		least = fmin(least, cards ? mt_survey_passes_s(&f) : least_memory(&c, query, at));
 	}
+	return least;
 }
 
 static int by_least_time(const void *a, const void *b)
@@ -178,7 +181,8 @@ struct walk {
 	struct mt_survey *survey;
 	const struct mt_survey_query *query;
 	struct mt_survey_axis tp, ep, mbs, pp, groups;
-	struct mt_survey_choice *cp; /* owned: of each its kind and inner ranks */
+	struct mt_survey_allowed *allowed; /* owned */
+	struct mt_survey_choice *cp;       /* owned: of each its kind and inner ranks */
 	int cp_count;
 	struct mt_survey_choice ends[MT_SURVEY_AXIS][MOST_ENDS]; /* of each pp */
 	int end_count[MT_SURVEY_AXIS];
@@ -212,6 +216,20 @@ static const struct mt_forecast_parts *parts_of(const struct walk *w, struct wal
 	return &p->parts;
 }
 
+/* A node that fits no accelerator is not kept: what it holds is counted here. */
+static enum mt_status count_too_large(struct walk *w, const struct mt_survey_node *node)
+{
+	struct mt_survey *s = w->survey;
+	int64_t layouts;
+
+	MT_TRY(mt_survey_allow(w->allowed, s->rejected, &node->layout));
+	layouts = mt_survey_allow_all(w->allowed, s->rejected);
+	s->pruned_memory += layouts;
+	if (layouts > 0)
+		s->least_bytes = fmin(s->least_bytes, node->least_bytes);
+	return MT_OK;
+}
+
 static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, struct walk_parts *parts)
 {
 	const struct mt_survey_cards *cards = NULL;
@@ -220,16 +238,21 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, st
 		layout.pp = w->pp.values[i];
 		layout.dp = (int)(w->query->gpus / ((int64_t)layout.tp * layout.cp * layout.pp));
 		for (int k = 0; k < w->end_count[i]; k++) {
-			struct mt_survey_node node;
-
 			layout.first_less = w->ends[i][k].a;
 			layout.last_less = w->ends[i][k].b;
 			if (!keeps(w, &layout, MT_SURVEY_PP, w->inner[i][k]))
 				continue;
+			struct mt_survey_node node = {.layout = layout};
+
+			node.least_bytes = bound(&node, w->query, NULL);
+			if (w->query->bounded && node.least_bytes > w->query->memory_bytes) {
+				MT_TRY(count_too_large(w, &node));
+				continue;
+			}
 			if (!cards)
 				MT_TRY(add_cards(w->space, w->query, &layout, parts_of(w, parts, &layout), &cards));
-			node = (struct mt_survey_node){.layout = layout, .cards = cards};
-			bound(&node, w->query);
+			node.cards = cards;
+			node.least_s = bound(&node, w->query, cards);
 			MT_TRY(add_node(w->space, &node));
 		}
 	}
@@ -342,6 +365,7 @@ enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_surv
 	w->survey = survey;
 	w->query = query;
 	mt_survey_divisors(&w->tp, query->gpus, query->gpus);
+	MT_GOTO(out, mt_survey_allowed_create(&w->allowed, query));
 	MT_GOTO(out, cp_of(w));
 	mt_survey_groups(&w->groups, query);
 	mt_survey_divisors(&w->pp, query->gpus, query->gpus);
@@ -365,6 +389,7 @@ out:
 	if (w) {
 		free(w->cp);
 		free(w->parts);
+		mt_survey_allowed_destroy(w->allowed);
 	}
 	free(w);
 	if (st != MT_OK)

@@ -36,7 +36,8 @@ struct mt_survey_space {
 	int card_count, card_capacity;
 };
 
-/* Nodes that keep the rules of their axes, by least_s; the others are counted in survey->rejected, and all in survey->counted. */
+/* Nodes that keep the rules of their axes and, where the search is bounded, may fit the memory, by least_s; the others are counted
+ * in survey->rejected and pruned_memory, and all in survey->counted. */
 enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_survey *survey, const struct mt_survey_query *query);
 void mt_survey_space_free(struct mt_survey_space *space);
 /* Divisors of a number, in order, up to `most`. */

@@ -32,6 +32,7 @@ struct worker {
 	struct shared *shared;
 	struct mt_survey mine; /* what this one counted and found, and of the others as of the last block */
 	struct mt_survey_allowed *allowed;
+	struct mt_survey_cards cards; /* of the node at hand */
 	enum mt_status status;
 	char message[200];
 };
@@ -93,7 +94,7 @@ static enum mt_status visit_shards(struct worker *w, const struct mt_survey_node
 		}
 		c->zero = at.zero = shards[i].a;
 		c->zero_group = at.zero_group = shards[i].b;
-		mt_survey_compose(&f, q, c, node->cards->whole_bytes, mix, share);
+		mt_survey_compose(&f, q, c, w->cards.whole_bytes, mix, share);
 		MT_TRY(keep(&w->mine, q, &at, &f));
 		*passes_s = mt_survey_passes_s(&f);
 	}
@@ -118,7 +119,7 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 		w->mine.pruned_time += left;
 		return MT_OK;
 	}
-	mt_survey_mix(&mix, &node->cards->kinds[0], &node->cards->kinds[kind], share);
+	mt_survey_mix(&mix, &w->cards.kinds[0], &w->cards.kinds[kind], share);
 	mt_survey_case(&c, q, &at);
 	for (int i = 0; i < count; i++) {
 		at.schedule = chunks[i].a;
@@ -141,6 +142,7 @@ static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 		w->mine.pruned_time += mt_survey_allow_all(w->allowed, w->mine.rejected);
 		return MT_OK;
 	}
+	mt_survey_cards_make(&w->cards, q, &at, node->parts);
 	for (int i = 0; i < w->allowed->inner->recompute_count; i++) {
 		at.recompute = w->allowed->inner->recompute[i].a;
 		at.recompute_layers = w->allowed->inner->recompute[i].b;
@@ -180,7 +182,7 @@ static enum mt_status take_blocks(struct worker *w)
 		if (first >= s->space->count)
 			return MT_OK;
 		for (int i = first; i < end && st == MT_OK; i++)
-			st = visit(w, &s->space->nodes[i]);
+			st = visit(w, s->space->order[i].node);
 		MT_TRY(st);
 		if (q->jobs == 1)
 			continue;
@@ -268,7 +270,7 @@ static void count_rest(struct mt_survey *survey, const struct shared *s)
 	for (int i = 0; i < mt_survey_rule_count; i++)
 		told += survey->rejected[i];
 	survey->not_reached = survey->counted - told;
-	survey->least_left_s = first < s->space->count ? s->space->nodes[first].least_s : INFINITY;
+	survey->least_left_s = first < s->space->count ? s->space->order[first].least_s : INFINITY;
 }
 
 enum mt_status mt_survey_run(struct mt_survey *survey, const struct mt_survey_query *query)

@@ -72,15 +72,12 @@ static double whole_bytes(const struct mt_case *c, const struct mt_stack *stack)
 	return two.memory[0].activations - one.memory[0].activations;
 }
 
-struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout,
-					       const struct mt_forecast_parts *parts)
+void mt_survey_cards_make(struct mt_survey_cards *cards, const struct mt_survey_query *query, const struct mt_survey_layout *layout,
+			  const struct mt_forecast_parts *parts)
 {
 	int count = mt_survey_recompute_kinds(query->stack), most = mt_survey_most_selected(query->stack);
-	struct mt_survey_cards *cards = malloc(sizeof *cards + (size_t)count * sizeof cards->kinds[0]);
 	struct mt_case c;
 
-	if (!cards)
-		return NULL;
 	mt_survey_case(&c, query, layout);
 	make_cards(&cards->kinds[0], parts, &c, query, MT_CASE_NONE, 0);
 	make_cards(&cards->kinds[count - 1], parts, &c, query, MT_CASE_FULL, 0);
@@ -90,7 +87,6 @@ struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *que
 				   query, MT_CASE_SELECTIVE, selected);
 	}
 	cards->whole_bytes = whole_bytes(&c, query->stack);
-	return cards;
 }
 
 static void mix_card(struct mt_pass_forecast *to, const struct mt_pass_forecast *a, const struct mt_pass_forecast *b, double share)

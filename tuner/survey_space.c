@@ -49,26 +49,29 @@ static int ends_of(struct mt_survey_choice *ends, const struct mt_survey_query *
 
 /* --- growing arrays --- */
 
-static enum mt_status add_cards(struct mt_survey_space *space, const struct mt_survey_query *query,
-				const struct mt_survey_layout *layout, const struct mt_forecast_parts *parts,
-				const struct mt_survey_cards **added)
+/* The parts of a layout's cards. */
+static enum mt_status add_parts(struct mt_survey_space *space, const struct mt_survey_query *query,
+				const struct mt_survey_layout *layout, const struct mt_forecast_parts **added)
 {
-	struct mt_survey_cards *cards;
+	struct mt_forecast_parts *parts;
+	struct mt_case c;
 
-	if (space->card_count == space->card_capacity) {
-		int capacity = space->card_capacity ? 2 * space->card_capacity : 256;
-		struct mt_survey_cards **grown = realloc(space->cards, (size_t)capacity * sizeof(struct mt_survey_cards *));
+	if (space->parts_count == space->parts_capacity) {
+		int capacity = space->parts_capacity ? 2 * space->parts_capacity : 256;
+		struct mt_forecast_parts **grown = realloc(space->parts, (size_t)capacity * sizeof(struct mt_forecast_parts *));
 
 		if (!grown)
-			return mt_fail(MT_NOMEM, "no memory for %d cards", capacity);
-		space->cards = grown;
-		space->card_capacity = capacity;
+			return mt_fail(MT_NOMEM, "no memory for the parts of %d cards", capacity);
+		space->parts = grown;
+		space->parts_capacity = capacity;
 	}
-	cards = mt_survey_cards_create(query, layout, parts);
-	if (!cards)
-		return mt_fail(MT_NOMEM, "no memory for cards");
-	space->cards[space->card_count++] = cards;
-	*added = cards;
+	parts = malloc(sizeof *parts);
+	if (!parts)
+		return mt_fail(MT_NOMEM, "no memory for the parts of cards");
+	mt_survey_case(&c, query, layout);
+	mt_forecast_parts(parts, &c, query->target, query->stack, &query->factors);
+	space->parts[space->parts_count++] = parts;
+	*added = parts;
 	return MT_OK;
 }
 
@@ -89,9 +92,10 @@ static enum mt_status add_node(struct mt_survey_space *space, const struct mt_su
 
 void mt_survey_space_free(struct mt_survey_space *space)
 {
-	for (int i = 0; i < space->card_count; i++)
-		free(space->cards[i]);
-	free(space->cards);
+	for (int i = 0; i < space->parts_count; i++)
+		free(space->parts[i]);
+	free(space->parts);
+	free(space->order);
 	free(space->nodes);
 	memset(space, 0, sizeof *space);
 }
@@ -167,11 +171,22 @@ static double bound(const struct mt_survey_node *node, const struct mt_survey_qu
 
 static int by_least_time(const void *a, const void *b)
 {
-	const struct mt_survey_node *x = a, *y = b;
+	const struct mt_survey_place *x = a, *y = b;
 
 	if (x->least_s != y->least_s)
 		return x->least_s < y->least_s ? -1 : 1;
-	return mt_survey_order(&x->layout, &y->layout);
+	return mt_survey_order(&x->node->layout, &y->node->layout);
+}
+
+static enum mt_status order_nodes(struct mt_survey_space *space)
+{
+	space->order = malloc((size_t)(space->count > 0 ? space->count : 1) * sizeof *space->order);
+	if (!space->order)
+		return mt_fail(MT_NOMEM, "no memory for the order of %d layouts", space->count);
+	for (int i = 0; i < space->count; i++)
+		space->order[i] = (struct mt_survey_place){space->nodes[i].least_s, &space->nodes[i]};
+	qsort(space->order, (size_t)space->count, sizeof *space->order, by_least_time);
+	return MT_OK;
 }
 
 /* --- enumeration --- */
@@ -186,11 +201,8 @@ struct walk {
 	int cp_count;
 	struct mt_survey_choice ends[MT_SURVEY_AXIS][MOST_ENDS]; /* of each pp */
 	int end_count[MT_SURVEY_AXIS];
-	/* owned: of a tp and cp by ep, etp, mbs and sp; what cp_kind and tp_overlap share */
-	struct walk_parts {
-		bool made;
-		struct mt_forecast_parts parts;
-	} * parts;
+	const struct mt_forecast_parts **parts;              /* owned: of a tp and cp by ep, etp, mbs and sp; NULL: not made */
+	struct mt_survey_cards cards;                        /* of the nodes at hand */
 	int64_t inner[MT_SURVEY_AXIS][MOST_ENDS], inner_all; /* layouts inside of each pp and its ends, and of all */
 };
 
@@ -202,18 +214,6 @@ static bool keeps(struct walk *w, const struct mt_survey_layout *layout, enum mt
 	if (rule >= 0)
 		w->survey->rejected[rule] += inside;
 	return rule < 0;
-}
-
-static const struct mt_forecast_parts *parts_of(const struct walk *w, struct walk_parts *p, const struct mt_survey_layout *layout)
-{
-	struct mt_case c;
-
-	if (!p->made) {
-		mt_survey_case(&c, w->query, layout);
-		mt_forecast_parts(&p->parts, &c, w->query->target, w->query->stack, &w->query->factors);
-	}
-	p->made = true;
-	return &p->parts;
 }
 
 /* A node that fits no accelerator is not kept: what it holds is counted here. */
@@ -230,9 +230,10 @@ static enum mt_status count_too_large(struct walk *w, const struct mt_survey_nod
 	return MT_OK;
 }
 
-static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, struct walk_parts *parts)
+/* `parts` of the layout: those there, or made when needed. */
+static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, const struct mt_forecast_parts **parts)
 {
-	const struct mt_survey_cards *cards = NULL;
+	bool made = false;
 
 	for (int i = 0; i < w->pp.count; i++) {
 		layout.pp = w->pp.values[i];
@@ -249,10 +250,13 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, st
 				MT_TRY(count_too_large(w, &node));
 				continue;
 			}
-			if (!cards)
-				MT_TRY(add_cards(w->space, w->query, &layout, parts_of(w, parts, &layout), &cards));
-			node.cards = cards;
-			node.least_s = bound(&node, w->query, cards);
+			if (!*parts)
+				MT_TRY(add_parts(w->space, w->query, &layout, parts));
+			if (!made)
+				mt_survey_cards_make(&w->cards, w->query, &layout, *parts);
+			made = true;
+			node.parts = *parts;
+			node.least_s = bound(&node, w->query, &w->cards);
 			MT_TRY(add_node(w->space, &node));
 		}
 	}
@@ -260,7 +264,7 @@ static enum mt_status walk_pp(struct walk *w, struct mt_survey_layout layout, st
 }
 
 /* `parts`: two a micro-batch size. */
-static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout, struct walk_parts *parts)
+static enum mt_status walk_mbs(struct walk *w, struct mt_survey_layout layout, const struct mt_forecast_parts **parts)
 {
 	for (int i = 0; i < w->mbs.count; i++) {
 		for (int k = 0; k < 4; k++) {
@@ -318,7 +322,7 @@ static enum mt_status clear_parts(struct walk *w, int etp_count)
 	size_t count = 2 * (size_t)w->mbs.count * (size_t)w->ep.count * (size_t)etp_count;
 
 	free(w->parts);
-	w->parts = calloc(count, sizeof *w->parts);
+	w->parts = calloc(count, sizeof(const struct mt_forecast_parts *));
 	return w->parts ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
 }
 
@@ -384,7 +388,7 @@ enum mt_status mt_survey_enumerate(struct mt_survey_space *space, struct mt_surv
 		}
 	}
 	MT_GOTO(out, walk_tp(w));
-	qsort(space->nodes, (size_t)space->count, sizeof *space->nodes, by_least_time);
+	st = order_nodes(space);
 out:
 	if (w) {
 		free(w->cp);

@@ -11,17 +11,22 @@ enum {
 	MT_SURVEY_CARD_KINDS = 1 + MT_CASE_SELECTIONS /* none, selections, full */
 };
 
-/* Cards of one (tp, cp, its kind, ep, etp, mbs, sp, tp_overlap), shared by all pp. */
+/* Cards of one (tp, cp, its kind, ep, etp, mbs, sp, tp_overlap), for all pp. */
 struct mt_survey_cards {
-	double whole_bytes;               /* activations of one layer, nothing done again: the work of full recompute */
-	struct mt_forecast_cards kinds[]; /* by mt_survey_recompute_index */
+	double whole_bytes; /* activations of one layer, nothing done again: the work of full recompute */
+	struct mt_forecast_cards kinds[MT_SURVEY_CARD_KINDS]; /* by mt_survey_recompute_index */
 };
 
 /* A node: what is left to choose is recompute, chunks, zero and its group. */
 struct mt_survey_node {
 	struct mt_survey_layout layout;
-	const struct mt_survey_cards *cards;
-	double least_s, least_bytes; /* below those of all its layouts */
+	const struct mt_forecast_parts *parts; /* what its cards are made of; shared by kinds of cp, tp_overlap and pp */
+	double least_s, least_bytes;           /* below those of all its layouts */
+};
+
+struct mt_survey_place {
+	double least_s;
+	const struct mt_survey_node *node;
 };
 
 struct mt_survey_axis {
@@ -32,8 +37,9 @@ struct mt_survey_axis {
 struct mt_survey_space {
 	struct mt_survey_node *nodes; /* owned */
 	int count, capacity;
-	struct mt_survey_cards **cards; /* owned, each too */
-	int card_count, card_capacity;
+	struct mt_survey_place *order;    /* owned: nodes by least_s */
+	struct mt_forecast_parts **parts; /* owned, each too */
+	int parts_count, parts_capacity;
 };
 
 /* Nodes that keep the rules of their axes and, where the search is bounded, may fit the memory, by least_s; the others are counted
@@ -87,9 +93,9 @@ int64_t mt_survey_allow_chunks(struct mt_survey_choice *chunks, int *count, cons
 
 /* --- survey_layout.c --- */
 
-/* `parts` of the layout's tp, cp, ep, etp, mbs and sp. NULL: no memory. */
-struct mt_survey_cards *mt_survey_cards_create(const struct mt_survey_query *query, const struct mt_survey_layout *layout,
-					       const struct mt_forecast_parts *parts);
+/* `parts` of the layout's tp, cp, ep, etp, mbs and sp. */
+void mt_survey_cards_make(struct mt_survey_cards *cards, const struct mt_survey_query *query, const struct mt_survey_layout *layout,
+			  const struct mt_forecast_parts *parts);
 /* A layout in the model's case. */
 void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, const struct mt_survey_layout *layout);
 /* The cards of layers on average over those that recompute, `again`, and those that do not. */

@@ -200,6 +200,7 @@ const char *mt_skipped_name(int skipped)
 /* Whether the step is left out, and why; the loss scale follows. */
 static int judge(struct mt_engine *e, const struct mt_step_stats *stats)
 {
+	double most = e->config.run->train.spike_norm;
 	bool finite = isfinite(stats->grad_norm);
 
 	if (!isfinite(stats->loss))
@@ -208,6 +209,8 @@ static int judge(struct mt_engine *e, const struct mt_step_stats *stats)
 		return MT_SKIPPED_OVERFLOW;
 	if (!finite)
 		return MT_SKIPPED_NOT_FINITE;
+	if (most > 0 && stats->grad_norm > most)
+		return MT_SKIPPED_SPIKE;
 	return e->loss_limit > 0 && stats->loss > e->loss_limit ? MT_SKIPPED_SPIKE : MT_SKIPPED_NOT;
 }
 

@@ -95,7 +95,9 @@ static const struct mt_option train_options[] = {
 	TRAIN(init_from, STRING, NULL, 0, 0, NULL, "initial weights: a checkpoint or a Hugging Face directory; none: random"),
 	TRAIN(on_nan, CHOICE, "skip", 0, 0, policies,
 	      "when loss or gradient is not finite: skip the step, stop, or rewind to the last checkpoint"),
-	TRAIN(on_spike, CHOICE, "skip", 0, 0, policies, "the same for a loss above the limit that spike_factor sets"),
+	TRAIN(on_spike, CHOICE, "skip", 0, 0, policies,
+	      "the same for a loss or a norm above the limits that spike_factor and spike_norm set"),
+	TRAIN(spike_norm, FLOAT, "0", 0, 1e9, NULL, "a gradient norm above this, before clipping, is a spike; 0: none is"),
 	TRAIN(spike_factor, FLOAT, "0", 0, 1e6, NULL, "a loss of more than so many medians of the last 32 is a spike; 0: none is"),
 };
 
@@ -174,13 +176,13 @@ static enum mt_status read_model(struct mt_model *model, const struct mt_yaml *n
 enum mt_status mt_run_check(const struct mt_run *run, const char *where)
 {
 	const struct mt_train_options *train = &run->train;
+	bool spikes = train->spike_factor > 0 || train->spike_norm > 0;
 
 	if (train->min_lr > train->lr)
 		return mt_fail(MT_INPUT, "%s: min_lr %g is above lr %g", where, train->min_lr, train->lr);
 	if (train->beta1 >= 1 || train->beta2 >= 1)
 		return mt_fail(MT_INPUT, "%s: beta1 %g and beta2 %g must be below 1", where, train->beta1, train->beta2);
-	if ((train->on_nan == MT_POLICY_REWIND || (train->spike_factor > 0 && train->on_spike == MT_POLICY_REWIND)) &&
-	    !train->save_dir)
+	if ((train->on_nan == MT_POLICY_REWIND || (spikes && train->on_spike == MT_POLICY_REWIND)) && !train->save_dir)
 		return mt_fail(MT_INPUT, "%s: rewind goes back to a checkpoint: give save_dir, or skip or stop", where);
 	if (train->save_every > 0 && !train->save_dir)
 		return mt_fail(MT_INPUT, "%s: save_every %lld needs a save_dir", where, (long long)train->save_every);

@@ -64,6 +64,7 @@ struct mt_train_options {
 	char *rank_order;               /* "0,2,1,3": rank i runs where the launcher put this one; NULL: as launched */
 	char *init_from;                /* directory of initial weights: a checkpoint or a Hugging Face model; NULL: random */
 	int on_nan, on_spike;           /* enum mt_policy */
+	double spike_norm;              /* a gradient norm above this is one too; 0: none is */
 	double spike_factor;            /* a loss above so many medians of the last 32 is a spike; 0: none is */
 };
 

@@ -257,6 +257,33 @@ static void check_optimizer(const struct tiny_model *model, void (*edit)(struct 
 	mt_run_free(&run);
 }
 
+/* A gradient norm above the limit: the step changes nothing; below it: it does. */
+static void a_norm_above_its_limit_is_a_spike(void **state)
+{
+	for (int above = 0; above < 2; above++) {
+		struct engine_bench b;
+		struct mt_step_stats stats;
+		struct mt_run run;
+		double before[64 * 64], after[64 * 64];
+		struct mt_param_info p;
+
+		set_tiny_run(&run, &TINY_GPT);
+		run.layout.dtype = MT_F64;
+		run.train.spike_norm = above ? 1e-6 : 1e6;
+		if (open_engine(&b, &run, "reference", NULL) != MT_OK)
+			fail_msg("%s", mt_error_message());
+		mt_engine_param_info(b.engine, 0, &p);
+		assert_true(p.rows * p.cols <= 64 * 64);
+		assert_int_equal(mt_engine_read_param_f64(b.engine, 0, before), MT_OK);
+		assert_int_equal(mt_engine_step(b.engine, &stats), MT_OK);
+		assert_int_equal(mt_engine_read_param_f64(b.engine, 0, after), MT_OK);
+		assert_int_equal(stats.skipped, above ? MT_SKIPPED_SPIKE : MT_SKIPPED_NOT);
+		assert_int_equal(memcmp(before, after, (size_t)(p.rows * p.cols) * sizeof(double)) == 0, above);
+		close_engine(&b);
+		mt_run_free(&run);
+	}
+}
+
 static void use_adamw(struct mt_train_options *t)
 {
 	t->clip = 0.1;
@@ -417,6 +444,7 @@ static void impossible_options_are_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_norm_above_its_limit_is_a_spike),
 		cmocka_unit_test(weight_decay_moves_to_its_end),
 		cmocka_unit_test(every_schedule_follows_its_formula),
 		cmocka_unit_test(adamw_equals_plain_loops),

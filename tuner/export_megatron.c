@@ -263,6 +263,8 @@ static void put_training(struct mt_export *e, const struct mt_run *r)
 		mt_export_text(e, "--weight-decay-incr-style", t->weight_decay_rise == MT_RISE_COSINE ? "cosine" : "linear");
 	}
 	mt_export_real(e, "--clip-grad", t->clip);
+	if (t->spike_norm > 0)
+		mt_export_real(e, "--grad-norm-skip-threshold", t->spike_norm);
 	mt_export_integer(e, "--seed", t->seed);
 	mt_export_integer(e, "--eval-interval", t->eval_every > 0 ? t->eval_every : t->steps + 1);
 	mt_export_integer(e, "--eval-iters", t->eval_every > 0 ? t->eval_steps : 0);

@@ -64,6 +64,23 @@ choices() {
 	check "abs(\$d->{mape_frac} - $(json '$d->{mape_frac}' "$GIVEN/one.json")) < 1e-4" "$OUT"
 }
 
+# Three runs alike but for what their notes say of options.
+@test "options of one software are stacks that count as one" {
+	local run=8,8,32,4096,32,8,14336,8192,128256,1,1,1,8,2,16,2.5,pytorch/torchtitan,h100-80g-sxm,bf16
+	{
+		echo id,notes,gpus,gpus_per_node,layers,hidden,heads,kv_heads,ffn,seq,vocab,tp,pp,cp,dp,mbs,gbs,step_time_s,source_repo,hardware,precision
+		echo "compiled,compile,$run"
+		echo "eager,eager,$run"
+		echo "rowwise,fp8-rowwise vanillaTP,${run%bf16}fp8"
+	} >"$GIVEN/options.csv"
+	attempt megatune validate "$GIVEN/options.csv" --rows "$GIVEN/rows.csv"
+	finished
+	[ "$(grep -c 'sxm + ' "$OUT")" = 1 ]
+	grep -q 'h100-80g-sxm + torchtitan-fsdp2  *3 ' "$OUT"
+	[ "$(tail -n +2 "$GIVEN/rows.csv" | cut -d, -f4 | tr '\n' ' ')" = "torchtitan-fsdp2 torchtitan-eager torchtitan-rowwise " ]
+	[ "$(cut -d, -f6 "$GIVEN/rows.csv" | sort -u | wc -l)" = 4 ]
+}
+
 @test "bad tables, maps and calibrations are refused" {
 	attempt megatune validate no.csv
 	refused "no.csv"

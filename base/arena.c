@@ -43,7 +43,9 @@ struct mt_arena {
 	size_t backed_bytes;    /* reserved at the backing */
 	size_t committed_bytes; /* usable, where the backing commits */
 	struct mt_arena_stats stats;
-	bool keeps_sizes; /* free blocks are not joined, nor split but for the one that was never used */
+	bool keeps_sizes;         /* free blocks are not joined, nor split but for the one that was never used */
+	mt_arena_watcher watcher; /* NULL: none */
+	void *watcher_context;
 
 	struct block *blocks; /* owned */
 	uint32_t block_room, block_spare;
@@ -323,6 +325,8 @@ enum mt_status mt_arena_alloc(struct mt_arena *arena, size_t bytes, void **point
 	if (end_bytes > arena->stats.peak_bytes)
 		arena->stats.peak_bytes = end_bytes;
 	*pointer = (void *)((uintptr_t)arena->base + (size_t)offset * UNIT);
+	if (arena->watcher)
+		arena->watcher(arena->watcher_context, *pointer, (size_t)size * UNIT);
 	return MT_OK;
 }
 
@@ -359,6 +363,8 @@ void mt_arena_free(struct mt_arena *arena, void *pointer)
 	if (!pointer)
 		return;
 	uint32_t slot = slot_of(arena, pointer, "freed");
+	if (arena->watcher)
+		arena->watcher(arena->watcher_context, pointer, 0);
 	uint32_t block = arena->live[slot];
 	remove_live(arena, slot);
 	arena->stats.live_bytes -= (size_t)arena->blocks[block].size * UNIT;
@@ -375,6 +381,12 @@ void mt_arena_free(struct mt_arena *arena, void *pointer)
 		block = before;
 	}
 	insert_free(arena, block);
+}
+
+void mt_arena_watch(struct mt_arena *arena, mt_arena_watcher watcher, void *context)
+{
+	arena->watcher = watcher;
+	arena->watcher_context = context;
 }
 
 void mt_arena_stats(const struct mt_arena *arena, struct mt_arena_stats *stats)

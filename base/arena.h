@@ -64,6 +64,10 @@ void mt_arena_free(struct mt_arena *arena, void *pointer);
 /* The bytes of a live allocation, rounded up to MT_ARENA_ALIGN_BYTES. Aborts as mt_arena_free does. */
 size_t mt_arena_bytes(const struct mt_arena *arena, const void *pointer);
 
+/* Told of each range that is allocated and, with bytes 0, of each that is freed. `bytes` as rounded up. */
+typedef void (*mt_arena_watcher)(void *context, const void *pointer, size_t bytes);
+void mt_arena_watch(struct mt_arena *arena, mt_arena_watcher watcher, void *context); /* NULL: no more */
+
 void mt_arena_stats(const struct mt_arena *arena, struct mt_arena_stats *stats);
 
 #endif

@@ -4,6 +4,7 @@
 #include "engine/context.h"
 #include "engine/internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 struct bench {
@@ -12,17 +13,17 @@ struct bench {
 	struct mt_fabric *fabric;
 	struct mt_dry_world *world;
 	struct mt_engine *engine;
-	struct mt_cost_source ops;
 	int64_t first[MT_CARD_KINDS]; /* layer of each kind */
 	int kinds[MT_CARD_KINDS], kind_count;
-	bool splits;        /* gradients of weights are put off */
-	int64_t most_bytes; /* of activations, since it was set */
+	bool splits; /* gradients of weights are put off */
+	struct mt_recorder recorder;
+	struct mt_taped *taped; /* owned: of each kind of layer, then embedding and head */
 	/* at the last lap */
 	double last_s;
 	int64_t last_bytes;
 };
 
-static double watch_op_s(void *context, const struct mt_op_key *key);
+enum { EMBEDDING = MT_CARD_KINDS, HEAD, BLOCKS };
 
 static void close_bench(struct bench *b)
 {
@@ -30,6 +31,7 @@ static void close_bench(struct bench *b)
 	mt_fabric_destroy(b->fabric);
 	mt_dry_world_destroy(b->world);
 	mt_device_destroy(b->device);
+	free(b->taped);
 }
 
 static bool in_8_bits(const struct mt_run *run, int64_t layer)
@@ -67,14 +69,13 @@ static int find_kinds(const struct mt_run *run, int64_t first[MT_CARD_KINDS], in
 static enum mt_status open_bench(struct bench *b, const struct mt_run *run, struct mt_cost_source ops,
 				 struct mt_comm_cost_source comms)
 {
-	struct mt_device_config device = {.kind = "dry", .cost = {.op_s = watch_op_s, .context = b, .gpu_arch = ops.gpu_arch}};
+	struct mt_device_config device = {.kind = "dry", .cost = ops};
 	struct mt_fabric_config fabric = {.kind = "dry", .cost = comms};
 	struct mt_engine_config config = {.run = &b->run};
 	struct mt_layout *l = &b->run.layout;
 	int64_t layers = 1;
 
 	b->run = *run;
-	b->ops = ops;
 	b->kind_count = find_kinds(run, b->first, b->kinds);
 	for (int kind = 0; kind < MT_CARD_KINDS; kind++)
 		layers = b->first[kind] >= layers ? b->first[kind] + 1 : layers;
@@ -98,6 +99,11 @@ static enum mt_status open_bench(struct bench *b, const struct mt_run *run, stru
 	config.device = b->device;
 	config.fabric = b->fabric;
 	MT_TRY(mt_engine_create(&b->engine, &config));
+	/* Told apart from other activations, wherever a layout has them. */
+	b->engine->logits_arena = ARENA_WORKSPACE;
+	b->taped = calloc(BLOCKS, sizeof *b->taped);
+	if (!b->taped)
+		return mt_fail(MT_NOMEM, "no memory for the tapes of a card");
 	return b->splits ? mt_wgrads_create(&b->engine->flights[0].wgrads, b->run.model.layers) : MT_OK;
 }
 
@@ -109,19 +115,8 @@ static int64_t live_bytes(const struct mt_engine *e)
 	return (int64_t)stats.live_bytes;
 }
 
-/* What an operation works on is allocated before it is enqueued and freed after: the most of all operations is the most. */
-static double watch_op_s(void *context, const struct mt_op_key *key)
-{
-	struct bench *b = context;
-	int64_t bytes = b->engine ? live_bytes(b->engine) : 0;
-
-	if (bytes > b->most_bytes)
-		b->most_bytes = bytes;
-	return b->ops.op_s ? b->ops.op_s(b->ops.context, key) : 0;
-}
-
-/* What a block's pass took and left since the last lap. peak_bytes may be NULL. */
-static void lap(struct bench *b, double *seconds, double *tp_s, int64_t *bytes, int64_t *peak_bytes)
+/* What a block's pass took and left since the last lap. */
+static void lap(struct bench *b, double *seconds, double *tp_s, int64_t *bytes)
 {
 	struct mt_engine *e = b->engine;
 	double now_s = mt_stream_now_s(e->compute);
@@ -130,51 +125,43 @@ static void lap(struct bench *b, double *seconds, double *tp_s, int64_t *bytes, 
 	if (seconds) {
 		*seconds = now_s - b->last_s;
 		*tp_s += e->tp_s + e->cp_s + e->ep_s;
-		*bytes = live - b->last_bytes;
-		if (peak_bytes)
-			*peak_bytes = (b->most_bytes > live ? b->most_bytes : live) - b->last_bytes;
 	}
+	if (bytes)
+		*bytes = live - b->last_bytes;
 	e->tp_s = e->cp_s = e->ep_s = 0;
 	b->last_s = now_s;
-	b->last_bytes = b->most_bytes = live;
+	b->last_bytes = live;
+}
+
+/* A block's first pass begins; it is given `input`. */
+static struct mt_taped *begin(struct bench *b, int index, struct mt_block_tapes *tapes, const void *input)
+{
+	struct mt_taped *taped = &b->taped[index];
+
+	*taped = (struct mt_taped){.tapes = tapes, .at = {input}};
+	tapes->tensors = MT_TAPE_FIRST;
+	mt_recorder_set(&b->recorder, taped, MT_TAPE_FORWARD);
+	return taped;
 }
 
 static void lap_forward(struct bench *b, struct mt_block_cost *block)
 {
-	lap(b, &block->forward_s, &block->tp_s, &block->forward_bytes, &block->forward_peak_bytes);
+	lap(b, &block->forward_s, &block->tp_s, &block->forward_bytes);
+}
+
+/* Its backward pass begins, given the gradient of its output. */
+static struct mt_taped *go_back(struct bench *b, int index, const void *gradient)
+{
+	struct mt_taped *taped = &b->taped[index];
+
+	taped->at[MT_TAPE_GRADIENT] = gradient;
+	mt_recorder_set(&b->recorder, taped, MT_TAPE_BACKWARD);
+	return taped;
 }
 
 static void lap_backward(struct bench *b, struct mt_block_cost *block)
 {
-	lap(b, &block->backward_s, &block->tp_s, &block->backward_bytes, &block->backward_peak_bytes);
-}
-
-static int64_t peak_bytes(const struct mt_engine *e)
-{
-	struct mt_arena_stats stats;
-
-	mt_arena_stats(e->arenas[ARENA_ACTIVATIONS], &stats);
-	return (int64_t)stats.peak_bytes;
-}
-
-/* The same passes in the order in which the last stage allocates, for the peak alone. */
-static enum mt_status measure_last(const struct bench *b, struct mt_card *card)
-{
-	struct mt_engine *e = b->engine;
-	int layer = (int)b->first[b->kinds[b->kind_count - 1]];
-	struct mt_flight *flight = &e->flights[0];
-	struct mt_layer_saved *saved = &flight->layers[layer];
-
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->shard_rows * e->model->hidden, e->dtype, &saved->x));
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
-	MT_TRY(mt_layer_forward(e, layer, saved, &flight->output));
-	MT_TRY(mt_head_forward(e, flight, 0));
-	MT_TRY(mt_head_backward(e, flight));
-	MT_TRY(mt_layer_backward(e, layer, saved, &flight->gradient));
-	card->last_peak_bytes = peak_bytes(e);
-	mt_engine_release(e, &flight->gradient);
-	mt_engine_release(e, &flight->targets);
-	return MT_OK;
+	lap(b, &block->backward_s, &block->tp_s, NULL);
 }
 
 /* A layer of each kind, forward. */
@@ -183,11 +170,14 @@ static enum mt_status measure_forward(struct bench *b, struct mt_card *card, voi
 	struct mt_flight *flight = &b->engine->flights[0];
 
 	for (int i = 0; i < b->kind_count; i++) {
-		int layer = (int)b->first[b->kinds[i]];
+		int kind = b->kinds[i], layer = (int)b->first[kind];
+		struct mt_block_cost *block = &card->layer[kind];
+		struct mt_taped *taped = begin(b, kind, &block->tapes, x);
 
 		flight->layers[layer].x = x;
 		MT_TRY(mt_layer_forward(b->engine, layer, &flight->layers[layer], &x));
-		lap_forward(b, &card->layer[b->kinds[i]]);
+		MT_TRY(mt_taped_hand_on(taped, x, &block->tapes.output));
+		lap_forward(b, block);
 	}
 	flight->output = x;
 	return MT_OK;
@@ -201,74 +191,137 @@ static enum mt_status measure_backward(struct bench *b, struct mt_card *card)
 
 	for (int i = b->kind_count - 1; i >= 0 && st == MT_OK; i--) {
 		struct mt_block_cost *block = &card->layer[b->kinds[i]];
+		struct mt_taped *taped = go_back(b, b->kinds[i], flight->gradient);
 		int layer = (int)b->first[b->kinds[i]];
 
 		e->collecting = b->splits ? &flight->wgrads : NULL;
 		e->collecting_layer = layer;
 		st = mt_layer_backward(e, layer, &flight->layers[layer], &flight->gradient);
 		e->collecting = NULL;
+		if (st == MT_OK)
+			st = mt_taped_hand_on(taped, flight->gradient, &block->tapes.gradient);
 		lap_backward(b, block);
 		if (st != MT_OK || !b->splits)
 			continue;
+		mt_recorder_set(&b->recorder, taped, MT_TAPE_WGRAD_FIRST);
 		MT_TRY(mt_wgrads_run_first(e, &flight->wgrads));
-		lap(b, &block->first_wgrad_s, &block->tp_s, &block->first_wgrad_bytes, NULL);
+		lap(b, &block->first_wgrad_s, &block->tp_s, NULL);
+		mt_recorder_set(&b->recorder, taped, MT_TAPE_WGRAD);
 		st = mt_wgrads_run(e, &flight->wgrads, layer);
-		lap(b, &block->wgrad_s, &block->tp_s, &block->wgrad_bytes, NULL);
+		lap(b, &block->wgrad_s, &block->tp_s, NULL);
 		block->wgrad_s += block->first_wgrad_s;
-		block->wgrad_bytes += block->first_wgrad_bytes;
 	}
 	return st;
 }
 
-static enum mt_status measure(struct bench *b, struct mt_card *card)
+/* Layers once more, forward: what is copied to the host then, and how it is freed. */
+static enum mt_status measure_leave(struct bench *b, struct mt_card *card)
 {
 	struct mt_engine *e = b->engine;
-	struct mt_flight *flight = &e->flights[0];
-	void *x;
+
+	for (int i = 0; i < b->kind_count; i++) {
+		int kind = b->kinds[i], layer = (int)b->first[kind];
+		struct mt_layer_saved *saved = &e->flights[0].layers[layer];
+		struct mt_block_tapes *tapes = &card->layer[kind].tapes;
+		struct mt_taped *taped = &b->taped[kind];
+		int tensors = tapes->tensors;
+		void *output;
+
+		mt_recorder_set(&b->recorder, NULL, MT_TAPE_FORWARD);
+		MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->shard_rows * e->model->hidden, e->dtype, &saved->x));
+		begin(b, kind, tapes, saved->x);
+		b->recorder.mute = true;
+		MT_TRY(mt_layer_forward(e, layer, saved, &output));
+		b->recorder.mute = false;
+		tapes->tensors = tensors > tapes->tensors ? tensors : tapes->tensors;
+		for (int k = 0; k < MT_LAYER_TENSORS; k++) {
+			const void *tensor = ((void **)saved)[k];
+
+			if (tensor)
+				MT_TRY(mt_taped_copy(taped, tensor, mt_arena_bytes(e->arenas[ARENA_ACTIVATIONS], tensor)));
+		}
+		mt_recorder_set(&b->recorder, taped, MT_TAPE_LEAVE);
+		mt_layer_free(e, saved);
+		mt_recorder_set(&b->recorder, NULL, MT_TAPE_FORWARD);
+		mt_engine_release(e, &output);
+	}
+	return MT_OK;
+}
+
+/* Sizes that are no block's. */
+static void measure_ends(const struct mt_engine *e, struct mt_card *card)
+{
+	bool windows = e->model->window > 0 && mt_context_windows_apart(e->layout);
+	int64_t documents = mt_context_document_bytes(e->layout, e->model->window);
 
 	card->token_bytes = e->rows * 4;
-	card->document_bytes = mt_context_document_bytes(e->layout, e->model->window);
+	if (documents > 0) {
+		card->document_bytes[0] = e->rows * 4;
+		card->document_bytes[2] = (documents - e->rows * 4) / (windows ? 2 : 1);
+		card->document_bytes[1] = windows ? card->document_bytes[2] : 0;
+	}
 	card->position_bytes = e->positions ? e->rows * 4 : 0;
 	if (e->window_starts)
 		card->position_bytes += mt_context_start_arrays(e->layout) * e->layout->mbs * mt_context_part_rows(e->layout) * 4;
 	card->edge_bytes = e->shard_rows * e->model->hidden * (int64_t)mt_dtype_bytes(e->dtype);
-	card->logits_bytes = e->rows * e->vocab_count * (int64_t)mt_dtype_bytes(e->dtype);
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->tokens));
-	MT_TRY(mt_engine_alloc(e, ARENA_ACTIVATIONS, e->rows, MT_I32, &flight->targets));
-	lap(b, NULL, NULL, NULL, NULL);
+}
+
+static enum mt_status measure_blocks(struct bench *b, struct mt_card *card)
+{
+	struct mt_engine *e = b->engine;
+	struct mt_flight *flight = &e->flights[0];
+	struct mt_taped *embedding = begin(b, EMBEDDING, &card->embedding.tapes, NULL), *head;
+	void *x;
+
+	lap(b, NULL, NULL, NULL);
 	MT_TRY(mt_embedding_forward(e, flight));
 	lap_forward(b, &card->embedding);
 	x = flight->input;
 	flight->input = NULL;
+	MT_TRY(mt_taped_hand_on(embedding, x, &card->embedding.tapes.output));
 	MT_TRY(measure_forward(b, card, x));
+	head = begin(b, HEAD, &card->head.tapes, flight->output);
 	MT_TRY(mt_head_forward(e, flight, 0));
 	lap_forward(b, &card->head);
+	go_back(b, HEAD, NULL);
 	MT_TRY(mt_head_backward(e, flight));
 	lap_backward(b, &card->head);
+	MT_TRY(mt_taped_hand_on(head, flight->gradient, &card->head.tapes.gradient));
 	MT_TRY(measure_backward(b, card));
-	card->block_peak_bytes = peak_bytes(e);
+	go_back(b, EMBEDDING, flight->gradient);
 	MT_TRY(mt_embedding_backward(e, flight));
 	lap_backward(b, &card->embedding);
-	mt_engine_release(e, &flight->tokens);
-	mt_engine_release(e, &flight->targets);
-	return MT_OK;
+	return measure_leave(b, card);
 }
 
 enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms)
 {
-	struct bench bench = {0}, last = {0};
+	struct bench bench = {0};
+	struct mt_engine *e;
 	enum mt_status st;
 
 	memset(card, 0, sizeof *card);
 	MT_GOTO(out, open_bench(&bench, run, ops, comms));
-	MT_GOTO(out, measure(&bench, card));
-	MT_GOTO(out, open_bench(&last, run, ops, comms));
-	MT_GOTO(out, measure_last(&last, card));
-	card->scratch_bytes = (int64_t)bench.device->scratch_bytes; /* the last layer's operations are among them */
+	e = bench.engine;
+	measure_ends(e, card);
+	card->keeps_sizes = bench.splits && run->model.experts == 0; /* as engine.c */
+	mt_recorder_listen(&bench.recorder, e->arenas[ARENA_ACTIVATIONS], e->arenas[ARENA_WORKSPACE]);
+	st = measure_blocks(&bench, card);
+	mt_recorder_stop(e->arenas[ARENA_ACTIVATIONS], e->arenas[ARENA_WORKSPACE]);
+	if (st == MT_OK)
+		st = bench.recorder.st;
+	card->scratch_bytes = (int64_t)bench.device->scratch_bytes;
 	card->pinned_bytes = (int64_t)bench.device->pinned_bytes;
 out:
-	close_bench(&last);
 	close_bench(&bench);
 	return st;
+}
+
+void mt_card_free(struct mt_card *card)
+{
+	mt_tapes_free(&card->embedding.tapes);
+	mt_tapes_free(&card->head.tapes);
+	for (int kind = 0; kind < MT_CARD_KINDS; kind++)
+		mt_tapes_free(&card->layer[kind].tapes);
 }

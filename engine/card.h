@@ -6,41 +6,46 @@
 
 #include "comm/comm.h"
 #include "engine/run.h"
+#include "engine/tape.h"
 #include "kernels/device.h"
 
-/* Bytes are of the activation arena: what a pass leaves there more (or less) than it found, and the most in between. */
+/* Of one block and one micro-batch. */
 struct mt_block_cost {
 	double forward_s, backward_s; /* of the compute stream, collectives over tp, cp and ep included */
 	double wgrad_s;               /* gradients of weights, where the schedule has a pass of their own (not in backward_s) */
 	double first_wgrad_s;         /* of wgrad_s: the product that the backward pass met first */
 	double tp_s;                  /* of those collectives in all passes */
-	int64_t forward_bytes, backward_bytes, wgrad_bytes, first_wgrad_bytes; /* left more; below 0: freed */
-	int64_t forward_peak_bytes, backward_peak_bytes;                       /* above what it found */
+	int64_t forward_bytes;        /* of activations, what the forward pass leaves more than it found */
+	struct mt_block_tapes tapes;  /* owned by the card */
 };
 
 /* Layers that cost the same: with experts or without, with a window or without, in 8 bits or not. */
 enum { MT_CARD_KINDS = 8 };
 
+/* Positions, starts in windows, starts. */
+enum { MT_CARD_DOCUMENTS = 3 };
+
 struct mt_card {
 	struct mt_block_cost embedding, head;
 	struct mt_block_cost layer[MT_CARD_KINDS]; /* of the kinds that the model has */
-	int64_t logits_bytes;                      /* of head.forward_bytes and both peaks, where they are not held apart */
-	/* Of the activation arena when a layer with the head runs through both passes, holes included: as the only stage, and as
-	 * the last of several, whose input is received. */
-	int64_t block_peak_bytes, last_peak_bytes;
-	int64_t edge_bytes;                     /* one activation message between stages */
-	int64_t token_bytes;                    /* tokens or targets of a micro-batch */
-	int64_t scratch_bytes, pinned_bytes;    /* of the device beside the arenas, of all the operations above */
-	int64_t document_bytes, position_bytes; /* documents apart: of a micro-batch on every stage; positions in the workspace */
+	bool keeps_sizes;                          /* the activation arena: mt_arena_keep_sizes */
+	int64_t edge_bytes;                        /* one activation message between stages */
+	int64_t token_bytes;                       /* tokens or targets of a micro-batch */
+	int64_t scratch_bytes, pinned_bytes;       /* of the device beside the arenas, of all the operations above */
+	int64_t position_bytes;                    /* in the workspace */
+	/* Documents apart: arrays of a micro-batch on every stage, in the order in which they are made; 0: there is none. */
+	int64_t document_bytes[MT_CARD_DOCUMENTS];
 };
 
 /* The kind of a layer of the model (0 .. layers-1). */
 int mt_card_kind(const struct mt_run *run, int64_t layer);
 
-/* `run`: the model and the layout; of the pipeline only whether its schedule splits the backward pass matters, of recompute the
- * kind alone: all layers have it. Sharding, dp (but with experts) and gbs do not matter. Runs in this thread. */
+/* Free it with mt_card_free, after a failure too. `run`: the model and the layout; of the pipeline only whether its schedule splits
+ * the backward pass matters, of recompute the kind alone: all layers have it. Sharding, dp (but with experts) and gbs do not
+ * matter. Runs in this thread. */
 enum mt_status mt_card_measure(struct mt_card *card, const struct mt_run *run, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms);
+void mt_card_free(struct mt_card *card);
 
 /* True when the logits are held in the workspace, not among the activations. */
 bool mt_logits_apart(const struct mt_layout *layout);
@@ -73,7 +78,11 @@ struct mt_tail {
 	int64_t scratch_bytes;                                    /* of the device beside the arenas */
 };
 
-/* From the engine itself. Does not depend on recompute, nor on micro-batches but whether there is more than one. */
+/* Where gradients are kept as parts, the holes among them move on for as many micro-batches. */
+enum { MT_TAIL_MICROBATCHES = 16 };
+
+/* From the engine itself. Does not depend on recompute, nor on micro-batches but whether there is more than one, and where
+ * gradients are kept as parts (zero 2 and 3) on what mt_schedule_settled leaves of them. */
 enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, int stage, struct mt_cost_source ops,
 			       struct mt_comm_cost_source comms);
 void mt_tail_free(struct mt_tail *tail);

@@ -115,41 +115,73 @@ static int unit_of(const struct mt_engine *e, int64_t layer)
 	return 1 + (int)(e->table.layer_count - 1 - layer);
 }
 
-/* What is gathered and scattered in one pass of a chunk, for the peaks of the arenas; as engine/stage.c does. */
-static enum mt_status walk(struct mt_engine *e, const struct mt_chunk *chunk, bool back)
+/* What is gathered and scattered in the passes of a chunk, for the peaks of the arenas; as engine/stage.c does. */
+static enum mt_status walk_forward(struct mt_engine *e, const struct mt_chunk *chunk)
+{
+	int64_t end = chunk->first_layer + chunk->layers;
+	int behind = chunk->last ? 0 : -1;
+
+	if (chunk->first)
+		MT_TRY(mt_params_enter(e, e->table.units - 1, chunk->layers > 0 ? unit_of(e, chunk->first_layer) : behind));
+	for (int64_t i = chunk->first_layer; i < end; i++)
+		MT_TRY(mt_params_enter(e, unit_of(e, i), i + 1 < end ? unit_of(e, i + 1) : behind));
+	return chunk->last ? mt_params_enter(e, 0, -1) : MT_OK;
+}
+
+static enum mt_status finished(struct mt_engine *e, int unit, bool splits)
+{
+	return splits ? MT_OK : mt_grads_leave(e, unit);
+}
+
+static enum mt_status walk_backward(struct mt_engine *e, const struct mt_chunk *chunk, bool splits)
 {
 	int64_t end = chunk->first_layer + chunk->layers;
 
-	if (!back && chunk->first)
-		MT_TRY(mt_params_enter(e, e->table.units - 1, chunk->layers > 0 ? unit_of(e, chunk->first_layer) : -1));
-	for (int64_t i = chunk->first_layer; i < end && !back; i++)
-		MT_TRY(mt_params_enter(e, unit_of(e, i), i + 1 < end ? unit_of(e, i + 1) : chunk->last ? 0 : -1));
 	if (chunk->last) {
-		MT_TRY(mt_params_enter(e, 0, back && chunk->layers > 0 ? unit_of(e, end - 1) : -1));
-		if (back) {
-			MT_TRY(mt_grads_enter(e, 0));
-			MT_TRY(mt_grads_leave(e, 0));
-		}
+		MT_TRY(mt_params_enter(e, 0, chunk->layers > 0 ? unit_of(e, end - 1) : -1));
+		MT_TRY(mt_grads_enter(e, 0));
+		MT_TRY(finished(e, 0, splits));
 	}
-	for (int64_t i = end - 1; i >= chunk->first_layer && back; i--) {
+	for (int64_t i = end - 1; i >= chunk->first_layer; i--) {
 		MT_TRY(mt_params_enter(e, unit_of(e, i), i > chunk->first_layer ? unit_of(e, i - 1) : -1));
 		MT_TRY(mt_grads_enter(e, unit_of(e, i)));
-		MT_TRY(mt_grads_leave(e, unit_of(e, i)));
+		MT_TRY(finished(e, unit_of(e, i), splits));
 	}
-	if (back && chunk->first)
+	if (chunk->first)
 		MT_TRY(mt_grads_enter(e, e->table.units - 1));
-	return back && chunk == e->table.chunks ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
+	return chunk->first_layer == 0 ? finished(e, e->table.units - 1, splits) : MT_OK;
 }
 
-/* From the second micro-batch on every pass begins with what the one before left. */
-static enum mt_status walk_all(struct mt_engine *e, int64_t microbatches)
+static enum mt_status walk_wgrad(struct mt_engine *e, const struct mt_chunk *chunk)
 {
-	for (int64_t round = 0; round < 2 && round < microbatches; round++) {
-		for (int c = 0; c < e->table.chunk_count; c++)
-			MT_TRY(walk(e, &e->table.chunks[c], false));
-		for (int c = e->table.chunk_count - 1; c >= 0; c--)
-			MT_TRY(walk(e, &e->table.chunks[c], true));
+	if (chunk->last)
+		MT_TRY(mt_grads_leave(e, 0));
+	for (int64_t i = chunk->first_layer + chunk->layers - 1; i >= chunk->first_layer; i--)
+		MT_TRY(mt_grads_leave(e, unit_of(e, i)));
+	return chunk->first_layer == 0 ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
+}
+
+/* The passes of this stage in a step, in the schedule's order: where gradients and parameters lie depends on it. */
+static enum mt_status walk_all(struct mt_engine *e, const struct mt_layout *layout)
+{
+	struct mt_schedule_shape shape = mt_layout_schedule(layout), few = mt_schedule_settled(&shape, MT_TAIL_MICROBATCHES);
+	bool splits = mt_schedule_puts_off(shape.kind, e->at.pp);
+	struct mt_action_list list;
+	enum mt_status st = MT_OK;
+
+	MT_TRY(mt_schedule_create(&list, &few, e->at.pp));
+	for (int64_t i = 0; i < list.count && st == MT_OK; i++) {
+		const struct mt_chunk *chunk = &e->table.chunks[list.actions[i].chunk];
+
+		if (list.actions[i].kind == MT_FORWARD)
+			st = walk_forward(e, chunk);
+		else if (list.actions[i].kind == MT_BACKWARD)
+			st = walk_backward(e, chunk, splits);
+		else if (list.actions[i].kind == MT_WGRAD)
+			st = walk_wgrad(e, chunk);
 	}
+	mt_schedule_free(&list);
+	MT_TRY(st);
 	MT_TRY(mt_params_leave(e));
 	return mt_grads_finish(e);
 }
@@ -173,7 +205,7 @@ static void take_memory(struct mt_tail *tail, const struct mt_engine *e)
 				(e->positions ? aligned(e->rows * 4) : 0) - (e->window_starts ? aligned(starts) : 0);
 }
 
-static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail, struct noted *noted, int64_t microbatches)
+static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail, struct noted *noted, const struct mt_layout *layout)
 {
 	struct mt_step_stats stats = {0};
 	double last_s = mt_stream_now_s(e->compute);
@@ -188,7 +220,7 @@ static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail, struct 
 		tail->ends_s += tail->buckets[i].ends_s;
 	}
 	if (e->layout->zero >= 2)
-		MT_TRY(walk_all(e, microbatches));
+		MT_TRY(walk_all(e, layout));
 	MT_TRY(mt_event_record(e->event, e->dp_stream));
 	MT_TRY(mt_stream_wait(e->compute, e->event));
 	last_s = mt_stream_now_s(e->compute);
@@ -241,7 +273,7 @@ enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, i
 	config.fabric = fabric;
 	MT_GOTO(out, mt_engine_create(&engine, &config));
 	MT_GOTO(out, make_buckets(tail, engine));
-	MT_GOTO(out, measure(engine, tail, &noted, mt_layout_microbatches(&run->layout)));
+	MT_GOTO(out, measure(engine, tail, &noted, &run->layout));
 	tail->scratch_bytes = (int64_t)device->scratch_bytes;
 out:
 	mt_engine_destroy(engine);

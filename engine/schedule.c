@@ -4,6 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct mt_schedule_shape mt_schedule_settled(const struct mt_schedule_shape *shape, int64_t least)
+{
+	int64_t group = shape->group > 0 ? shape->group : shape->stages, enough = 3 * group * shape->chunks;
+	struct mt_schedule_shape few = *shape;
+
+	if (enough < least)
+		enough = (least + group - 1) / group * group;
+	if (few.microbatches > enough)
+		few.microbatches = enough + shape->microbatches % group;
+	return few;
+}
+
 int mt_schedule_virtual(enum mt_schedule kind, int stages, int stage, int chunk)
 {
 	return kind == MT_SCHEDULE_ZB_V && chunk == 1 ? 2 * stages - 1 - stage : chunk * stages + stage;

@@ -59,6 +59,9 @@ struct mt_action_list {
 enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage);
 void mt_schedule_free(struct mt_action_list *schedule);
 
+/* The same shape with no more micro-batches than show what stages hold: they go in a circle soon. Not fewer than `least` of them. */
+struct mt_schedule_shape mt_schedule_settled(const struct mt_schedule_shape *shape, int64_t least);
+
 /* Where a virtual stage lives, and back. */
 int mt_schedule_virtual(enum mt_schedule kind, int stages, int stage, int chunk);
 void mt_schedule_place(enum mt_schedule kind, int stages, int virtual_stage, int *stage, int *chunk);

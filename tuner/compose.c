@@ -4,7 +4,7 @@
  *   pipeline   when each stage's passes end, from the passes and the schedule itself (pipeline.c), with gathers, reductions and
  *              copies beside them (stage_clock.c)
  *   step       clear + pipeline + ends + norm, optimizer and gather; the last stage to end
- *   memory     what the blocks keep, along the schedule's actions (footprint.c), and the tail's arenas */
+ *   memory     what the blocks allocate and free, along the schedule's actions (footprint.c), and the tail's arenas */
 #include "tuner/balance.h"
 #include "tuner/cost.h"
 #include "tuner/memory.h"
@@ -54,8 +54,10 @@ void mt_card_cache_destroy(struct mt_card_cache *cache)
 	}
 	for (int i = 0; i < cache->grid_count; i++)
 		free(cache->grids[i].tails);
-	for (int i = 0; i < cache->count; i++)
+	for (int i = 0; i < cache->count; i++) {
+		mt_card_free(&cache->entries[i]->card);
 		free(cache->entries[i]);
+	}
 	free(cache->tails);
 	free(cache->grids);
 	free(cache->entries);
@@ -124,11 +126,14 @@ static int virtual_stage(const struct mt_layout *l, int stage, int chunk)
 	return mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, stage, chunk);
 }
 
-/* Stages without ends do the same where their chunks have the same layers. */
+/* Stages without ends do the same where their chunks have the same layers, but in another order of passes. */
 static bool alike(const struct mt_run *run, int a, int b)
 {
 	const struct mt_layout *l = &run->layout;
 	int parts = (int)(l->pp * l->vp);
+
+	if (l->zero >= 2)
+		return false;
 
 	for (int chunk = 0; chunk < l->vp; chunk++) {
 		int v = virtual_stage(l, a, chunk), w = virtual_stage(l, b, chunk);
@@ -161,23 +166,12 @@ static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run
 				struct mt_tail *const **tails)
 {
 	const struct mt_layout *l = &run->layout;
-	int64_t key[KEY] = {l->tp,
-			    l->pp,
-			    l->vp,
-			    l->schedule,
-			    l->first_layers,
-			    l->last_layers,
-			    l->cp,
-			    l->dp,
-			    l->zero,
-			    l->zero_group,
-			    l->sp,
-			    l->ep,
-			    l->etp,
-			    l->bucket_bytes,
-			    l->reduce_dtype,
-			    l->vp_group,
-			    mt_layout_microbatches(l) > 1};
+	struct mt_schedule_shape shape = mt_layout_schedule(l);
+	/* The order of passes decides how what is gathered and scattered lies in memory. */
+	int64_t held =
+		l->zero >= 2 ? mt_schedule_settled(&shape, MT_TAIL_MICROBATCHES).microbatches : mt_layout_microbatches(l) > 1;
+	int64_t key[KEY] = {l->tp,         l->pp, l->vp, l->schedule, l->first_layers, l->last_layers,  l->cp,       l->dp, l->zero,
+			    l->zero_group, l->sp, l->ep, l->etp,      l->bucket_bytes, l->reduce_dtype, l->vp_group, held};
 	struct grid *g;
 
 	for (int i = 0; i < cache->grid_count; i++) {
@@ -362,25 +356,6 @@ static int64_t round_up(int64_t bytes, int64_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
-/* The activation arena: live bytes, and what holes make of them. */
-static int64_t arena_bytes(const struct composition *k, int s, const struct mt_footprint *f)
-{
-	const struct mt_layout *l = &k->run.layout;
-	const struct mt_pipeline_chunk *c = &k->stages[s].chunks[l->vp - 1];
-	int64_t bytes = f->activation_bytes;
-
-	/* Where the logits leave a hole, what comes after may not fit it. */
-	if (l->vp == 1 && c->last && !mt_logits_apart(l)) {
-		int64_t holes = c->first ? card_of(k, s)->block_peak_bytes : card_of(k, s)->last_peak_bytes;
-
-		for (int64_t i = 0; i + 1 < c->layers; i++)
-			holes += c->blocks[i]->forward_bytes;
-		bytes = holes > bytes ? holes : bytes;
-	}
-	/* Messages on their way break up the space of tensors: measured. */
-	return l->pp > 1 ? bytes + bytes / 20 : bytes;
-}
-
 static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct composition *k, int s)
 {
 	const struct mt_layout *l = &k->run.layout;
@@ -394,7 +369,7 @@ static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct
 	out->arena_bytes[0] = t->parameter_bytes;
 	out->arena_bytes[1] = t->gradient_bytes;
 	out->arena_bytes[2] = t->optimizer_bytes;
-	out->arena_bytes[3] = arena_bytes(k, s, &f);
+	out->arena_bytes[3] = f.activation_bytes;
 	out->arena_bytes[4] = t->workspace_bytes + round_up(card->position_bytes, MT_ARENA_ALIGN_BYTES);
 	if (s == mt_layout_head_stage(l))
 		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f.logits_bytes;

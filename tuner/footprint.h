@@ -1,4 +1,5 @@
-/* footprint: the most bytes of activations that a stage holds, from the schedule's actions and what each block keeps. */
+/* footprint: the most bytes of activations that a stage takes, holes included: its actions done again with an arena and the tapes
+ * of its blocks (engine/tape.h). */
 #ifndef MT_TUNER_FOOTPRINT_H
 #define MT_TUNER_FOOTPRINT_H
 
@@ -9,7 +10,8 @@ struct mt_footprint {
 	int64_t host_bytes;
 };
 
-/* `apart`: logits are not among the activations. Sums of live bytes: how they lie in the arena is not told. */
+/* `apart`: logits are not among the activations. Costs some microseconds a layer and micro-batch, of those that are needed until
+ * nothing new happens. */
 enum mt_status mt_footprint_find(struct mt_footprint *footprint, const struct mt_pipeline_stage *stage, const struct mt_card *card,
 				 const struct mt_schedule_shape *shape, int index, bool apart);
 

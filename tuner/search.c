@@ -86,8 +86,8 @@ static enum mt_status balance_best(struct mt_session *s, struct mt_card_cache *c
 	return MT_OK;
 }
 
-/* Every layout by cards, sorted, without those that are clearly too large: cards count memory within a few percent, the dry run
- * decides exactly. */
+/* Every layout by cards, sorted, without those that are clearly too large: cards count memory to the byte, but where holes move
+ * on for long; the dry run decides exactly. */
 static enum mt_status cost_by_cards(struct mt_session *s, int64_t host_bytes, int64_t device_bytes)
 {
 	struct mt_card_cache *caches[MT_THREAD_CHOICES] = {NULL};

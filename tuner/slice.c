@@ -90,10 +90,11 @@ enum mt_status mt_slice_known(const struct mt_slice *slice, const struct mt_mach
 	struct mt_cost_source ops = {.op_s = witness_op_s, .context = &witness};
 	struct mt_comm_cost_source comms = {.comm_s = free_comm_s};
 	struct mt_card card;
+	enum mt_status st = mt_card_measure(&card, &slice->run, ops, comms);
 
-	MT_TRY(mt_card_measure(&card, &slice->run, ops, comms));
+	mt_card_free(&card);
 	*known = !witness.missed;
-	return MT_OK;
+	return st;
 }
 
 static void note_process(const struct mt_engine *engine, const struct mt_device *device, int64_t *process_bytes)

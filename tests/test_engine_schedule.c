@@ -44,9 +44,9 @@ static void with_job(const struct mt_schedule_shape *shape, void (*check)(const 
 /* The rule of layouts: of the last group pp or more are left. */
 static bool groups_fit(int64_t microbatches, int64_t group, int stages)
 {
-	int64_t rest = microbatches % group;
-
-	return group >= stages && microbatches >= group && (rest == 0 || rest >= stages);
+	if (group < 1 || group < stages || microbatches < group)
+		return false;
+	return microbatches % group == 0 || microbatches % group >= stages;
 }
 
 static void for_kind(enum mt_schedule kind, int chunks, int64_t group, void (*check)(const struct job *job))

@@ -59,7 +59,8 @@ struct mt_action_list {
 enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage);
 void mt_schedule_free(struct mt_action_list *schedule);
 
-/* The same shape with no more micro-batches than show what stages hold: they go in a circle soon. Not fewer than `least` of them. */
+/* The same shape with no more micro-batches than show what stages hold: they go in a circle soon. Not fewer than `least` of them.
+ */
 struct mt_schedule_shape mt_schedule_settled(const struct mt_schedule_shape *shape, int64_t least);
 
 /* Where a virtual stage lives, and back. */

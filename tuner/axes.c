@@ -110,7 +110,6 @@ static const char *const lists[MT_SEARCHES][MT_AXES] = {
 			[MT_AXIS_ETP] = "0",
 			[MT_AXIS_SCHEDULE] = "1f1b",
 			[MT_AXIS_VP] = "1",
-			[MT_AXIS_BUCKET_BYTES] = "40Mi",
 		},
 	[MT_SEARCH_WHOLE] =
 		{
@@ -120,7 +119,6 @@ static const char *const lists[MT_SEARCHES][MT_AXES] = {
 			[MT_AXIS_ETP] = "0,1",
 			[MT_AXIS_SCHEDULE] = "1f1b,zb-h1,zb-v",
 			[MT_AXIS_VP] = "1,2,4",
-			[MT_AXIS_BUCKET_BYTES] = "0,8Mi,40Mi",
 		},
 };
 

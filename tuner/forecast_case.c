@@ -166,7 +166,8 @@ static double dense_of_stage(const struct mt_case *c, double stage, double layer
 
 	if (!c->ends_given)
 		return layers * mt_case_dense(c) / c->layers;
-	for (double v = stage; v < c->pp * c->vp; v += c->pp) {
+	for (int chunk_index = 0; chunk_index < (int)c->vp; chunk_index++) {
+		double v = stage + chunk_index * c->pp;
 		double begin = v > 0 ? v * chunk - c->first_less : 0, end = (v + 1) * chunk - c->first_less;
 
 		sum += dense_before(c, fmin(end, c->layers)) - dense_before(c, begin);
@@ -179,7 +180,7 @@ static double least_dense(const struct mt_case *c, double layers)
 {
 	double least = layers;
 
-	for (double stage = 1; stage < c->pp - 1; stage++)
+	for (int stage = 1; stage < (int)c->pp - 1; stage++)
 		least = fmin(least, dense_of_stage(c, stage, layers));
 	return least;
 }

@@ -80,9 +80,9 @@ static const struct mt_option options[] = {
 	{"first_layers", MT_OPTION_STRING, FIELD(first_layers), "0", 0, 0, NULL,
 	 "what is searched: layers of the first virtual stage; 0: an even share"},
 	{"last_layers", MT_OPTION_STRING, FIELD(last_layers), "0", 0, 0, NULL, "what is searched: the same of the last"},
-	{"bucket_bytes", MT_OPTION_STRING, FIELD(bucket_bytes), "auto", 0, 0, NULL,
+	{"bucket_bytes", MT_OPTION_STRING, FIELD(bucket_bytes), "40Mi", 0, 0, NULL,
 	 "what is searched: bytes of gradients that are reduced at once, with dp or cp above 1; 0: all in one, after the backward "
-	 "pass; auto: 40Mi, of the whole search 0,8Mi,40Mi"},
+	 "pass"},
 	{"stage_layers", MT_OPTION_CHOICE, FIELD(stage_layers), "auto", 0, 0, cuts,
 	 "balanced: the best layouts also with the layers cut so that all stages take as long, embedding and head counted; even: "
 	 "without; auto: even, of the whole search balanced"},

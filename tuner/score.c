@@ -80,7 +80,7 @@ static bool compete(const struct mt_runs_table *table, int i, int j)
 
 static bool same_layout(const struct mt_runs_table *table, int i, int j)
 {
-	return memcmp(&table->runs[i].layout, &table->runs[j].layout, sizeof table->runs[i].layout) == 0;
+	return strcmp(table->runs[i].laid_out, table->runs[j].laid_out) == 0;
 }
 
 /* Mean measured time of the runs of run `of`'s layout among those that compete with it. */

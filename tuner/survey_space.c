@@ -298,7 +298,7 @@ static enum mt_status cp_of(struct walk *w)
 	struct mt_survey_axis all, inner;
 
 	mt_survey_divisors(&all, w->query->gpus, w->query->gpus);
-	w->cp = calloc((size_t)all.count * ((size_t)all.count + 3), sizeof *w->cp);
+	w->cp = calloc((size_t)all.count * ((size_t)all.count + 3) + 1, sizeof *w->cp);
 	if (!w->cp)
 		return mt_fail(MT_NOMEM, "no memory for the search");
 	for (int i = 0; i < all.count; i++) {
@@ -322,7 +322,7 @@ static enum mt_status clear_parts(struct walk *w, int etp_count)
 	size_t count = 2 * (size_t)w->mbs.count * (size_t)w->ep.count * (size_t)etp_count;
 
 	free(w->parts);
-	w->parts = calloc(count, sizeof(const struct mt_forecast_parts *));
+	w->parts = calloc(count + 1, sizeof(const struct mt_forecast_parts *));
 	return w->parts ? MT_OK : mt_fail(MT_NOMEM, "no memory for the search");
 }
 

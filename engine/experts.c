@@ -228,7 +228,8 @@ enum mt_status mt_experts_end(struct mt_engine *e, int layer, struct mt_layer_sa
 	return join(e, output, &shared);
 }
 
-/* got(N,C): the gradient of the experts' outputs, freed. *dx(N,C) and *dweights(N), new. */
+/* got(N,C): the gradient of the experts' outputs, freed. *dx(N,C) and *dweights(N), new. The first product's weight gradient is
+ * left for the time when they travel back. */
 static enum mt_status backward_here(struct mt_engine *e, const int *at, struct mt_experts_saved *s, void **got, void **dx,
 				    void **dweights)
 {
@@ -256,8 +257,12 @@ static enum mt_status backward_here(struct mt_engine *e, const int *at, struct m
 	op = grouped(e, s, MT_OP_GROUPED_DGRAD, at[MT_EXPERT_UP], C, up_cols(e));
 	op.grouped.linear.dy = s->up;
 	op.grouped.linear.dx = *dx;
-	MT_TRY(run(e, at[MT_EXPERT_UP], &op));
-	MT_TRY(wgrad(e, s, s->up, s->rows, at[MT_EXPERT_UP], C, up_cols(e)));
+	return run(e, at[MT_EXPERT_UP], &op);
+}
+
+static enum mt_status backward_late(struct mt_engine *e, const int *at, struct mt_experts_saved *s)
+{
+	MT_TRY(wgrad(e, s, s->up, s->rows, at[MT_EXPERT_UP], e->model->hidden, up_cols(e)));
 	release(e, &s->up);
 	release(e, &s->rows);
 	return MT_OK;
@@ -312,6 +317,7 @@ enum mt_status mt_experts_backward(struct mt_engine *e, int layer, struct mt_lay
 	MT_TRY(backward_here(e, at, s, &got, &dx, &dweights));
 	MT_TRY(send_back(e, s, dx, C, e->dtype, &back));
 	MT_TRY(send_back(e, s, dweights, 1, f, &back_weights));
+	MT_TRY(backward_late(e, at, s));
 	MT_TRY(arrived(e, dx, dweights));
 	MT_TRY(sum_back(e, s, &back, e->shard_rows, K, C, e->dtype, dh));
 	MT_TRY(sum_back(e, s, &back_weights, e->shard_rows * K, 1, 1, f, &dweights));

@@ -32,6 +32,8 @@ static const struct mt_option options[] = {
 	{"trial_steps", MT_OPTION_INT, FIELD(trial_steps), "5", 1, 1e6, NULL, "timed steps of each run"},
 	{"trial_rounds", MT_OPTION_INT, FIELD(trial_rounds), "2", 1, 100, NULL,
 	 "times that a layout is run at most: once more after all others while more than half of its steps were disturbed"},
+	{"trial_budget_s", MT_OPTION_FLOAT, FIELD(trial_budget_s), "150", 0, 1e9, NULL,
+	 "seconds for all runs: what would not end within them is not run once more"},
 	{"trial_timeout_s", MT_OPTION_FLOAT, FIELD(trial_timeout_s), "300", 1, 1e6, NULL,
 	 "seconds after which a run counts as failed"},
 	{"probe_budget_s", MT_OPTION_FLOAT, FIELD(probe_budget_s), "15", 0.5, 1e6, NULL, "seconds for probing the machine"},

@@ -24,7 +24,7 @@ struct mt_tune_options {
 	char *data;    /* as in data.path of a run file */
 	int64_t top;   /* layouts run live */
 	int64_t trial_steps, trial_rounds;
-	double trial_timeout_s;
+	double trial_timeout_s, trial_budget_s;
 	double probe_budget_s, profile_budget_s;
 	int64_t dry_runs; /* layouts dry run */
 	int launcher;     /* enum mt_cuts { MT_CUTS_AUTO, MT_CUTS_EVEN, MT_CUTS_BALANCED };

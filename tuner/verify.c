@@ -104,7 +104,9 @@ struct trials {
 	struct mt_session *session;
 	char *directory; /* owned */
 	struct mt_progress progress;
-	int *order; /* owned: candidates, in the order in which they are run */
+	int *order;      /* owned: candidates, in the order in which they are run */
+	double *seconds; /* owned: what each one's last trial took, the start of its ranks included */
+	double start_s;
 	int count, most;
 };
 
@@ -127,6 +129,7 @@ static enum mt_status run_one(struct trials *t, int trial, int round)
 {
 	struct mt_candidate *c = &t->session->space.candidates[t->order[trial]];
 	char text[96], *path = mt_string("%s/%02d.yaml", t->directory, trial + 1);
+	double start_s = mt_clock_s();
 	enum mt_status st;
 
 	mt_layout_text(&c->layout, text);
@@ -137,6 +140,7 @@ static enum mt_status run_one(struct trials *t, int trial, int round)
 	mt_progress_advance(&t->progress, 0, text);
 	st = path ? run_trial(t->session, c, path) : mt_fail(MT_NOMEM, "no memory for a path");
 	free(path);
+	t->seconds[trial] = mt_clock_s() - start_s;
 	judge(t);
 	if (st == MT_OK)
 		mt_progress_advance(&t->progress, 1, text);
@@ -157,16 +161,24 @@ static enum mt_status run_all(struct trials *t)
 	return MT_OK;
 }
 
+/* Its steps were disturbed, and the budget has room for another trial of it. */
+static bool due_again(const struct trials *t, int trial)
+{
+	double end_s = t->start_s + t->session->options.trial_budget_s;
+
+	return mt_trial_unsettled(&t->session->space.candidates[t->order[trial]]) && mt_clock_s() + t->seconds[trial] <= end_s;
+}
+
 /* A disturbance of seconds hits all steps of a trial or none: a layout that met one has its next trial after all others. */
 static enum mt_status run_again(struct trials *t, int round)
 {
 	int due = 0;
 
 	for (int i = 0; i < t->count; i++)
-		due += mt_trial_unsettled(&t->session->space.candidates[t->order[i]]);
+		due += due_again(t, i);
 	mt_progress_start(&t->progress, "trial", due);
 	for (int i = 0; i < t->count; i++) {
-		if (mt_trial_unsettled(&t->session->space.candidates[t->order[i]]))
+		if (due_again(t, i))
 			MT_TRY(run_one(t, i, round));
 	}
 	mt_progress_finish(&t->progress);
@@ -176,13 +188,14 @@ static enum mt_status run_again(struct trials *t, int round)
 enum mt_status mt_verify(struct mt_session *session)
 {
 	double start_s = mt_clock_s();
-	struct trials t = {.session = session, .directory = mt_session_path(session, "trials")};
+	struct trials t = {.session = session, .directory = mt_session_path(session, "trials"), .start_s = start_s};
 	enum mt_status st;
 
 	t.most = session->options.top < session->space.count ? (int)session->options.top : session->space.count;
 	t.order = calloc((size_t)t.most + 1, sizeof *t.order);
-	MT_GOTO(out,
-		t.directory && t.order ? mt_file_make_directory(t.directory) : mt_fail(MT_NOMEM, "no memory for a list of trials"));
+	t.seconds = calloc((size_t)t.most + 1, sizeof *t.seconds);
+	MT_GOTO(out, t.directory && t.order && t.seconds ? mt_file_make_directory(t.directory)
+							 : mt_fail(MT_NOMEM, "no memory for a list of trials"));
 	st = run_all(&t);
 	for (int round = 1; round < session->options.trial_rounds && st == MT_OK; round++)
 		st = run_again(&t, round);
@@ -194,6 +207,7 @@ out:
 	mt_progress_finish(&t.progress);
 	free(t.directory);
 	free(t.order);
+	free(t.seconds);
 	mt_space_sort(&session->space);
 	mt_session_phase(session, "trials", start_s);
 	return st;

@@ -149,7 +149,7 @@ static enum mt_status walk_backward(struct mt_engine *e, const struct mt_chunk *
 	}
 	if (chunk->first)
 		MT_TRY(mt_grads_enter(e, e->table.units - 1));
-	return chunk->first_layer == 0 ? finished(e, e->table.units - 1, splits) : MT_OK;
+	return chunk == e->table.chunks ? finished(e, e->table.units - 1, splits) : MT_OK;
 }
 
 static enum mt_status walk_wgrad(struct mt_engine *e, const struct mt_chunk *chunk)
@@ -158,7 +158,7 @@ static enum mt_status walk_wgrad(struct mt_engine *e, const struct mt_chunk *chu
 		MT_TRY(mt_grads_leave(e, 0));
 	for (int64_t i = chunk->first_layer + chunk->layers - 1; i >= chunk->first_layer; i--)
 		MT_TRY(mt_grads_leave(e, unit_of(e, i)));
-	return chunk->first_layer == 0 ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
+	return chunk == e->table.chunks ? mt_grads_leave(e, e->table.units - 1) : MT_OK;
 }
 
 /* The passes of this stage in a step, in the schedule's order: where gradients and parameters lie depends on it. */

@@ -97,30 +97,61 @@ static int64_t sends_ahead(const struct mt_schedule_shape *shape)
 	return shape->chunks > 1 && shape->group > shape->stages ? shape->group - shape->stages + 1 : 1;
 }
 
-enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage)
+static enum mt_status make_list(struct mt_action_list *list, const struct mt_schedule_shape *shape, int stage,
+				const struct mt_action *passes, int64_t count)
+{
+	list->sends = sends_ahead(shape);
+	list->actions = calloc((size_t)count * 3 + 1, sizeof *list->actions); /* a receive and a send with each pass */
+	if (!list->actions)
+		return mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)shape->microbatches);
+	add_messages(list, shape, stage, passes, count);
+	return MT_OK;
+}
+
+static enum mt_status make_lists(struct mt_action_list *lists, const struct mt_schedule_shape *shape, int first, int stages,
+				 struct mt_action *passes)
+{
+	bool v = shape->kind == MT_SCHEDULE_ZB_V;
+	int64_t count = 3 * shape->microbatches * shape->chunks;
+
+	if (v)
+		MT_TRY(mt_passes_zb_v(passes, shape, first, stages));
+	for (int i = 0; i < stages; i++) {
+		if (shape->kind == MT_SCHEDULE_ZB_H1)
+			count = mt_passes_zb_h1(passes, shape, first + i);
+		else if (!v)
+			count = mt_passes_1f1b(passes, shape, first + i);
+		MT_TRY(make_list(&lists[i], shape, first + i, v ? passes + i * count : passes, count));
+	}
+	return MT_OK;
+}
+
+/* Of `stages` stages from `first` on. */
+static enum mt_status create(struct mt_action_list *lists, const struct mt_schedule_shape *shape, int first, int stages)
 {
 	size_t parts = (size_t)shape->microbatches * (size_t)shape->chunks;
-	struct mt_action *passes = calloc(parts * 4 + 1, sizeof *passes);
-	int64_t count = 0;
-	enum mt_status st = MT_OK;
+	size_t room = shape->kind == MT_SCHEDULE_ZB_V ? (size_t)stages * parts * 3 : parts * 4;
+	struct mt_action *passes = calloc(room + 1, sizeof *passes);
+	enum mt_status st;
 
-	memset(schedule, 0, sizeof *schedule);
-	schedule->sends = sends_ahead(shape);
-	schedule->actions = calloc(parts * 8 + 1, sizeof *schedule->actions);
-	if (!passes || !schedule->actions)
-		st = mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)shape->microbatches);
-	else if (shape->kind == MT_SCHEDULE_ZB_V)
-		st = mt_passes_zb_v(passes, &count, shape, stage);
-	else if (shape->kind == MT_SCHEDULE_ZB_H1)
-		count = mt_passes_zb_h1(passes, shape, stage);
-	else
-		count = mt_passes_1f1b(passes, shape, stage);
-	if (st == MT_OK)
-		add_messages(schedule, shape, stage, passes, count);
-	else
-		mt_schedule_free(schedule);
+	memset(lists, 0, (size_t)stages * sizeof *lists);
+	if (!passes)
+		return mt_fail(MT_NOMEM, "no memory for a schedule of %lld micro-batches", (long long)shape->microbatches);
+	st = make_lists(lists, shape, first, stages, passes);
+	for (int i = 0; st != MT_OK && i < stages; i++)
+		mt_schedule_free(&lists[i]);
 	free(passes);
 	return st;
+}
+
+enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage)
+{
+	return create(schedule, shape, stage, 1);
+}
+
+enum mt_status mt_schedule_create_all(struct mt_action_list *schedules, const struct mt_schedule_shape *shape)
+{
+	return create(schedules, shape, 0, shape->stages);
 }
 
 void mt_schedule_free(struct mt_action_list *schedule)

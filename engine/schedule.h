@@ -55,8 +55,10 @@ struct mt_action_list {
 	int64_t sends;     /* messages of one lane that may be on their way before the next send waits for the oldest */
 };
 
-/* The actions of one stage. Cost: that of a simulation of all stages for the zero-bubble kinds, else of the list. */
+/* The actions of one stage, or of all of them, into as many lists. Cost: of the V some simulations of all stages, for one stage as
+ * for all; else that of the lists. */
 enum mt_status mt_schedule_create(struct mt_action_list *schedule, const struct mt_schedule_shape *shape, int stage);
+enum mt_status mt_schedule_create_all(struct mt_action_list *schedules, const struct mt_schedule_shape *shape);
 void mt_schedule_free(struct mt_action_list *schedule);
 
 /* The same shape with no more micro-batches than show what stages hold: they go in a circle soon. Not fewer than `least` of them.

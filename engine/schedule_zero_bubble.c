@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNKS = 2 };
+enum { CHUNKS = MT_SCHEDULE_V_CHUNKS };
 
 /* One stage at work: how many passes of each chunk are done, and those of which weight gradients are due, in order. */
 struct worker {
@@ -33,16 +33,23 @@ struct worker {
 struct simulation {
 	const struct mt_schedule_shape *shape;
 	int64_t threshold;      /* weight gradients due before a forward pass may go first */
+	bool held;              /* it has kept a forward pass back */
 	struct worker *workers; /* owned */
 	/* owned: passes that each virtual stage had over before this tick */
 	int64_t *forwards, *backwards;
 };
 
+/* In a V stage s holds the virtual stages s and 2 * stages - 1 - s. */
+static int virtual_of(const struct simulation *s, int stage, int chunk)
+{
+	return chunk == 0 ? stage : CHUNKS * s->shape->stages - 1 - stage;
+}
+
 static bool forward_ready(const struct simulation *s, int stage, int chunk)
 {
 	const struct worker *w = &s->workers[stage];
-	int v = mt_schedule_virtual(s->shape->kind, s->shape->stages, stage, chunk);
-	int64_t limit = (int64_t)s->shape->stages * s->shape->chunks - (s->shape->chunks - 1 - chunk);
+	int v = virtual_of(s, stage, chunk);
+	int64_t limit = (int64_t)s->shape->stages * CHUNKS - (CHUNKS - 1 - chunk);
 
 	return w->forwards[chunk] < s->shape->microbatches && w->live < limit &&
 	       (v == 0 || s->forwards[v - 1] > w->forwards[chunk]);
@@ -51,19 +58,20 @@ static bool forward_ready(const struct simulation *s, int stage, int chunk)
 static bool backward_ready(const struct simulation *s, int stage, int chunk)
 {
 	const struct worker *w = &s->workers[stage];
-	int v = mt_schedule_virtual(s->shape->kind, s->shape->stages, stage, chunk);
-	bool last = v == s->shape->stages * s->shape->chunks - 1;
+	int v = virtual_of(s, stage, chunk);
+	bool last = v == s->shape->stages * CHUNKS - 1;
 
 	return w->backwards[chunk] < w->forwards[chunk] && (last || s->backwards[v + 1] > w->backwards[chunk]);
 }
 
 /* The pass that a stage takes at this tick; false: it waits. */
-static bool choose(const struct simulation *s, int stage, struct mt_action *pass)
+static bool choose(struct simulation *s, int stage, struct mt_action *pass)
 {
 	const struct worker *w = &s->workers[stage];
+	bool held = w->due_count - w->due_first > s->threshold;
 	int best = -1;
 
-	for (int chunk = s->shape->chunks - 1; chunk >= 0; chunk--) {
+	for (int chunk = CHUNKS - 1; chunk >= 0; chunk--) {
 		if (backward_ready(s, stage, chunk) && (best < 0 || w->backwards[chunk] < w->backwards[best]))
 			best = chunk;
 	}
@@ -71,7 +79,8 @@ static bool choose(const struct simulation *s, int stage, struct mt_action *pass
 		*pass = (struct mt_action){MT_BACKWARD, best, w->backwards[best]};
 		return true;
 	}
-	for (int chunk = s->shape->chunks - 1; chunk >= 0 && w->due_count - w->due_first <= s->threshold; chunk--) {
+	s->held |= held;
+	for (int chunk = CHUNKS - 1; chunk >= 0 && !held; chunk--) {
 		if (forward_ready(s, stage, chunk)) {
 			*pass = (struct mt_action){MT_FORWARD, chunk, w->forwards[chunk]};
 			return true;
@@ -100,18 +109,18 @@ static void take(struct worker *w, struct mt_action pass)
 
 static void publish(struct simulation *s)
 {
-	for (int v = 0; v < s->shape->stages * s->shape->chunks; v++) {
-		int stage, chunk;
-
-		mt_schedule_place(s->shape->kind, s->shape->stages, v, &stage, &chunk);
-		s->forwards[v] = s->workers[stage].forwards[chunk];
-		s->backwards[v] = s->workers[stage].backwards[chunk];
+	for (int i = 0; i < s->shape->stages; i++) {
+		for (int chunk = 0; chunk < CHUNKS; chunk++) {
+			s->forwards[virtual_of(s, i, chunk)] = s->workers[i].forwards[chunk];
+			s->backwards[virtual_of(s, i, chunk)] = s->workers[i].backwards[chunk];
+		}
 	}
 }
 
 static void restart(struct simulation *s, int64_t threshold)
 {
 	s->threshold = threshold;
+	s->held = false;
 	for (int i = 0; i < s->shape->stages; i++) {
 		struct mt_action *due = s->workers[i].due;
 
@@ -119,48 +128,55 @@ static void restart(struct simulation *s, int64_t threshold)
 	}
 }
 
-/* Runs until every stage is through; returns the ticks, -1 when they wait for each other. Keeps the passes of one stage. */
-static int64_t simulate(struct simulation *s, int64_t threshold, int stage, struct mt_action *passes, int64_t *count)
+/* Stages whose passes are kept, one after the other; NULL: none. */
+struct kept {
+	struct mt_action *passes;
+	int first, stages;
+};
+
+/* Runs until every stage is through, in at most `most` ticks; returns them, -1 when stages wait for each other or take more. */
+static int64_t simulate(struct simulation *s, int64_t threshold, int64_t most, const struct kept *kept)
 {
-	int64_t total = 3 * s->shape->microbatches * s->shape->chunks, ticks = 0;
+	int64_t total = 3 * s->shape->microbatches * CHUNKS, ticks = 0;
 	int finished = 0;
 	bool moved = true;
 
 	restart(s, threshold);
-	*count = 0;
-	for (; finished < s->shape->stages && moved; ticks++) {
+	for (; finished < s->shape->stages && moved && ticks < most; ticks++) {
 		moved = false;
 		publish(s);
 		for (int i = 0; i < s->shape->stages; i++) {
 			struct worker *w = &s->workers[i];
 			struct mt_action pass;
 
-			if (!choose(s, i, &pass))
+			if (w->done == total || !choose(s, i, &pass))
 				continue;
+			if (kept && i >= kept->first && i < kept->first + kept->stages)
+				kept->passes[(i - kept->first) * total + w->done] = pass;
 			take(w, pass);
 			moved = true;
 			finished += w->done == total;
-			if (i == stage)
-				passes[(*count)++] = pass;
 		}
 	}
 	return finished == s->shape->stages ? ticks : -1;
 }
 
-/* The passes of a stage under the best threshold. */
-static enum mt_status search(struct simulation *s, int stage, struct mt_action *passes, int64_t *count)
+/* The passes under the best threshold. Above one that held nothing back all do the same. */
+static enum mt_status search(struct simulation *s, const struct kept *kept)
 {
-	int64_t bound = 3 * s->shape->microbatches * s->shape->chunks + s->shape->stages - 1, least = INT64_MAX, best = 0;
+	int64_t bound = 3 * s->shape->microbatches * CHUNKS + s->shape->stages - 1, least = INT64_MAX, best = 0;
+	bool held = true;
 
-	for (int64_t threshold = 0; threshold <= 2 * s->shape->stages && least > bound; threshold++) {
-		int64_t ticks = simulate(s, threshold, stage, passes, count);
+	for (int64_t threshold = 0; threshold <= 2 * s->shape->stages && least > bound && held; threshold++) {
+		int64_t ticks = simulate(s, threshold, least, NULL);
 
+		held = s->held;
 		if (ticks >= 0 && ticks < least) {
 			least = ticks;
 			best = threshold;
 		}
 	}
-	if (simulate(s, best, stage, passes, count) < 0)
+	if (simulate(s, best, INT64_MAX, kept) < 0)
 		return mt_fail(MT_FAILED, "schedule: %d stages wait for each other at %lld micro-batches", s->shape->stages,
 			       (long long)s->shape->microbatches);
 	return MT_OK;
@@ -168,7 +184,7 @@ static enum mt_status search(struct simulation *s, int stage, struct mt_action *
 
 static enum mt_status reserve(struct simulation *s)
 {
-	size_t stages = (size_t)s->shape->stages, parts = stages * (size_t)s->shape->chunks;
+	size_t stages = (size_t)s->shape->stages, parts = stages * CHUNKS;
 
 	s->workers = calloc(stages, sizeof *s->workers);
 	s->forwards = calloc(parts, sizeof *s->forwards);
@@ -176,14 +192,14 @@ static enum mt_status reserve(struct simulation *s)
 	if (!s->workers || !s->forwards || !s->backwards)
 		return mt_fail(MT_NOMEM, "no memory for a schedule of %d stages", s->shape->stages);
 	for (size_t i = 0; i < stages; i++) {
-		s->workers[i].due = calloc((size_t)s->shape->microbatches * (size_t)s->shape->chunks, sizeof(struct mt_action));
+		s->workers[i].due = calloc((size_t)s->shape->microbatches * CHUNKS, sizeof(struct mt_action));
 		if (!s->workers[i].due)
 			return mt_fail(MT_NOMEM, "no memory for a schedule of %d stages", s->shape->stages);
 	}
 	return MT_OK;
 }
 
-enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const struct mt_schedule_shape *shape, int stage)
+enum mt_status mt_passes_zb_v(struct mt_action *passes, const struct mt_schedule_shape *shape, int first, int stages)
 {
 	struct simulation s = {.shape = shape};
 	enum mt_status st;
@@ -192,7 +208,7 @@ enum mt_status mt_passes_zb_v(struct mt_action *passes, int64_t *count, const st
 		return mt_fail(MT_INPUT, "schedule: zb-v has %d chunks a stage, not %d", CHUNKS, shape->chunks);
 	st = reserve(&s);
 	if (st == MT_OK)
-		st = search(&s, stage, passes, count);
+		st = search(&s, &(struct kept){passes, first, stages});
 	for (int i = 0; s.workers && i < shape->stages; i++)
 		free(s.workers[i].due);
 	free(s.workers);

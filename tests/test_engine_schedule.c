@@ -105,6 +105,33 @@ static int64_t must_have(const struct job *job, int stage, enum mt_action_kind k
 	return place;
 }
 
+/* What one stage gets alone is what it gets with all others. */
+static void check_together(const struct job *job)
+{
+	struct mt_action_list all[MOST_STAGES];
+
+	assert_int_equal(mt_schedule_create_all(all, &job->shape), MT_OK);
+	for (int s = 0; s < job->shape.stages; s++) {
+		const struct mt_action_list *one = &job->lists[s];
+
+		if (all[s].count != one->count || all[s].in_flight != one->in_flight || all[s].sends != one->sends)
+			fail_msg("%s: stage %d has %lld actions alone, %lld with the others", text(job), s, (long long)one->count,
+				 (long long)all[s].count);
+		for (int64_t i = 0; i < one->count; i++) {
+			const struct mt_action *a = &all[s].actions[i], *b = &one->actions[i];
+
+			if (a->kind != b->kind || a->chunk != b->chunk || a->microbatch != b->microbatch)
+				fail_msg("%s: action %lld of stage %d is another with the others", text(job), (long long)i, s);
+		}
+		mt_schedule_free(&all[s]);
+	}
+}
+
+static void all_stages_at_once_are_each_alone(void **state)
+{
+	for_all_jobs(check_together);
+}
+
 static void places_and_virtual_stages_are_inverse(void **state)
 {
 	static const enum mt_schedule kinds[] = {MT_SCHEDULE_1F1B, MT_SCHEDULE_ZB_H1, MT_SCHEDULE_ZB_V};
@@ -452,6 +479,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(places_and_virtual_stages_are_inverse),
+		cmocka_unit_test(all_stages_at_once_are_each_alone),
 		cmocka_unit_test(every_pass_runs_once_with_its_messages),
 		cmocka_unit_test(messages_move_under_the_pass_before),
 		cmocka_unit_test(the_last_microbatch_completes_chunks_from_the_end),

@@ -31,16 +31,21 @@ int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
 
 struct mt_comm_key mt_comm_cost_key(const struct mt_group *group, const struct mt_comm_call *call)
 {
+	bool message = call->op == MT_COMM_SEND_RECV;
+
 	return (struct mt_comm_key){
-		/* a shift: each rank's one message, both ways at once */
-		.op = call->op == MT_COMM_SHIFT          ? MT_COMM_SEND_RECV
-		      : call->op == MT_COMM_ALL_TO_ALL_V ? MT_COMM_ALL_TO_ALL
-							 : call->op,
+		.op = call->op == MT_COMM_ALL_TO_ALL_V ? MT_COMM_ALL_TO_ALL : call->op,
 		.dtype = call->dtype,
 		.bytes = mt_comm_call_bytes(call, group->size),
 		.size = group->size,
 		.stride = group->stride,
 		.group = group->name,
+		.from = message && call->receiving ? call->peer
+			: message                  ? group->rank
+						   : 0,
+		.to = message && !call->receiving ? call->peer
+		      : message                   ? group->rank
+						  : 0,
 	};
 }
 

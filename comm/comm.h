@@ -49,6 +49,7 @@ struct mt_comm_key {
 	int64_t bytes;
 	int size, stride;
 	const char *group; /* "tp", "dp", "pp", ... */
+	int from, to;      /* SEND_RECV: group ranks; equal: between whichever two are slowest */
 };
 
 struct mt_comm_cost_source {

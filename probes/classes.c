@@ -1,6 +1,7 @@
 /* classes: sorts pairs of ranks into classes of alike bandwidth. Pairs on one host are one class, by the hosts' names. The
  * others are put in order of bandwidth and cut where one is more than 25% above the next; the noise of a measurement stays
  * well below that, the steps of a network (rack, spine, a slow uplink) above. */
+#include "probes/machine_flows.h"
 #include "probes/parts.h"
 
 #include "base/stats.h"
@@ -159,6 +160,7 @@ enum mt_status mt_probe_classify(struct mt_machine *m, const struct mt_probe_pai
 		name_class(&m->classes[c], c, first);
 		describe_class(m, pairs, c, x);
 	}
+	st = mt_machine_find_islands(m);
 out:
 	free(sorted);
 	free(x);

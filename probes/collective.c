@@ -21,7 +21,7 @@ static const struct sweep {
 	enum mt_dtype dtype;
 } sweeps[] = {
 	{MT_COMM_ALL_REDUCE, MT_F32}, {MT_COMM_ALL_REDUCE, MT_BF16}, {MT_COMM_REDUCE_SCATTER, MT_F32}, {MT_COMM_ALL_GATHER, MT_F32},
-	{MT_COMM_ALL_TO_ALL, MT_F32}, {MT_COMM_BROADCAST, MT_F32},   {MT_COMM_SEND_RECV, MT_F32},
+	{MT_COMM_ALL_TO_ALL, MT_F32}, {MT_COMM_BROADCAST, MT_F32},   {MT_COMM_SEND_RECV, MT_F32},      {MT_COMM_SHIFT, MT_F32},
 };
 enum { SWEEPS = sizeof sweeps / sizeof *sweeps };
 
@@ -36,7 +36,7 @@ struct bench {
 	/* the point being measured */
 	enum mt_comm_op op;
 	enum mt_dtype dtype;
-	int64_t count;      /* elements of the call: of the whole for all_reduce, broadcast, send_recv, else of one part */
+	int64_t count; /* elements of the call: of the whole for all_reduce, broadcast, send_recv and shift, else of one part */
 	int64_t slot_bytes; /* S rounded up to 256 */
 	int64_t calls;      /* so far: the slot of call i is i mod slots */
 	int last_partner;   /* send_recv: group rank of the last message's sender, -1 none */
@@ -100,6 +100,8 @@ static enum mt_status call_once(struct bench *b, int64_t offset)
 	case MT_COMM_BROADCAST:
 		return mt_comm_broadcast(b->group, stream, b->position == 0 ? (char *)b->send[b->dtype] + offset : recv, b->count,
 					 b->dtype, 0);
+	case MT_COMM_SHIFT:
+		return mt_comm_shift(b->group, stream, send, recv, b->count, b->dtype, 1);
 	default:
 		return mt_fail(MT_FAILED, "probe: no measurement of %s", mt_comm_op_name(b->op));
 	}
@@ -188,8 +190,10 @@ static enum mt_status check_result(struct bench *b)
 		}
 		return MT_OK;
 	case MT_COMM_BROADCAST:
+	case MT_COMM_SHIFT:
 	case MT_COMM_SEND_RECV: {
-		int from = b->op == MT_COMM_BROADCAST ? 0 : b->last_partner;
+		int before = (b->position + b->size - 1) % b->size;
+		int from = b->op == MT_COMM_BROADCAST ? 0 : b->op == MT_COMM_SHIFT ? before : b->last_partner;
 		if (from < 0 || from == b->position)
 			return MT_OK;
 		fill_table(b, from, table);

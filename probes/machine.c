@@ -116,6 +116,7 @@ void mt_machine_free(struct mt_machine *machine)
 	free(machine->rates);
 	free(machine->classes);
 	free(machine->pair_class);
+	free(machine->islands);
 	free(machine->curves);
 	free(machine->gpus);
 	free(machine->nics);

@@ -86,7 +86,10 @@ struct mt_machine {
 	int *rank_host;                        /* owned: world entries, index into hosts */
 	struct mt_machine_rate *rates;         /* owned */
 	struct mt_machine_pair_class *classes; /* owned */
-	int *pair_class;              /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
+	int *pair_class; /* owned: world*world entries, index into classes, -1 on the diagonal; NULL when unknown */
+	/* owned: class_count*world entries: the least of the ranks that are nearer to a rank than a class, the rank among them;
+	 * NULL: one host, or no classes. Found from the rest when a machine is loaded or probed. */
+	int *islands;
 	struct mt_comm_curve *curves; /* owned */
 	int gpu_count, nic_count;
 	struct mt_machine_gpu *gpus; /* owned */
@@ -113,7 +116,8 @@ enum mt_status mt_machine_save(const struct mt_machine *machine, const char *pat
 /* The best rate known for dtype, threads and busy ranks; TFLOP/s, 0 when unknown. */
 double mt_machine_tflops(const struct mt_machine *machine, enum mt_dtype dtype, int threads, int busy_ranks);
 /* Seconds of a collective from the curves: the exact (op, dtype, size, stride) where measured, else the nearest one that
- * is not faster, else alpha-beta from the slowest pair class the group can span. `provenance` may be NULL. */
+ * is not faster, else alpha-beta from the slowest pair class the group can span. A message between two members that are named, and
+ * a shift, by the classes of those pairs in all groups of the kind. `provenance` may be NULL. */
 double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_key *key, enum mt_provenance *provenance);
 
 #endif

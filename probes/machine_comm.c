@@ -5,8 +5,11 @@
  * 2. A curve of a group at least as large and at least as far apart, the least such: not faster.
  * 3. alpha and beta of the slowest pair class that the group can span: latency counts the steps of a tree (log2 n), or of a
  *    ring for all_to_all, bandwidth the bytes that must cross a rank's link (Thakur, Rabenseifner and Gropp 2005,
- *    "Optimization of collective communication operations in MPICH"), and ranks of one host that cross at once share its NICs. */
-#include "probes/machine.h"
+ *    "Optimization of collective communication operations in MPICH"), and ranks of one host that cross at once share its NICs.
+ * 4. A message between two ranks that are named, and those of a shift that was not measured, by the classes of their pairs and what
+ * else is on their links (machine_flows.c): the curve of messages has the slowest pair of its sweep, so what is over its latency is
+ * taken in the proportion of what both do to a link. */
+#include "probes/machine_flows.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -141,6 +144,43 @@ static double alpha_beta_s(const struct mt_machine *m, const struct mt_comm_key 
 	}
 }
 
+/* The sweep of messages: neighbours to and fro in two halves, the slower of which is the curve. */
+static struct mt_flow_cost sweep_of(const struct mt_machine *m, const struct mt_comm_curve *c)
+{
+	struct mt_flows even = {.pattern = MT_FLOWS_EVEN_PAIRS, .size = c->size, .stride = c->stride}, odd = even;
+	struct mt_flow_cost first = mt_machine_flows(m, &even), second;
+
+	odd.pattern = MT_FLOWS_ODD_PAIRS;
+	second = c->size > 2 ? mt_machine_flows(m, &odd) : first;
+	return second.s_per_byte > first.s_per_byte ? second : first;
+}
+
+/* Of the messages of a key, all its groups at once; 0 where links are not known. */
+static double message_s(const struct mt_machine *m, const struct mt_comm_key *key)
+{
+	struct mt_flows flows = {.pattern = key->op == MT_COMM_SHIFT ? MT_FLOWS_RING : MT_FLOWS_EDGE,
+				 .size = key->size,
+				 .stride = key->stride,
+				 .from = key->from,
+				 .to = key->to};
+	struct mt_flow_cost own = mt_machine_flows(m, &flows), sweep;
+	double bytes = (double)(key->bytes > 0 ? key->bytes : 1), least_s;
+	const struct mt_comm_curve *c = find_exact(m, MT_COMM_SEND_RECV, key->dtype, key->size, key->stride);
+
+	if (own.s_per_byte <= 0)
+		return 0;
+	if (!c)
+		c = find_not_faster(m, MT_COMM_SEND_RECV, key->dtype, key->size, key->stride, bytes);
+	if (!c)
+		return own.latency_s + bytes * own.s_per_byte;
+	sweep = sweep_of(m, c);
+	if (sweep.s_per_byte <= 0 || sweep.latency_s <= 0)
+		return 0;
+	least_s = c->seconds[0];
+	return least_s * own.latency_s / sweep.latency_s +
+	       (mt_comm_curve_s(c, bytes) - least_s) * own.s_per_byte / sweep.s_per_byte;
+}
+
 /* By curves; 0 when none applies. */
 static double curve_s(const struct mt_machine *m, const struct mt_comm_key *key, bool *exact)
 {
@@ -173,7 +213,15 @@ double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_
 			asked.dtype = MT_F32;
 			asked.bytes = 4;
 		}
-		seconds = curve_s(machine, &asked, &exact);
+		bool named = asked.op == MT_COMM_SEND_RECV && asked.from != asked.to;
+		if (!named)
+			seconds = curve_s(machine, &asked, &exact);
+		if (named || (seconds <= 0 && asked.op == MT_COMM_SHIFT))
+			seconds = message_s(machine, &asked);
+		if (asked.op == MT_COMM_SHIFT)
+			asked.op = MT_COMM_SEND_RECV;
+		if (seconds <= 0)
+			seconds = curve_s(machine, &asked, &exact);
 		if (seconds <= 0)
 			seconds = alpha_beta_s(machine, key);
 	}

@@ -1,5 +1,6 @@
 /* machine_read: a machine file, strictly: an unknown key, a missing one, or a number out of range is refused with its line. */
 #include "probes/machine_fields.h"
+#include "probes/machine_flows.h"
 
 #include "base/yaml.h"
 
@@ -324,6 +325,7 @@ enum mt_status mt_machine_load(struct mt_machine *machine, const char *path)
 	MT_GOTO(out, read_placement(root, machine));
 	MT_GOTO(out, read_lists(root, machine));
 	MT_GOTO(out, read_pairs(root, machine));
+	MT_GOTO(out, mt_machine_find_islands(machine));
 out:
 	mt_yaml_free(root);
 	if (st != MT_OK)

@@ -94,7 +94,7 @@ static int every_curve_is_positive_and_finite(struct run *r)
 	for (int size = 2; size <= r->size; size++)
 		for (int stride = 1; size * stride <= r->size; stride++)
 			groups += r->size % (size * stride) == 0;
-	CHECK(m->curve_count == 7 * groups, "%d curves of %d groups", m->curve_count, groups);
+	CHECK(m->curve_count == 8 * groups, "%d curves of %d groups", m->curve_count, groups);
 	for (int i = 0; i < m->curve_count; i++) {
 		const struct mt_comm_curve *c = &m->curves[i];
 		CHECK(c->points >= 1 && c->points <= 24, "curve %d has %d points", i, c->points);

@@ -141,7 +141,7 @@ static void wrong_files_are_refused_with_their_line(void **state)
 static double cost(const struct mt_machine *m, enum mt_comm_op op, enum mt_dtype dtype, int64_t bytes, int size, int stride,
 		   enum mt_provenance *provenance)
 {
-	struct mt_comm_key key = {op, dtype, bytes, size, stride, "dp"};
+	struct mt_comm_key key = {.op = op, .dtype = dtype, .bytes = bytes, .size = size, .stride = stride, .group = "dp"};
 	return mt_machine_comm_s(m, &key, provenance);
 }
 
@@ -248,6 +248,91 @@ static void groups_across_hosts_pay_for_the_slow_links(void **state)
 	mt_machine_free(&m);
 }
 
+/* Two racks of two hosts of two ranks. */
+static const char racks[] = "schema: 1\nname: racks\nhosts:\n  - {name: x, count: 4, ranks: 2, nics: 1}\nclasses:\n"
+			    "  - {name: same host, latency_us: 1, bandwidth_gbps: 0.2}\n  - {name: between hosts, latency_us: 10, "
+			    "bandwidth_gbps: 0.4}\n"
+			    "  - {name: slower, latency_us: 20, bandwidth_gbps: 0.1}\n"
+			    "pair_class: [.0112222, 0.112222, 11.02222, 110.2222, 2222.011, 22220.11, 222211.0, 2222110.]\n";
+
+static const struct message {
+	enum mt_comm_op op;
+	int size, stride, from, to;
+	double us, bytes_per_us; /* bytes/us: MB/s */
+} messages[] = {
+	{MT_COMM_SEND_RECV, 8, 1, 2, 3, 1, 200},  /* on one host */
+	{MT_COMM_SEND_RECV, 8, 1, 1, 2, 10, 400}, /* between hosts, alone on the link */
+	{MT_COMM_SEND_RECV, 8, 1, 3, 4, 20, 100}, /* between racks */
+	{MT_COMM_SEND_RECV, 8, 1, 4, 3, 20, 100}, /* back */
+	{MT_COMM_SEND_RECV, 4, 2, 0, 1, 10, 200}, /* both ranks of a host at once */
+	{MT_COMM_SEND_RECV, 4, 2, 1, 2, 20, 50},  /* of one of the rack's */
+	{MT_COMM_SEND_RECV, 2, 4, 0, 1, 20, 25},  /* of both */
+	{MT_COMM_SEND_RECV, 4, 1, 1, 2, 10, 400}, /* two groups, each within its rack */
+	{MT_COMM_SHIFT, 8, 1, 0, 0, 20, 100},     /* one leaves a rack, another enters it */
+	{MT_COMM_SHIFT, 4, 2, 0, 0, 20, 50},      {MT_COMM_SHIFT, 2, 1, 0, 0, 1, 200},
+};
+
+static double message_cost(const struct mt_machine *m, const struct message *of, double bytes)
+{
+	struct mt_comm_key key = {.op = of->op, .dtype = MT_F32, .bytes = (int64_t)bytes, .size = of->size, .stride = of->stride};
+
+	key.from = of->from;
+	key.to = of->to;
+	return mt_machine_comm_s(m, &key, NULL);
+}
+
+/* By classes alone; then in proportion to a curve, whose sweep has two messages leave a host, and a rack, at once. */
+static void messages_cost_what_their_links_do(void **state)
+{
+	static const double bytes = 1e6;
+	char text[1500];
+	struct mt_machine m;
+
+	assert_int_equal(load_text(&m, racks), MT_OK);
+	for (size_t i = 0; i < sizeof messages / sizeof *messages; i++) {
+		const struct message *k = &messages[i];
+		double want = k->us * 1e-6 + bytes / (k->bytes_per_us * 1e6), got = message_cost(&m, k, bytes);
+
+		if (fabs(got / want - 1) > 1e-9)
+			fail_msg("message %zu: %g s, expected %g s", i, got, want);
+	}
+	mt_machine_free(&m);
+	snprintf(text, sizeof text,
+		 "%scurves:\n  - {op: send_recv, dtype: f32, size: 8, stride: 1, alpha_s: 40e-6, beta_s_per_byte: 30e-9, points: "
+		 "[[1, 40e-6], [1e6, 30e-3]]}\n",
+		 racks);
+	assert_int_equal(load_text(&m, text), MT_OK);
+	for (int i = 0; i < 4; i++) {
+		const struct message *k = &messages[i];
+		double want = 40e-6 * k->us / 20 + (30e-3 - 40e-6) * 50 / k->bytes_per_us, got = message_cost(&m, k, bytes);
+
+		if (fabs(got / want - 1) > 1e-9)
+			fail_msg("message %d by the curve: %g s, expected %g s", i, got, want);
+	}
+	mt_machine_free(&m);
+}
+
+/* Without a class a pair: a host's ranks share its NICs. */
+static void ranks_of_a_host_share_its_nics(void **state)
+{
+	struct message within = {MT_COMM_SEND_RECV, 2, 1, 0, 1, 0, 0}, across = {MT_COMM_SEND_RECV, 8, 8, 2, 3, 0, 0};
+	struct mt_machine m;
+	double bytes = 1 << 20;
+
+	load(&m, golden[1]);
+	for (int nics = 1; nics <= 16; nics *= 4) {
+		double share = fmax(1, 8.0 / nics), want = 9e-6 + bytes * share / 2e9, got;
+
+		for (int h = 0; h < m.host_count; h++)
+			m.hosts[h].nics = nics;
+		got = message_cost(&m, &across, bytes);
+		if (fabs(got / want - 1) > 1e-9)
+			fail_msg("%d NICs: %g s, expected %g s", nics, got, want);
+		assert_true(message_cost(&m, &within, bytes) < got / 5);
+	}
+	mt_machine_free(&m);
+}
+
 static void rate_is_exact_or_nearest(void **state)
 {
 	struct mt_machine m;
@@ -289,6 +374,8 @@ int main(void)
 		cmocka_unit_test(unmeasured_group_is_not_faster_than_a_smaller_one),
 		cmocka_unit_test(reduction_of_another_type_is_slower_as_in_all_reduce),
 		cmocka_unit_test(groups_across_hosts_pay_for_the_slow_links),
+		cmocka_unit_test(messages_cost_what_their_links_do),
+		cmocka_unit_test(ranks_of_a_host_share_its_nics),
 		cmocka_unit_test(rate_is_exact_or_nearest),
 		cmocka_unit_test(tables_fit_80_columns),
 	};

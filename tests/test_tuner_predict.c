@@ -3,6 +3,7 @@
  * Step time by cards is within 1% of the dry run: passes, messages and reductions are laid out as the engine does; only how a
  * unit's sum over tp overlaps with its reduction over dp is taken as without a backlog. (0.4% was the most of 1,500.)
  * Memory by cards is within 10%: sums of live bytes leave out how they lie in the arena. (7% was the most.) */
+#include "probes/machine_flows.h"
 #include "tests/engine_problem.h"
 #include "tests/tuner_problem.h"
 #include "tuner/pipeline.h"
@@ -316,6 +317,53 @@ static void long_pipelines_go_on_as_they_began(void **state)
 	mt_run_free(&run);
 }
 
+/* Four ranks on two hosts with a link between them that takes longer than a pass: which messages cross it depends on the order of
+ * stages alone. */
+static void messages_of_both_follow_the_links(void **state)
+{
+	static struct mt_machine_pair_class classes[] = {{.name = "same host", .latency_us = 1, .bandwidth_gbps = 10},
+							 {.name = "between hosts", .latency_us = 3000, .bandwidth_gbps = 0.1}};
+	static struct mt_machine_host hosts[] = {{.ranks = 2, .nics = 1}, {.ranks = 2, .nics = 1}};
+	static const int schedules[] = {MT_SCHEDULE_1F1B, MT_SCHEDULE_1F1B, MT_SCHEDULE_ZB_H1, MT_SCHEDULE_ZB_V};
+	static const int64_t chunks[] = {1, 2, 1, 2};
+	struct mt_card_cache *cache;
+	struct made_up made;
+	struct mt_run run;
+	double last_s = 0;
+
+	set_run(&run, &problems[0]);
+	run.model.layers = 8;
+	make_up(&made, 4, 1, 10, 5e10, 1e10, 1e-6);
+	made.machine.classes = classes;
+	made.machine.class_count = 2;
+	made.machine.hosts = hosts;
+	made.machine.host_count = 2;
+	for (int i = 0; i < 8; i++) {
+		struct mt_candidate card = {.layout = run.layout}, dry;
+
+		for (int r = 0; r < 4; r++) /* hosts by halves, then in turn */
+			made.machine.rank_host[r] = i % 2 ? r % 2 : r / 2;
+		must(mt_machine_find_islands(&made.machine));
+		card.layout.pp = 4;
+		card.layout.schedule = schedules[i / 2];
+		card.layout.vp = chunks[i / 2];
+		dry = card;
+		must(mt_card_cache_create(&cache));
+		must(mt_predict_card(&card, &run.model, &made.cost, cache));
+		must(mt_predict_dry(&dry, &run.model, &made.cost, NULL));
+		assert_close(card.step_s, dry.step_s, 0.01, "cards beside the dry run");
+		if (i % 2 && !(dry.step_s > 1.02 * last_s))
+			fail_msg("schedule %d: %g s when every message crosses, %g s when some do", i / 2, dry.step_s, last_s);
+		last_s = dry.step_s;
+		free_candidate(&card);
+		free_candidate(&dry);
+		mt_card_cache_destroy(cache);
+	}
+	free(made.machine.islands);
+	make_up_end(&made);
+	mt_run_free(&run);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -327,6 +375,7 @@ int main(void)
 		cmocka_unit_test(cards_price_context_parallelism_as_the_dry_run),
 		cmocka_unit_test(equal_stages_have_the_bubble_of_1f1b),
 		cmocka_unit_test(long_pipelines_go_on_as_they_began),
+		cmocka_unit_test(messages_of_both_follow_the_links),
 	};
 	return cmocka_run_group_tests_name("tuner predict", tests, NULL, NULL);
 }

@@ -219,6 +219,7 @@ struct composition {
 	const struct mt_block_cost **blocks; /* owned: of all layers, by stage and chunk */
 	double *copy_s;                      /* owned: as the blocks */
 	double *tp_s;                        /* owned: of a micro-batch, by stage */
+	double *edge_s;                      /* owned: messages, by stage */
 };
 
 static bool puts_off(const struct composition *k, int s)
@@ -381,8 +382,10 @@ static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct
 	return MT_OK;
 }
 
-static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l, const struct mt_card *card)
+/* Messages between each stage and the next, as pipeline.h has them. */
+static enum mt_status fill_edges(struct composition *k, const struct mt_card *card)
 {
+	const struct mt_layout *l = &k->run.layout;
 	struct mt_comm_key key = {.op = MT_COMM_SEND_RECV,
 				  .dtype = (enum mt_dtype)l->dtype,
 				  .bytes = card->edge_bytes,
@@ -390,7 +393,15 @@ static double edge_seconds(struct mt_cost_model *cost, const struct mt_layout *l
 				  .stride = (int)(l->tp * l->cp * l->dp),
 				  .group = "pp"};
 
-	return l->pp > 1 ? mt_machine_comm_s(cost->machine, &key, NULL) : 0;
+	k->edge_s = calloc((size_t)l->pp, sizeof *k->edge_s);
+	if (!k->edge_s)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", (int)l->pp);
+	for (int s = 0; s < l->pp && l->pp > 1; s++) {
+		key.from = s;
+		key.to = (s + 1) % (int)l->pp;
+		k->edge_s[s] = mt_machine_comm_s(k->cost->machine, &key, NULL);
+	}
+	return MT_OK;
 }
 
 static enum mt_status find_cards(struct mt_card_cache *cache, struct composition *k, bool later)
@@ -412,7 +423,8 @@ static enum mt_status compose(struct mt_candidate *candidate, struct composition
 	MT_TRY(find_cards(cache, k, puts_off(k, (int)l->pp - 1)));
 	MT_TRY(find_grid(cache, &k->run, k->cost, &k->tails));
 	MT_TRY(fill(k));
-	MT_TRY(mt_pipeline_time(k->stages, &k->shape, edge_seconds(k->cost, l, card_of(k, 0))));
+	MT_TRY(fill_edges(k, card_of(k, 0)));
+	MT_TRY(mt_pipeline_time(k->stages, &k->shape, k->edge_s));
 	for (int s = 0; s < l->pp; s++)
 		MT_TRY(stage_memory(&candidate->stage[s], k, s));
 	sum_up(candidate, k);
@@ -470,6 +482,7 @@ enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_m
 	free(k.blocks);
 	free(k.copy_s);
 	free(k.tp_s);
+	free(k.edge_s);
 	MT_TRY(st);
 	candidate->fidelity = MT_FIDELITY_CARD;
 	mt_predict_interval(candidate, cost);

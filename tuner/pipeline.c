@@ -75,8 +75,19 @@ static enum mt_status make_lines(struct line *lines, const struct mt_pipeline_st
 	return MT_OK;
 }
 
+/* A message between neighbours; the last stage's is the first. */
+static double edge_between(const double *edge_s, const struct mt_schedule_shape *shape, int a, int b)
+{
+	int least = a < b ? a : b, most = a < b ? b : a;
+
+	if (!edge_s)
+		return 0;
+	return edge_s[most - least == 1 ? least : shape->stages - 1];
+}
+
 /* The stage waits for the message that a pass needs, if it needs one; false when it is not sent yet. */
-static bool arrive(struct line *all, const struct mt_schedule_shape *shape, int s, const struct mt_action *pass, double edge_s)
+static bool arrive(struct line *all, const struct mt_schedule_shape *shape, int s, const struct mt_action *pass,
+		   const double *edge_s)
 {
 	int direction = pass->kind == MT_FORWARD ? FORWARD : BACKWARD, stage, chunk, lane = mt_schedule_lane(shape->kind, pass);
 	int from = mt_schedule_virtual(shape->kind, shape->stages, s, pass->chunk) + (direction == FORWARD ? -1 : 1);
@@ -93,9 +104,19 @@ static bool arrive(struct line *all, const struct mt_schedule_shape *shape, int 
 		return false;
 	l->receiving_s[lane] = later(later(l->posted_s[direction][pass->chunk * shape->microbatches + pass->microbatch], sent_s),
 				     l->receiving_s[lane]) +
-			       edge_s;
+			       edge_between(edge_s, shape, stage, s);
 	l->clock.now_s = later(l->clock.now_s, l->receiving_s[lane]);
 	return true;
+}
+
+/* The stage that a pass's result goes to. */
+static int stage_after(const struct mt_schedule_shape *shape, int s, const struct mt_action *action)
+{
+	int step = action->kind == MT_SEND_FORWARD ? 1 : -1, stage, chunk;
+
+	mt_schedule_place(shape->kind, shape->stages, mt_schedule_virtual(shape->kind, shape->stages, s, action->chunk) + step,
+			  &stage, &chunk);
+	return stage;
 }
 
 static void send(struct line *l, const struct mt_schedule_shape *shape, const struct mt_action *action, double edge_s)
@@ -115,7 +136,7 @@ static void send(struct line *l, const struct mt_schedule_shape *shape, const st
 }
 
 /* Runs stage s until it blocks; returns whether it moved. */
-static bool advance(struct line *all, const struct mt_schedule_shape *shape, int s, double edge_s)
+static bool advance(struct line *all, const struct mt_schedule_shape *shape, int s, const double *edge_s)
 {
 	struct line *l = &all[s];
 	int64_t began = l->next;
@@ -131,7 +152,7 @@ static bool advance(struct line *all, const struct mt_schedule_shape *shape, int
 			break;
 		case MT_SEND_FORWARD:
 		case MT_SEND_BACKWARD:
-			send(l, shape, a, edge_s);
+			send(l, shape, a, edge_between(edge_s, shape, s, stage_after(shape, s, a)));
 			break;
 		case MT_FORWARD:
 			if (!arrive(all, shape, s, a, edge_s))
@@ -172,7 +193,7 @@ static void finish(struct line *l, struct mt_pipeline_stage *stage)
 }
 
 static enum mt_status run(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, int64_t microbatches,
-			  double edge_s)
+			  const double *edge_s)
 {
 	struct line *lines = calloc((size_t)shape->stages, sizeof *lines);
 	struct mt_schedule_shape at = *shape;
@@ -206,7 +227,7 @@ static void extend(double *value, double before, double times)
 	*value += (*value - before) * times;
 }
 
-enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, double edge_s)
+enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s)
 {
 	int count = shape->stages;
 	int64_t group = shape->group > 0 ? shape->group : count, settled = 6 * group + 2, m = shape->microbatches, few;

@@ -30,7 +30,8 @@ struct mt_pipeline_stage {
 	double tp_sum_s, more_compute_s; /* sums over tp before reductions; clearing, adding and rounding of gradients */
 };
 
-/* edge_s: one message between stages. `shape` has as many stages as the array. */
-enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, double edge_s);
+/* edge_s[s]: one message between stages s and s + 1 (the last: and 0), either way; NULL: they cost nothing. `shape` has as many
+ * stages as the arrays. */
+enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s);
 
 #endif

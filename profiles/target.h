@@ -7,7 +7,8 @@
 #include "base/options.h"
 
 /* Bits of an element of the operands: which peak a product has. */
-enum mt_width { MT_WIDTH_16, MT_WIDTH_8, MT_WIDTH_4 };
+/* Of the operands of products. MX8: 8 bits with a scale for each 32 elements. */
+enum mt_width { MT_WIDTH_16, MT_WIDTH_8, MT_WIDTH_4, MT_WIDTH_MX8 };
 
 struct mt_target {
 	char *name, *like, *source; /* owned; like: the file whose values this one starts from */
@@ -17,6 +18,8 @@ struct mt_target {
 	double tflops_16, tflops_8, tflops_4;        /* dense peaks; 0: the type is not there */
 	double memory_gib, memory_gbps, memory_frac; /* memory_frac: of memory_gbps that large copies reach */
 	double product_frac, product_8_frac;         /* of the peak, in the inner loop of the best tile */
+	double product_4_frac;                       /* 0: product_8_frac */
+	double product_mx8_gain;                     /* rate of MX8 products over that of 8 bits */
 	double sustained_frac;                       /* of those rates kept in training: power, clocks, cold caches */
 	double product_k0;                           /* inner steps' worth of prologue and epilogue a tile */
 	double product_memory_frac, tile_128_frac, tile_64_frac, product_us;
@@ -120,7 +123,9 @@ struct mt_factors {
 	double of[MT_FACTORS];
 };
 
-/* `groups` products (m,k)(k,n), one kernel; seconds. */
+double mt_target_width_bytes(enum mt_width width); /* of an element; 4 bits have a scale of 8 for each 16, MX8 for each 32 */
+double mt_target_peak_tflops(const struct mt_target *target, enum mt_width width); /* 0: the machine has no such products */
+/* `groups` products (m,k)(k,n), one kernel; seconds. A type that the machine has not is computed in 16 bits. */
 double mt_target_product_s(const struct mt_target *target, enum mt_width width, double groups, double m, double n, double k);
 /* A vector operation that moves `bytes`. */
 double mt_target_vector_s(const struct mt_target *target, double bytes);

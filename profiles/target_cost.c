@@ -32,17 +32,38 @@ static double tiles_s(const struct mt_target *t, double groups, double m, double
 	return best;
 }
 
+double mt_target_peak_tflops(const struct mt_target *t, enum mt_width width)
+{
+	const double peaks[] = {
+		[MT_WIDTH_16] = t->tflops_16, [MT_WIDTH_8] = t->tflops_8, [MT_WIDTH_4] = t->tflops_4, [MT_WIDTH_MX8] = t->tflops_8};
+
+	return peaks[width];
+}
+
+/* TFLOP/s of the inner loop in training. */
+static double product_rate(const struct mt_target *t, enum mt_width width)
+{
+	const double fracs[] = {[MT_WIDTH_16] = t->product_frac,
+				[MT_WIDTH_8] = t->product_8_frac,
+				[MT_WIDTH_4] = t->product_4_frac > 0 ? t->product_4_frac : t->product_8_frac,
+				[MT_WIDTH_MX8] = t->product_8_frac * t->product_mx8_gain};
+	enum mt_width there = mt_target_peak_tflops(t, width) > 0 ? width : MT_WIDTH_16;
+
+	return mt_target_peak_tflops(t, there) * fracs[there] * t->sustained_frac;
+}
+
+double mt_target_width_bytes(enum mt_width width)
+{
+	static const double bytes[] = {[MT_WIDTH_16] = 2, [MT_WIDTH_8] = 1, [MT_WIDTH_4] = 0.5625, [MT_WIDTH_MX8] = 1 + 1.0 / 32};
+
+	return bytes[width];
+}
+
 double mt_target_product_s(const struct mt_target *t, enum mt_width width, double groups, double m, double n, double k)
 {
-	double rate = t->tflops_16 * t->product_frac * t->sustained_frac, bytes = width == MT_WIDTH_16  ? 2
-										  : width == MT_WIDTH_8 ? 1
-													: 0.5625;
+	double rate = product_rate(t, width), bytes = mt_target_width_bytes(width);
 	double tile_s, memory_s, ratio;
 
-	if (width == MT_WIDTH_8 && t->tflops_8 > 0)
-		rate = t->tflops_8 * t->product_8_frac * t->sustained_frac;
-	else if (width == MT_WIDTH_4 && t->tflops_4 > 0)
-		rate = t->tflops_4 * t->product_8_frac * t->sustained_frac;
 	tile_s = tiles_s(t, groups, m, n, k, rate * 1e12);
 	memory_s = groups * (bytes * (m * k + n * k) + 2 * m * n) / (t->memory_gbps * 1e9 * t->product_memory_frac);
 	ratio = tile_s > memory_s ? memory_s / tile_s : tile_s / memory_s;

@@ -45,18 +45,12 @@ static double product(const struct mt_case *c, const struct mt_target *t, const 
 	return f->of[MT_FACTOR_PRODUCT] * f->of[MT_FACTOR_LOW] * low_s;
 }
 
-/* Of an element of the products' operands: 4 bits have a scale of 8 for each 16 elements. */
-static double width_bytes(const struct mt_case *c)
-{
-	return c->width == MT_WIDTH_16 ? 2 : c->width == MT_WIDTH_8 ? 1 : 0.5625;
-}
-
 /* An operand of 16 bits becomes one of 8 or 4 bits as it is and transposed; 4 bits have a scale of the whole tensor too, which is
  * one more read (NVIDIA 2025, arXiv:2509.25149). Weights are cast once a step: not counted. */
 static double cast_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
 		     double elements)
 {
-	double bytes = c->width == MT_WIDTH_16 ? 0 : (c->width == MT_WIDTH_8 ? 2 : 2 + 2) + 2 * width_bytes(c);
+	double bytes = c->width == MT_WIDTH_16 ? 0 : (c->width == MT_WIDTH_4 ? 2 + 2 : 2) + 2 * mt_target_width_bytes(c->width);
 
 	return bytes > 0 ? f->of[MT_FACTOR_LOW] * s->cast_passes * mt_target_vector_s(t, bytes * elements) : 0;
 }
@@ -203,7 +197,7 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 	if (c->tp <= 1)
 		return 0;
 	if (c->sp) /* gathered as the products want it, reduced in 16 bits */
-		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes * width_bytes(c) / 2) +
+		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes * mt_target_width_bytes(c->width) / 2) +
 			mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes);
 	else
 		one_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, span, bytes);

@@ -5,6 +5,7 @@
 #include "tuner/runs_table.h"
 
 #include "base/units.h"
+#include "tuner/families.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -157,7 +158,6 @@ static double number(const struct mt_csv *csv, int row, const char *column, doub
 static void read_model(struct mt_case *c, const struct mt_csv *csv, int row)
 {
 	const char *arch = mt_csv_cell(csv, row, mt_csv_column(csv, "arch"));
-	bool gpt = strncmp(arch, "gpt", 3) == 0 && strncmp(arch, "gpt-oss", 7) != 0;
 
 	c->layers = number(csv, row, "layers", 0);
 	c->hidden = number(csv, row, "hidden", 0);
@@ -168,19 +168,7 @@ static void read_model(struct mt_case *c, const struct mt_csv *csv, int row)
 	c->seq = number(csv, row, "seq", 0);
 	c->experts = number(csv, row, "experts", 0);
 	c->topk = number(csv, row, "topk", 0);
-	/* Families whose head size is not hidden / heads: Qwen 3 (128), gpt-oss (64). */
-	c->head_dim = c->heads > 0 ? c->hidden / c->heads : 0;
-	if (strncmp(arch, "qwen3", 5) == 0)
-		c->head_dim = 128;
-	else if (strncmp(arch, "gpt-oss", 7) == 0)
-		c->head_dim = 64;
-	if (strncmp(arch, "gpt-oss", 7) == 0) { /* every other layer: OpenAI 2025, gpt-oss model card */
-		c->clamped = true;
-		c->windowed_frac = 0.5;
-		c->window = 128;
-	}
-	c->gated = !gpt;
-	c->dropout = gpt && strcmp(mt_csv_cell(csv, row, mt_csv_column(csv, "attention")), "flash") != 0;
+	mt_case_family(c, arch, strcmp(mt_csv_cell(csv, row, mt_csv_column(csv, "attention")), "flash") == 0);
 }
 
 static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, const struct mt_stack *stack)
@@ -205,7 +193,10 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 		       : *recompute                          ? MT_CASE_NONE
 							     : (int)stack->recompute_default;
 	c->selected = MT_CASE_ATTENTION;
-	c->width = strstr(precision, "fp8") ? MT_WIDTH_8 : strstr(precision, "fp4") ? MT_WIDTH_4 : MT_WIDTH_16;
+	c->width = strncmp(precision, "mx", 2) == 0 ? MT_WIDTH_MX8
+		   : strstr(precision, "fp8")       ? MT_WIDTH_8
+		   : strstr(precision, "fp4")       ? MT_WIDTH_4
+						    : MT_WIDTH_16;
 	c->balanced_stages = stack->balanced_stages;
 	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
 	if (c->vp < 1)

@@ -11,7 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const precisions[] = {[MT_WIDTH_16] = "bf16", [MT_WIDTH_8] = "fp8", [MT_WIDTH_4] = "fp4", NULL};
+static const char *const precisions[] = {
+	[MT_WIDTH_16] = "bf16", [MT_WIDTH_8] = "fp8", [MT_WIDTH_4] = "fp4", [MT_WIDTH_MX8] = "mxfp8", NULL};
 static const char *const objectives[] = {"time", "cost", "gpus-for-deadline", "max-seq", NULL};
 
 #define F(f) offsetof(struct mt_setting_options, f)
@@ -274,8 +275,7 @@ enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_s
 	query->model.gbs = (double)gbs;
 	query->model.seq = (double)(seq > 0 ? seq : model->seq);
 	query->model.width = (enum mt_width)o->precision;
-	if ((o->precision == MT_WIDTH_8 && setting->target.tflops_8 <= 0) ||
-	    (o->precision == MT_WIDTH_4 && setting->target.tflops_4 <= 0))
+	if (mt_target_peak_tflops(&setting->target, query->model.width) <= 0)
 		return mt_fail(MT_INPUT, "%s has no %s products: take another --precision", setting->target.name,
 			       precisions[o->precision]);
 	if (model->position == MT_MODEL_LEARNED && query->model.seq > (double)model->seq)

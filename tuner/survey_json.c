@@ -13,9 +13,7 @@ const char *const mt_survey_schedule_names[] = {[MT_SURVEY_1F1B] = "1f1b", [MT_S
 double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *f)
 {
 	const struct mt_target *t = query->target;
-	double peak = query->model.width == MT_WIDTH_8 && t->tflops_8 > 0   ? t->tflops_8
-		      : query->model.width == MT_WIDTH_4 && t->tflops_4 > 0 ? t->tflops_4
-									    : t->tflops_16;
+	double peak = mt_target_peak_tflops(t, query->model.width);
 
 	return f->model_flops / (f->step_s * (double)query->gpus * peak * 1e12);
 }

@@ -56,13 +56,12 @@ static enum mt_status time_collectives(struct mt_engine *e, int index, struct mt
 	const struct mt_share *share = mt_share_of(e, index);
 	const struct mt_shard *shard = &e->shards[index];
 	enum mt_dtype f = mt_grad_dtype(e->dtype), reduced = cost->narrow ? MT_BF16 : f;
-	double gather_s = e->gather_stream ? mt_stream_now_s(e->gather_stream) : 0, dp_s = mt_stream_now_s(e->dp_stream);
-	double compute_s = mt_stream_now_s(e->compute);
+	double dp_s = mt_stream_now_s(e->dp_stream), compute_s = mt_stream_now_s(e->compute);
 	void *any = e->grad_flat;
 
 	if (cost->gathers) {
 		MT_TRY(mt_comm_all_gather(share->gather, e->gather_stream, any, any, shard->count, e->dtype));
-		cost->gather_s = lap(e->gather_stream, &gather_s);
+		cost->gather_s = lap(e->gather_stream, &dp_s);
 	}
 	if (bucket->replicated && (e->sp || (bucket->partial && e->layout->tp > 1))) {
 		MT_TRY(mt_comm_all_reduce(e->tp, e->compute, any, any, bucket->count, f, MT_SUM));

@@ -313,8 +313,9 @@ void mt_engine_destroy(struct mt_engine *engine)
 	mt_loader_destroy(e->loader);
 	mt_loader_destroy(e->eval_loader);
 	/* Streams first: what is on its way must have arrived before its memory goes. */
+	if (e->gather_stream != e->dp_stream)
+		mt_stream_destroy(e->gather_stream);
 	mt_stream_destroy(e->dp_stream);
-	mt_stream_destroy(e->gather_stream);
 	mt_offload_close(e);
 	mt_experts_destroy(e);
 	for (int lane = 0; lane < MT_SCHEDULE_LANES; lane++) {

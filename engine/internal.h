@@ -144,7 +144,7 @@ struct mt_engine {
 	void *registered[MT_REGISTERED];                   /* owned: the fabric's handles; NULL: nothing to do */
 	int registrations;                                 /* so far */
 	struct mt_stream *compute, *dp_stream, *cp_stream; /* cp_stream: NULL without context parallelism */
-	struct mt_stream *gather_stream;                   /* NULL but with ZeRO-3 */
+	struct mt_stream *gather_stream;                   /* NULL but with ZeRO-3; on virtual clocks dp_stream */
 	struct mt_stream *send_stream[MT_SCHEDULE_LANES], *recv_stream[MT_SCHEDULE_LANES];
 	struct mt_stream *offload_stream, *fetch_stream; /* NULL: nothing is offloaded */
 	struct mt_arena *host_arena;

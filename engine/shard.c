@@ -115,10 +115,14 @@ enum mt_status mt_shards_create(struct mt_engine *e)
 	return MT_OK;
 }
 
+/* Gathers of parameters and reductions of gradients are of the same ranks, so at once they share its links, each slower: on virtual
+ * clocks, where a collective takes as long as it does alone, one after the other comes to the same end. */
 enum mt_status mt_shards_open(struct mt_engine *e)
 {
-	if (e->layout->zero == 3)
+	if (e->layout->zero == 3 && e->device->info.real_time)
 		MT_TRY(mt_stream_create(e->device, MT_STREAM_COMM, "gather", &e->gather_stream));
+	else if (e->layout->zero == 3)
+		e->gather_stream = e->dp_stream;
 	for (int i = 0; i < e->table.bucket_count; i++) {
 		if (e->shards[i].gathers)
 			MT_TRY(mt_event_create(e->device, &e->shards[i].gathered));

@@ -88,7 +88,7 @@ static void gather_unit(struct mt_stage_clock *c, int unit)
 
 		if (!bucket(c, i)->gathers || b->here || !used(c, i, unit))
 			continue;
-		b->gathered_s = start(c, &c->gather_s, bucket(c, i), bucket(c, i)->gather_s);
+		b->gathered_s = start(c, &c->dp_s, bucket(c, i), bucket(c, i)->gather_s);
 		b->here = b->awaited = true;
 	}
 }

@@ -174,7 +174,7 @@ enum mt_status mt_comm_host_all_gather(struct mt_group *group, const void *send,
 double mt_comm_bus_factor(enum mt_comm_op op, int size);
 
 /* A cost curve: seconds over bytes of one (op, dtype, size, stride), measured; between the points straight in
- * log-log, below the first flat, beyond the last alpha + beta * bytes. */
+ * log-log, below the first flat, beyond the last straight on, as steep as between the last two or beta. */
 struct mt_comm_curve {
 	enum mt_comm_op op;
 	enum mt_dtype dtype;

@@ -23,17 +23,26 @@ static double between(double x, double x0, double y0, double x1, double y1)
 	return y0 * pow(x / x0, log(y1 / y0) / log(x1 / x0));
 }
 
+/* Seconds a byte more at the end. The fit is of all sizes: of a link that lets short messages pass above its rate it is too flat
+ * there. Two points that lie close by chance do not make bytes free. */
+static double last_slope(const struct mt_comm_curve *curve)
+{
+	int last = curve->points - 1;
+	if (last < 1)
+		return curve->beta_s_per_byte;
+	return fmax(curve->beta_s_per_byte,
+		    (curve->seconds[last] - curve->seconds[last - 1]) / (curve->bytes[last] - curve->bytes[last - 1]));
+}
+
 double mt_comm_curve_s(const struct mt_comm_curve *curve, double bytes)
 {
 	int last = curve->points - 1;
-	double fitted = curve->alpha_s + curve->beta_s_per_byte * bytes;
 	if (curve->points < 1)
-		return fitted;
+		return curve->alpha_s + curve->beta_s_per_byte * bytes;
 	if (bytes <= curve->bytes[0])
 		return curve->seconds[0];
-	/* A fit that runs below the last point would make more bytes cheaper. */
 	if (bytes > curve->bytes[last])
-		return fmax(fitted, curve->seconds[last]);
+		return curve->seconds[last] + (bytes - curve->bytes[last]) * last_slope(curve);
 	int i = 1;
 	while (i < last && bytes > curve->bytes[i])
 		i++;

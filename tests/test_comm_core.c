@@ -126,9 +126,11 @@ static void curves_pass_through_their_points(void **state)
 	assert_near(mt_comm_curve_s(&curve, 512), 2e-6);
 	/* Halfway in the logarithm of bytes is halfway in that of seconds. */
 	assert_near(mt_comm_curve_s(&curve, 2048), sqrt(2e-6 * 4e-6));
-	assert_near(mt_comm_curve_s(&curve, 1e7), 1e-6 + 1e-2);
-	/* Beyond the last point the fit counts, but more bytes never take less time. */
-	assert_near(mt_comm_curve_s(&curve, 1.1e6 / 1.04), fmax(1e-3, 1e-6 + 1.1e6 / 1.04 * 1e-9));
+	/* Beyond the last point as steep as before it, or as the fit. */
+	assert_near(mt_comm_curve_s(&curve, 1e7), 1e-3 + (1e7 - (1 << 20)) * 1e-9);
+	curve.beta_s_per_byte = 5e-10;
+	assert_near(mt_comm_curve_s(&curve, 1e7), 1e-3 + (1e7 - (1 << 20)) * (1e-3 - 4e-6) / ((1 << 20) - 4096));
+	curve.beta_s_per_byte = 1e-9;
 	double before = 0;
 	for (int i = 0; i < 80; i++) {
 		double s = mt_comm_curve_s(&curve, pow(1.3, i)); /* up to 1e9 bytes */

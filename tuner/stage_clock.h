@@ -15,9 +15,9 @@ struct mt_bucket_clock {
 
 struct mt_stage_clock {
 	const struct mt_pipeline_stage *stage;
-	double now_s;                              /* of the compute stream */
-	double dp_s, offload_s, fetch_s;           /* of the other streams: when what is enqueued ends */
-	struct mt_bucket_clock *buckets;           /* owned */
+	double now_s;                    /* of the compute stream */
+	double dp_s, offload_s, fetch_s; /* of the other streams: when what is enqueued ends */
+	struct mt_bucket_clock *buckets; /* owned */
 	int next_bucket, scattered_last;
 	double narrow_s[MT_CLOCK_NARROW_SLOTS];
 	int narrow_bucket[MT_CLOCK_NARROW_SLOTS], narrow_next; /* -1: none */

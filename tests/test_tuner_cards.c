@@ -14,9 +14,9 @@
 
 enum { FEW = 60, MOST_WORLD = 64, SPACES = 20 };
 
-/* Memory is equal to the byte while holes among tensors move on for no longer than cards follow them; beyond that 1.9% was the most
- * of 2,000. */
-#define MEMORY_FRAC 0.03
+/* Memory is equal to the byte; but gradients that are kept as parts are followed for so many micro-batches alone (engine/card.h).
+ */
+#define MEMORY_FRAC 0.001
 
 static int wanted = FEW;
 
@@ -118,10 +118,31 @@ static void draw_layout(struct mt_layout *l, const struct mt_model *m)
 		draw_list(l, m);
 	l->mbs = PICK(1, 2, 4);
 	l->gbs = l->mbs * l->dp * PICK(1, 2, 3, 4, 8, 16, 24);
+	if ((state >> 50) % 8 == 0) /* no draw: many micro-batches, of which memory takes in whatever the first ones left */
+		l->gbs *= 7;
 	l->seq = m->seq;
 	l->dtype = (int)PICK(MT_F32, MT_BF16);
 	l->reduce_dtype = (int)PICK(MT_F32, MT_F32, MT_BF16);
 	l->bucket_bytes = PICK(0, 1 << 18, 1 << 20, 1 << 22);
+}
+
+/* A chunk without layers before others of its stage, whose embedding's gradients are kept as parts: what was 13.9% off. */
+static void draw_known(struct mt_run *run, int *family)
+{
+	struct mt_layout *l = &run->layout;
+
+	*family = 2;
+	set_tiny_run(run, &TINY_QWEN);
+	l->tp = 1;
+	l->pp = l->vp = l->zero = 2;
+	l->dp = 8;
+	l->mbs = 1;
+	l->gbs = 16;
+	l->seq = run->model.seq;
+	l->bucket_bytes = 0;
+	run->model.layers = 4;
+	run->model.vocab = 1000;
+	snprintf(l->stage_layers, sizeof l->stage_layers, "0,3,1,0");
 }
 
 /* --- what comes of it --- */
@@ -142,6 +163,34 @@ static const char *text_of(const struct mt_layout *l, int family, char *buf, siz
 	return buf;
 }
 
+static int64_t most_resident(const struct mt_candidate *c)
+{
+	int64_t most = 0;
+
+	for (int s = 0; s < c->stages; s++)
+		most = c->stage[s].resident_bytes > most ? c->stage[s].resident_bytes : most;
+	return most;
+}
+
+/* What is said of the room under limits around what a layout takes must be so. */
+static void check_room(const struct mt_candidate *counted, const struct mt_run *run, struct made_up *made,
+		       struct mt_card_cache *cache, const char *text)
+{
+	int64_t takes = most_resident(counted);
+
+	for (int64_t tenths = 3; tenths <= 30; tenths += 3) {
+		int64_t limit = tenths == 9 ? takes - 1 : tenths == 12 ? takes : takes / 10 * tenths;
+		struct mt_candidate c = {.layout = run->layout};
+
+		must(mt_predict_card_time(&c, &run->model, &made->cost, cache, limit, 0));
+		if (c.room == MT_ROOM_LACKS ? takes <= limit : c.room == MT_ROOM_PLENTY && takes > limit)
+			fail_msg("%s takes %lld bytes, of %lld it is said that they are %s", text, (long long)takes,
+				 (long long)limit, c.room == MT_ROOM_LACKS ? "too few" : "plenty");
+		if (c.room != MT_ROOM_LACKS && c.step_s != counted->step_s)
+			fail_msg("%s: %.9g s with its memory, %.9g s without", text, counted->step_s, c.step_s);
+	}
+}
+
 static void compare(struct tested *t, const struct mt_run *run, int family)
 {
 	struct mt_candidate card = {.layout = run->layout}, dry = card;
@@ -159,6 +208,7 @@ static void compare(struct tested *t, const struct mt_run *run, int family)
 	t->memory_frac = 0;
 	for (int s = 0; s < dry.stages; s++)
 		t->memory_frac = fmax(t->memory_frac, fabs((double)card.stage[s].peak_bytes / (double)dry.stage[s].peak_bytes - 1));
+	check_room(&card, run, &made, cache, t->text);
 	free_candidate(&card);
 	free_candidate(&dry);
 	mt_card_cache_destroy(cache);
@@ -184,8 +234,12 @@ static void cards_tell_the_dry_run_of_random_layouts(void **unused)
 		struct mt_run run;
 		int family;
 
-		draw_model(&run, &family);
-		draw_layout(&run.layout, &run.model);
+		if (count == 0) {
+			draw_known(&run, &family);
+		} else {
+			draw_model(&run, &family);
+			draw_layout(&run.layout, &run.model);
+		}
 		if (mt_layout_first_broken(&run.model, &run.layout) < 0 && mt_layout_world(&run.layout) <= MOST_WORLD)
 			compare(&tests[count++], &run, family);
 		mt_run_free(&run);
@@ -197,7 +251,7 @@ static void cards_tell_the_dry_run_of_random_layouts(void **unused)
 	}
 	n = (size_t)count;
 	print_message("%d layouts, cards against dry run: step time off by %.4f%% at the median, %.3f%% at p99, %.3f%% at most; "
-		      "memory by %.2f%%, %.1f%%, %.1f%%\n",
+		      "memory by %.4f%%, %.3f%%, %.3f%%\n",
 		      count, 100 * mt_stats_median(times, n), 100 * mt_stats_quantile(times, n, 0.99), 100 * times[0],
 		      100 * mt_stats_median(memories, n), 100 * mt_stats_quantile(memories, n, 0.99),
 		      100 * mt_stats_quantile(memories, n, 1));
@@ -207,7 +261,7 @@ static void cards_tell_the_dry_run_of_random_layouts(void **unused)
 		if (!(tests[i].time_frac <= 0.01))
 			print_message("step time off by %.2f%%: %s\n", 100 * tests[i].time_frac, tests[i].text);
 		if (!(tests[i].memory_frac <= MEMORY_FRAC))
-			print_message("memory off by %.1f%%: %s\n", 100 * tests[i].memory_frac, tests[i].text);
+			print_message("memory off by %.2f%%: %s\n", 100 * tests[i].memory_frac, tests[i].text);
 	}
 	assert_true(times[0] <= 0.01 && mt_stats_quantile(memories, n, 1) <= MEMORY_FRAC);
 	free(tests);

@@ -399,6 +399,8 @@ static void pipeline_sum_equals_the_replay(void **state)
 		struct mt_schedule_shape shape = {c.zero_bubble ? MT_SCHEDULE_ZB_H1 : MT_SCHEDULE_1F1B, (int)c.pp, 1,
 						  (int64_t)f.microbatches, 0};
 
+		struct mt_schedules schedules = {0};
+
 		if (c.zero_bubble) {
 			chunk.wgrad_s = each * cards.layer.wgrad_s;
 			chunk.backward_s -= chunk.wgrad_s;
@@ -406,7 +408,8 @@ static void pipeline_sum_equals_the_replay(void **state)
 		}
 		for (int k = 0; k < (int)c.pp; k++)
 			stages[k].chunks = &chunk;
-		assert_int_equal(mt_pipeline_time(stages, &shape, 0), MT_OK);
+		assert_int_equal(mt_pipeline_time(stages, &shape, NULL, &schedules), MT_OK);
+		mt_schedules_free(&schedules);
 		for (int k = 0; k < (int)c.pp; k++)
 			end_s = fmax(end_s, stages[k].end_s);
 		within(run->id, f.step_s - f.pp_s - f.dp_s - f.optimizer_s - f.other_s, end_s, -1e-9, 1e-9);

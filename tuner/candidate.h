@@ -10,6 +10,13 @@
 
 enum mt_fidelity { MT_FIDELITY_CARD, MT_FIDELITY_DRY };
 
+/* What is known of a candidate's memory before it is counted. */
+enum mt_room {
+	MT_ROOM_UNSURE,
+	MT_ROOM_PLENTY, /* it fits, however much of its memory were holes */
+	MT_ROOM_LACKS   /* it does not fit even without holes */
+};
+
 struct mt_stage_prediction {
 	int64_t arena_bytes[MT_ENGINE_ARENAS];
 	int64_t host_bytes;                  /* of offloaded activations, in host memory */
@@ -32,7 +39,8 @@ struct mt_candidate {
 	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s; tp: with cp and ep */
 	double guessed_frac; /* part of the step's kernel time whose operations were never measured */
 	int stages;
-	struct mt_stage_prediction *stage; /* owned */
+	struct mt_stage_prediction *stage; /* owned; NULL: not counted yet */
+	enum mt_room room;                 /* until it is */
 
 	bool run;    /* it was run */
 	bool failed; /* and failed */
@@ -61,8 +69,9 @@ enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model 
 /* One more, which the space owns from then on. */
 enum mt_status mt_space_add(struct mt_space *space, const struct mt_candidate *candidate);
 void mt_space_free(struct mt_space *space);
-/* Removes candidates of which any stage's predicted process is above the limit, or what it has of a GPU above the device's, and
- * counts them. 0: no limit. */
+/* Whether a stage's process is within the limit, and what it has of a GPU within the device's. 0: no limit. */
+bool mt_stage_fits(const struct mt_stage_prediction *stage, int64_t limit_bytes, int64_t device_limit_bytes);
+/* Removes candidates that lack room, or of which any stage does not fit, and counts them. */
 void mt_space_drop_large(struct mt_space *space, int64_t limit_bytes, int64_t device_limit_bytes);
 /* Orders: measured ones first by measured time, then the others by prediction; failed ones last. */
 void mt_space_sort(struct mt_space *space);

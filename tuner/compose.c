@@ -4,207 +4,20 @@
  *   pipeline   when each stage's passes end, from the passes and the schedule itself (pipeline.c), with gathers, reductions and
  *              copies beside them (stage_clock.c)
  *   step       clear + pipeline + ends + norm, optimizer and gather; the last stage to end
- *   memory     what the blocks allocate and free, along the schedule's actions (footprint.c), and the tail's arenas */
+ *   memory     what the blocks allocate and free, along the schedule's actions (footprint.c), and the tail's arenas
+ *
+ * What layouts share is kept (card_cache.h). */
 #include "tuner/balance.h"
+#include "tuner/card_cache.h"
 #include "tuner/cost.h"
 #include "tuner/memory.h"
-#include "tuner/footprint.h"
 #include "tuner/pipeline.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY = 20 };
-
-/* Cards by what they depend on. */
-struct entry {
-	int64_t key[KEY];
-	struct mt_card card;
-};
-
-/* The tails of the stages of one grid of ranks. */
-struct grid {
-	int64_t key[KEY], pp;
-	char stage_layers[MT_OPTION_TEXT_BYTES]; /* of the key too */
-	struct mt_tail **tails;                  /* owned array of pp; in the cache's list: equal stages share one */
-};
-
-struct mt_card_cache {
-	struct entry **entries; /* owned, as what they point to */
-	int count, capacity;
-	struct grid *grids; /* owned */
-	int grid_count, grid_capacity;
-	struct mt_tail **tails; /* owned, as what they point to */
-	int tail_count, tail_capacity;
-};
-
-enum mt_status mt_card_cache_create(struct mt_card_cache **cache)
-{
-	*cache = calloc(1, sizeof **cache);
-	return *cache ? MT_OK : mt_fail(MT_NOMEM, "no memory for cards");
-}
-
-void mt_card_cache_destroy(struct mt_card_cache *cache)
-{
-	if (!cache)
-		return;
-	for (int i = 0; i < cache->tail_count; i++) {
-		mt_tail_free(cache->tails[i]);
-		free(cache->tails[i]);
-	}
-	for (int i = 0; i < cache->grid_count; i++)
-		free(cache->grids[i].tails);
-	for (int i = 0; i < cache->count; i++) {
-		mt_card_free(&cache->entries[i]->card);
-		free(cache->entries[i]);
-	}
-	free(cache->tails);
-	free(cache->grids);
-	free(cache->entries);
-	free(cache);
-}
-
-/* Room for one more of `size` bytes in an array of `count`. */
-static enum mt_status reserve(void *array, int count, int *capacity, size_t size)
-{
-	void **at = array, *grown;
-	int wanted = *capacity ? 2 * *capacity : 32;
-
-	if (count < *capacity)
-		return MT_OK;
-	grown = realloc(*at, (size_t)wanted * size);
-	if (!grown)
-		return mt_fail(MT_NOMEM, "no memory for %d cards", wanted);
-	*at = grown;
-	*capacity = wanted;
-	return MT_OK;
-}
-
-/* `recompute`: of all its layers. `puts_off`: of stages that have passes for gradients of weights. */
-static enum mt_status find_card(struct mt_card_cache *cache, const struct mt_run *run, int recompute, bool puts_off,
-				struct mt_cost_model *cost, const struct mt_card **card)
-{
-	const struct mt_layout *l = &run->layout;
-	struct mt_run of = *run;
-	int64_t kinds = l->recompute_attention + 2 * l->recompute_activation + 4 * l->recompute_norm;
-	int64_t key[KEY] = {l->tp,
-			    l->cp,
-			    l->cp_kind,
-			    l->cp_inner,
-			    l->documents,
-			    l->mbs,
-			    l->sp,
-			    recompute,
-			    recompute == MT_RECOMPUTE_SELECTIVE ? kinds : 0,
-			    puts_off,
-			    run->model.experts > 0 ? l->dp : 0,
-			    l->ep,
-			    l->etp};
-	struct entry *e;
-
-	for (int i = 0; i < cache->count; i++) {
-		if (memcmp(cache->entries[i]->key, key, sizeof key) == 0) {
-			*card = &cache->entries[i]->card;
-			return MT_OK;
-		}
-	}
-	MT_TRY(reserve(&cache->entries, cache->count, &cache->capacity, sizeof(struct entry *)));
-	e = calloc(1, sizeof *e);
-	if (!e)
-		return mt_fail(MT_NOMEM, "no memory for cards");
-	cache->entries[cache->count++] = e;
-	of.layout.recompute = recompute;
-	of.layout.schedule = puts_off ? l->schedule : MT_SCHEDULE_1F1B;
-	MT_TRY(mt_card_measure(&e->card, &of, mt_cost_ops(cost), mt_cost_comms(cost)));
-	memcpy(e->key, key, sizeof key);
-	*card = &e->card;
-	return MT_OK;
-}
-
-static int virtual_stage(const struct mt_layout *l, int stage, int chunk)
-{
-	return mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, stage, chunk);
-}
-
-/* Stages without ends do the same where their chunks have the same layers, but in another order of passes. */
-static bool alike(const struct mt_run *run, int a, int b)
-{
-	const struct mt_layout *l = &run->layout;
-	int parts = (int)(l->pp * l->vp);
-
-	if (l->zero >= 2)
-		return false;
-
-	for (int chunk = 0; chunk < l->vp; chunk++) {
-		int v = virtual_stage(l, a, chunk), w = virtual_stage(l, b, chunk);
-		int64_t first, count, other, others;
-
-		mt_layout_stage_layers(&run->model, l, v, &first, &count);
-		mt_layout_stage_layers(&run->model, l, w, &other, &others);
-		if (v == 0 || w == 0 || v == parts - 1 || w == parts - 1 || count != others)
-			return false;
-		for (int64_t i = 0; i < count; i++) {
-			if (mt_card_kind(run, first + i) != mt_card_kind(run, other + i))
-				return false;
-		}
-	}
-	return true;
-}
-
-static enum mt_status make_tail(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost, int stage,
-				struct mt_tail **tail)
-{
-	MT_TRY(reserve(&cache->tails, cache->tail_count, &cache->tail_capacity, sizeof *cache->tails));
-	*tail = calloc(1, sizeof **tail);
-	if (!*tail)
-		return mt_fail(MT_NOMEM, "no memory for cards");
-	cache->tails[cache->tail_count++] = *tail;
-	return mt_tail_measure(*tail, run, stage, mt_cost_ops(cost), mt_cost_comms(cost));
-}
-
-static enum mt_status find_grid(struct mt_card_cache *cache, const struct mt_run *run, struct mt_cost_model *cost,
-				struct mt_tail *const **tails)
-{
-	const struct mt_layout *l = &run->layout;
-	struct mt_schedule_shape shape = mt_layout_schedule(l);
-	/* The order of passes decides how what is gathered and scattered lies in memory. */
-	int64_t held =
-		l->zero >= 2 ? mt_schedule_settled(&shape, MT_TAIL_MICROBATCHES).microbatches : mt_layout_microbatches(l) > 1;
-	int64_t key[KEY] = {l->tp,         l->pp, l->vp, l->schedule, l->first_layers, l->last_layers,  l->cp,       l->dp, l->zero,
-			    l->zero_group, l->sp, l->ep, l->etp,      l->bucket_bytes, l->reduce_dtype, l->vp_group, held};
-	struct grid *g;
-
-	for (int i = 0; i < cache->grid_count; i++) {
-		g = &cache->grids[i];
-		if (memcmp(g->key, key, sizeof key) == 0 && strcmp(g->stage_layers, l->stage_layers) == 0) {
-			*tails = g->tails;
-			return MT_OK;
-		}
-	}
-	MT_TRY(reserve(&cache->grids, cache->grid_count, &cache->grid_capacity, sizeof *cache->grids));
-	g = &cache->grids[cache->grid_count];
-	*g = (struct grid){.pp = l->pp};
-	memcpy(g->key, key, sizeof key);
-	memcpy(g->stage_layers, l->stage_layers, sizeof g->stage_layers);
-	g->tails = calloc((size_t)l->pp, sizeof *g->tails);
-	if (!g->tails)
-		return mt_fail(MT_NOMEM, "no memory for cards");
-	for (int s = 0; s < l->pp; s++) {
-		for (int same = 0; same < s && !g->tails[s]; same++)
-			g->tails[s] = alike(run, same, s) ? g->tails[same] : NULL;
-		if (!g->tails[s]) {
-			enum mt_status st = make_tail(cache, run, cost, s, &g->tails[s]);
-
-			if (st != MT_OK) {
-				free(g->tails);
-				return st;
-			}
-		}
-	}
-	cache->grid_count++;
-	*tails = g->tails;
-	return MT_OK;
-}
+/* What is live without holes, and the most with them: 2.01 times as much in 8,000 random layouts (tests/test_tuner_cards.c). */
+enum { MOST_WITH_HOLES = 3 };
 
 /* A layout at work. */
 struct composition {
@@ -213,7 +26,8 @@ struct composition {
 	struct mt_schedule_shape shape;
 	/* of layers that recompute, and of those that do not; [1]: of stages that put gradients of weights off */
 	const struct mt_card *card[2], *plain[2];
-	struct mt_tail *const *tails;
+	const struct mt_tail *const *tails;
+	struct mt_card_cache *cache;
 	struct mt_pipeline_stage *stages;    /* owned */
 	struct mt_pipeline_chunk *chunks;    /* owned: vp a stage */
 	const struct mt_block_cost **blocks; /* owned: of all layers, by stage and chunk */
@@ -221,6 +35,11 @@ struct composition {
 	double *tp_s;                        /* owned: of a micro-batch, by stage */
 	double *edge_s;                      /* owned: messages, by stage */
 };
+
+static int virtual_stage(const struct mt_layout *l, int stage, int chunk)
+{
+	return mt_schedule_virtual((enum mt_schedule)l->schedule, (int)l->pp, stage, chunk);
+}
 
 static bool puts_off(const struct composition *k, int s)
 {
@@ -357,38 +176,122 @@ static int64_t round_up(int64_t bytes, int64_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
-static enum mt_status stage_memory(struct mt_stage_prediction *out, const struct composition *k, int s)
+/* The memory of a stage whose activations take so much. */
+static void stage_memory(struct mt_stage_prediction *out, const struct composition *k, int s, const struct mt_footprint *f)
 {
 	const struct mt_layout *l = &k->run.layout;
 	const struct mt_tail *t = k->tails[s];
 	const struct mt_card *card = card_of(k, s);
-	struct mt_footprint f;
 	int64_t loss_bytes =
 		(1 + k->run.model.mtp) * k->shape.microbatches * l->mbs * (l->seq / l->cp) * (l->dtype == MT_F64 ? 8 : 4);
 
-	MT_TRY(mt_footprint_find(&f, &k->stages[s], card, &k->shape, s, mt_logits_apart(l)));
 	out->arena_bytes[0] = t->parameter_bytes;
 	out->arena_bytes[1] = t->gradient_bytes;
 	out->arena_bytes[2] = t->optimizer_bytes;
-	out->arena_bytes[3] = f.activation_bytes;
+	out->arena_bytes[3] = f->activation_bytes;
 	out->arena_bytes[4] = t->workspace_bytes + round_up(card->position_bytes, MT_ARENA_ALIGN_BYTES);
 	if (s == mt_layout_head_stage(l))
-		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f.logits_bytes;
-	out->host_bytes = f.host_bytes;
+		out->arena_bytes[4] += round_up(loss_bytes, MT_ARENA_ALIGN_BYTES) + f->logits_bytes;
+	out->host_bytes = f->host_bytes;
 	/* Of the first and the last stage's operations too, on all. */
 	out->scratch_bytes = card->scratch_bytes > t->scratch_bytes ? card->scratch_bytes : t->scratch_bytes;
 	out->pinned_bytes = card->pinned_bytes;
 	mt_stage_sum(out, k->cost->machine);
+}
+
+/* What the activations of a layout depend on. */
+static struct mt_key footprints_key(const struct composition *k)
+{
+	const struct mt_layout *l = &k->run.layout;
+	struct mt_key key = {.numbers = {(int64_t)(intptr_t)k->card[0], (int64_t)(intptr_t)k->card[1],
+					 (int64_t)(intptr_t)k->plain[0], (int64_t)(intptr_t)k->plain[1], l->pp, l->vp, l->schedule,
+					 l->vp_group, k->shape.microbatches, l->first_layers, l->last_layers, l->recompute_layers,
+					 l->recompute_stages, l->offload_layers, mt_logits_apart(l)}};
+
+	memcpy(key.text, l->stage_layers, sizeof key.text);
+	return key;
+}
+
+/* By stage: to the byte, or without holes. */
+static enum mt_status find_footprints(const struct composition *k, bool exact, const struct mt_footprint **found)
+{
+	struct mt_schedule_shape shape = exact ? k->shape : mt_schedule_settled(&k->shape, 1);
+	struct mt_footprint_query query = {.shape = &shape, .apart = mt_logits_apart(&k->run.layout)};
+	const struct mt_key key = footprints_key(k);
+	const struct mt_action_list *lists;
+	struct mt_footprints *kept;
+	struct mt_footprint *made;
+	enum mt_status st = MT_OK;
+
+	MT_TRY(mt_footprints_find(k->cache, &key, &kept));
+	*found = exact ? kept->exact : kept->floors;
+	if (*found)
+		return MT_OK;
+	MT_TRY(mt_schedules_find(&k->cache->schedules, &shape, &lists));
+	made = calloc((size_t)shape.stages, sizeof *made);
+	if (!made)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", shape.stages);
+	for (query.index = 0; query.index < shape.stages && st == MT_OK; query.index++) {
+		struct mt_footprint *f = &made[query.index];
+
+		query.stage = &k->stages[query.index];
+		query.card = card_of(k, query.index);
+		st = (exact ? mt_footprint_find : mt_footprint_floor)(f, &query, &lists[query.index]);
+	}
+	if (st != MT_OK) {
+		free(made);
+		return st;
+	}
+	*found = made;
+	*(exact ? &kept->exact : &kept->floors) = made;
+	return MT_OK;
+}
+
+static enum mt_status count_memory(struct mt_candidate *c, const struct composition *k)
+{
+	const struct mt_footprint *f;
+
+	MT_TRY(find_footprints(k, true, &f));
+	c->stage = calloc((size_t)c->stages, sizeof *c->stage);
+	if (!c->stage)
+		return mt_fail(MT_NOMEM, "no memory for %d stages", c->stages);
+	for (int s = 0; s < c->stages; s++)
+		stage_memory(&c->stage[s], k, s, &f[s]);
+	return MT_OK;
+}
+
+static enum mt_status find_room(enum mt_room *room, const struct composition *k, int64_t limit_bytes, int64_t device_limit_bytes)
+{
+	const struct mt_footprint *floors;
+
+	*room = MT_ROOM_PLENTY;
+	MT_TRY(find_footprints(k, false, &floors));
+	for (int s = 0; s < k->shape.stages; s++) {
+		struct mt_footprint most = floors[s];
+		struct mt_stage_prediction stage;
+
+		stage_memory(&stage, k, s, &floors[s]);
+		if (!mt_stage_fits(&stage, limit_bytes, device_limit_bytes)) {
+			*room = MT_ROOM_LACKS;
+			return MT_OK;
+		}
+		most.activation_bytes *= MOST_WITH_HOLES;
+		most.logits_bytes *= MOST_WITH_HOLES;
+		most.host_bytes *= MOST_WITH_HOLES;
+		stage_memory(&stage, k, s, &most);
+		if (!mt_stage_fits(&stage, limit_bytes, device_limit_bytes))
+			*room = MT_ROOM_UNSURE;
+	}
 	return MT_OK;
 }
 
 /* Messages between each stage and the next, as pipeline.h has them. */
-static enum mt_status fill_edges(struct composition *k, const struct mt_card *card)
+static enum mt_status fill_edges(struct composition *k)
 {
 	const struct mt_layout *l = &k->run.layout;
 	struct mt_comm_key key = {.op = MT_COMM_SEND_RECV,
 				  .dtype = (enum mt_dtype)l->dtype,
-				  .bytes = card->edge_bytes,
+				  .bytes = card_of(k, 0)->edge_bytes,
 				  .size = (int)l->pp,
 				  .stride = (int)(l->tp * l->cp * l->dp),
 				  .group = "pp"};
@@ -404,30 +307,48 @@ static enum mt_status fill_edges(struct composition *k, const struct mt_card *ca
 	return MT_OK;
 }
 
-static enum mt_status find_cards(struct mt_card_cache *cache, struct composition *k, bool later)
+static enum mt_status find_cards(struct composition *k, bool later)
 {
 	const struct mt_layout *l = &k->run.layout;
 
-	MT_TRY(find_card(cache, &k->run, l->recompute, later, k->cost, &k->card[later]));
+	MT_TRY(mt_cards_find(k->cache, &k->run, l->recompute, later, k->cost, &k->card[later]));
 	k->plain[later] = k->card[later];
 	if (l->recompute_layers > 0 || l->recompute_stages > 0)
-		MT_TRY(find_card(cache, &k->run, MT_RECOMPUTE_NONE, later, k->cost, &k->plain[later]));
+		MT_TRY(mt_cards_find(k->cache, &k->run, MT_RECOMPUTE_NONE, later, k->cost, &k->plain[later]));
 	return MT_OK;
 }
 
-static enum mt_status compose(struct mt_candidate *candidate, struct composition *k, struct mt_card_cache *cache)
+/* A candidate's layout at work; close it after a failure too. */
+static enum mt_status open_composition(struct composition *k, const struct mt_candidate *candidate, const struct mt_model *model,
+				       struct mt_cost_model *cost, struct mt_card_cache *cache)
 {
 	const struct mt_layout *l = &candidate->layout;
 
-	MT_TRY(find_cards(cache, k, puts_off(k, 0)));
-	MT_TRY(find_cards(cache, k, puts_off(k, (int)l->pp - 1)));
-	MT_TRY(find_grid(cache, &k->run, k->cost, &k->tails));
-	MT_TRY(fill(k));
-	MT_TRY(fill_edges(k, card_of(k, 0)));
-	MT_TRY(mt_pipeline_time(k->stages, &k->shape, k->edge_s));
-	for (int s = 0; s < l->pp; s++)
-		MT_TRY(stage_memory(&candidate->stage[s], k, s));
-	sum_up(candidate, k);
+	*k = (struct composition){
+		.run = {.model = *model, .layout = *l, .train = mt_cost_train(cost)}, .cost = cost, .cache = cache};
+	MT_TRY(find_cards(k, puts_off(k, 0)));
+	MT_TRY(find_cards(k, puts_off(k, (int)l->pp - 1)));
+	MT_TRY(mt_tails_find(cache, &k->run, cost, &k->tails));
+	return fill(k);
+}
+
+static void close_composition(struct composition *k)
+{
+	free(k->stages);
+	free(k->chunks);
+	free(k->blocks);
+	free(k->copy_s);
+	free(k->tp_s);
+	free(k->edge_s);
+}
+
+static enum mt_status time_step(struct mt_candidate *c, struct composition *k)
+{
+	MT_TRY(fill_edges(k));
+	MT_TRY(mt_pipeline_time(k->stages, &k->shape, k->edge_s, &k->cache->schedules));
+	sum_up(c, k);
+	c->fidelity = MT_FIDELITY_CARD;
+	mt_predict_interval(c, k->cost);
 	return MT_OK;
 }
 
@@ -449,7 +370,7 @@ enum mt_status mt_predict_balanced(struct mt_layout *layout, const struct mt_mod
 	if (!layer_s || !counts)
 		MT_GOTO(out, mt_fail(MT_NOMEM, "no memory to cut %lld layers", (long long)work.layers));
 	MT_GOTO(out,
-		find_card(cache, &run, layout->recompute, mt_schedule_splits((enum mt_schedule)layout->schedule), cost, &card));
+		mt_cards_find(cache, &run, layout->recompute, mt_schedule_splits((enum mt_schedule)layout->schedule), cost, &card));
 	for (int64_t i = 0; i < work.layers; i++)
 		layer_s[i] = block_s(&card->layer[mt_card_kind(&run, i)]);
 	work.layer_s = layer_s;
@@ -465,26 +386,56 @@ out:
 	return st;
 }
 
+/* Nothing is known of the memory of its stages. */
+static void forget(struct mt_candidate *c)
+{
+	free(c->stage);
+	c->stage = NULL;
+	c->stages = (int)c->layout.pp;
+	c->room = MT_ROOM_UNSURE;
+}
+
+enum mt_status mt_predict_card_time(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+				    struct mt_card_cache *cache, int64_t limit_bytes, int64_t device_limit_bytes)
+{
+	struct composition k;
+	enum mt_status st;
+
+	forget(candidate);
+	MT_GOTO(out, open_composition(&k, candidate, model, cost, cache));
+	MT_GOTO(out, find_room(&candidate->room, &k, limit_bytes, device_limit_bytes));
+	if (candidate->room != MT_ROOM_LACKS)
+		st = time_step(candidate, &k);
+out:
+	close_composition(&k);
+	return st;
+}
+
+enum mt_status mt_predict_card_memory(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+				      struct mt_card_cache *cache)
+{
+	struct composition k;
+	enum mt_status st;
+
+	forget(candidate);
+	MT_GOTO(out, open_composition(&k, candidate, model, cost, cache));
+	st = count_memory(candidate, &k);
+out:
+	close_composition(&k);
+	return st;
+}
+
 enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
 			       struct mt_card_cache *cache)
 {
-	struct composition k = {.run = {.model = *model, .layout = candidate->layout, .train = mt_cost_train(cost)}, .cost = cost};
+	struct composition k;
 	enum mt_status st;
 
-	free(candidate->stage);
-	candidate->stages = (int)candidate->layout.pp;
-	candidate->stage = calloc((size_t)candidate->layout.pp, sizeof *candidate->stage);
-	if (!candidate->stage)
-		return mt_fail(MT_NOMEM, "no memory for %d stages", candidate->stages);
-	st = compose(candidate, &k, cache);
-	free(k.stages);
-	free(k.chunks);
-	free(k.blocks);
-	free(k.copy_s);
-	free(k.tp_s);
-	free(k.edge_s);
-	MT_TRY(st);
-	candidate->fidelity = MT_FIDELITY_CARD;
-	mt_predict_interval(candidate, cost);
-	return MT_OK;
+	forget(candidate);
+	MT_GOTO(out, open_composition(&k, candidate, model, cost, cache));
+	MT_GOTO(out, time_step(candidate, &k));
+	st = count_memory(candidate, &k);
+out:
+	close_composition(&k);
+	return st;
 }

@@ -44,6 +44,13 @@ enum mt_status mt_card_cache_create(struct mt_card_cache **cache);
 void mt_card_cache_destroy(struct mt_card_cache *cache);
 enum mt_status mt_predict_card(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
 			       struct mt_card_cache *cache);
+/* By cards in two steps, for searches. Seconds first, and room: whether memory suffices under the limits (0: none) where that is
+ * clear without counting it; nothing more of a layout that lacks it. Memory later, where it decides or is shown: costs up to
+ * some milliseconds, the first about 0.1. */
+enum mt_status mt_predict_card_time(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+				    struct mt_card_cache *cache, int64_t limit_bytes, int64_t device_limit_bytes);
+enum mt_status mt_predict_card_memory(struct mt_candidate *candidate, const struct mt_model *model, struct mt_cost_model *cost,
+				      struct mt_card_cache *cache);
 /* Sets stage_layers to the cut whose stages take as long, embedding and head counted, by the same cards (balance.h); where only
  * some layers recompute, as if all did. No stage_layers: it is too long a list. */
 enum mt_status mt_predict_balanced(struct mt_layout *layout, const struct mt_model *model, struct mt_cost_model *cost,

@@ -1,5 +1,4 @@
-/* footprint: the most bytes of activations that a stage takes, holes included: its actions done again with an arena and the tapes
- * of its blocks (engine/tape.h). */
+/* footprint: the most bytes of activations that a stage takes: its actions done again with the tapes of its blocks (stand.h). */
 #ifndef MT_TUNER_FOOTPRINT_H
 #define MT_TUNER_FOOTPRINT_H
 
@@ -10,9 +9,22 @@ struct mt_footprint {
 	int64_t host_bytes;
 };
 
-/* `apart`: logits are not among the activations. Costs some microseconds a layer and micro-batch, of those that are needed until
- * nothing new happens. */
-enum mt_status mt_footprint_find(struct mt_footprint *footprint, const struct mt_pipeline_stage *stage, const struct mt_card *card,
-				 const struct mt_schedule_shape *shape, int index, bool apart);
+/* A stage of a pipeline, to be gone through. */
+struct mt_footprint_query {
+	const struct mt_pipeline_stage *stage;
+	const struct mt_card *card;
+	const struct mt_schedule_shape *shape;
+	int index;  /* of the stage */
+	bool apart; /* logits are not among the activations */
+};
+
+/* To the byte, holes between tensors included. `actions`: of the query's shape. Costs some microseconds a layer and micro-batch, of
+ * those that pass until memory looks as it did before, and the same actions follow. */
+enum mt_status mt_footprint_find(struct mt_footprint *footprint, const struct mt_footprint_query *query,
+				 const struct mt_action_list *actions);
+/* The same without holes: no layout takes less. `actions`: as many micro-batches as mt_schedule_settled leaves are enough. Costs
+ * some microseconds a layer and nanoseconds an action. */
+enum mt_status mt_footprint_floor(struct mt_footprint *footprint, const struct mt_footprint_query *query,
+				  const struct mt_action_list *actions);
 
 #endif

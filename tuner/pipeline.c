@@ -6,7 +6,8 @@
  *
  * What a stage does beside its kernels, gathers, reductions and copies, is in stage_clock.c.
  *
- * Beyond a few times p micro-batches the steps repeat: each group of micro-batches more costs what the last one did. */
+ * Beyond a few times p micro-batches the steps repeat: each group of micro-batches more costs what the last one did (schedules.h).
+ */
 #include "tuner/pipeline.h"
 
 #include "tuner/stage_clock.h"
@@ -19,7 +20,7 @@ enum { FORWARD, BACKWARD, LANES = MT_SCHEDULE_LANES };
 /* A stage's clock, and what is said of its messages by direction, chunk and micro-batch. */
 struct line {
 	struct mt_stage_clock clock;
-	struct mt_action_list schedule;
+	const struct mt_action_list *schedule;
 	int64_t next;
 	double last_pass_s;
 	double *ring[LANES]; /* owned: ends of the sends on their way, schedule.sends of each lane */
@@ -37,7 +38,6 @@ static double later(double a, double b)
 static void free_lines(struct line *lines, int count)
 {
 	for (int s = 0; lines && s < count; s++) {
-		mt_schedule_free(&lines[s].schedule);
 		mt_stage_clock_close(&lines[s].clock);
 		for (int lane = 0; lane < LANES; lane++)
 			free(lines[s].ring[lane]);
@@ -49,7 +49,8 @@ static void free_lines(struct line *lines, int count)
 	free(lines);
 }
 
-static enum mt_status make_lines(struct line *lines, const struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape)
+static enum mt_status make_lines(struct line *lines, const struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape,
+				 const struct mt_action_list *lists)
 {
 	size_t passes = (size_t)shape->microbatches * (size_t)shape->chunks;
 
@@ -57,11 +58,11 @@ static enum mt_status make_lines(struct line *lines, const struct mt_pipeline_st
 		struct line *l = &lines[s];
 
 		MT_TRY(mt_stage_clock_open(&l->clock, &stages[s]));
-		MT_TRY(mt_schedule_create(&l->schedule, shape, s));
+		l->schedule = &lists[s];
 		for (int lane = 0; lane < LANES; lane++) {
-			l->ring[lane] = calloc((size_t)l->schedule.sends, sizeof(double));
+			l->ring[lane] = calloc((size_t)l->schedule->sends, sizeof(double));
 			if (!l->ring[lane])
-				return mt_fail(MT_NOMEM, "no memory for %lld messages", (long long)l->schedule.sends);
+				return mt_fail(MT_NOMEM, "no memory for %lld messages", (long long)l->schedule->sends);
 		}
 		for (int d = 0; d < 2; d++) {
 			l->posted_s[d] = calloc(passes, sizeof(double));
@@ -122,7 +123,7 @@ static int stage_after(const struct mt_schedule_shape *shape, int s, const struc
 static void send(struct line *l, const struct mt_schedule_shape *shape, const struct mt_action *action, double edge_s)
 {
 	int direction = action->kind == MT_SEND_FORWARD ? FORWARD : BACKWARD, lane = mt_schedule_lane(shape->kind, action);
-	int64_t most = l->schedule.sends;
+	int64_t most = l->schedule->sends;
 
 	if (l->ring_count[lane] == most) {
 		l->clock.now_s = later(l->clock.now_s, l->ring[lane][l->ring_first[lane]]);
@@ -141,8 +142,8 @@ static bool advance(struct line *all, const struct mt_schedule_shape *shape, int
 	struct line *l = &all[s];
 	int64_t began = l->next;
 
-	for (; l->next < l->schedule.count; l->next++) {
-		const struct mt_action *a = &l->schedule.actions[l->next];
+	for (; l->next < l->schedule->count; l->next++) {
+		const struct mt_action *a = &l->schedule->actions[l->next];
 		bool last = a->microbatch == shape->microbatches - 1;
 
 		switch (a->kind) {
@@ -192,27 +193,27 @@ static void finish(struct line *l, struct mt_pipeline_stage *stage)
 	stage->more_compute_s = c->more_compute_s;
 }
 
-static enum mt_status run(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, int64_t microbatches,
-			  const double *edge_s)
+static enum mt_status run(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape,
+			  const struct mt_schedule_pair *pair, int which, const double *edge_s)
 {
 	struct line *lines = calloc((size_t)shape->stages, sizeof *lines);
 	struct mt_schedule_shape at = *shape;
 	enum mt_status st;
 	bool moved = true;
 
-	at.microbatches = microbatches;
+	at.microbatches = pair->microbatches[which];
 	if (!lines)
 		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", at.stages);
-	MT_GOTO(out, make_lines(lines, stages, &at));
+	MT_GOTO(out, make_lines(lines, stages, &at, pair->lists[which]));
 	while (moved) {
 		moved = false;
 		for (int s = 0; s < at.stages; s++)
 			moved |= advance(lines, &at, s, edge_s);
 	}
 	for (int s = 0; s < at.stages; s++) {
-		if (lines[s].next < lines[s].schedule.count) {
+		if (lines[s].next < lines[s].schedule->count) {
 			st = mt_fail(MT_FAILED, "the schedule of %d stages and %lld micro-batches is stuck at stage %d", at.stages,
-				     (long long)microbatches, s);
+				     (long long)at.microbatches, s);
 			goto out;
 		}
 		finish(&lines[s], &stages[s]);
@@ -227,24 +228,24 @@ static void extend(double *value, double before, double times)
 	*value += (*value - before) * times;
 }
 
-enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s)
+enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s,
+				struct mt_schedules *schedules)
 {
-	int count = shape->stages;
-	int64_t group = shape->group > 0 ? shape->group : count, settled = 6 * group + 2, m = shape->microbatches, few;
 	struct mt_pipeline_stage *before;
+	struct mt_schedule_pair pair;
 	enum mt_status st;
 
-	if (m <= settled + group)
-		return run(stages, shape, m, edge_s);
-	few = settled + (m - settled) % group;
-	before = malloc((size_t)count * sizeof *before);
+	MT_TRY(mt_schedules_pair(schedules, shape, &pair));
+	if (!pair.lists[1])
+		return run(stages, shape, &pair, 0, edge_s);
+	before = malloc((size_t)shape->stages * sizeof *before);
 	if (!before)
-		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", count);
-	memcpy(before, stages, (size_t)count * sizeof *before);
-	MT_GOTO(out, run(before, shape, few - group, edge_s));
-	MT_GOTO(out, run(stages, shape, few, edge_s));
-	for (int s = 0; s < count; s++) {
-		double times = (double)((m - few) / group);
+		return mt_fail(MT_NOMEM, "no memory for the clocks of %d stages", shape->stages);
+	memcpy(before, stages, (size_t)shape->stages * sizeof *before);
+	MT_GOTO(out, run(before, shape, &pair, 1, edge_s));
+	MT_GOTO(out, run(stages, shape, &pair, 0, edge_s));
+	for (int s = 0; s < shape->stages; s++) {
+		double times = (double)pair.times;
 
 		extend(&stages[s].passes_end_s, before[s].passes_end_s, times);
 		extend(&stages[s].end_s, before[s].end_s, times);

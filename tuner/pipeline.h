@@ -3,7 +3,7 @@
 #define MT_TUNER_PIPELINE_H
 
 #include "engine/card.h"
-#include "engine/schedule.h"
+#include "tuner/schedules.h"
 
 #include <stdint.h>
 
@@ -32,6 +32,7 @@ struct mt_pipeline_stage {
 
 /* edge_s[s]: one message between stages s and s + 1 (the last: and 0), either way; NULL: they cost nothing. `shape` has as many
  * stages as the arrays. */
-enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s);
+enum mt_status mt_pipeline_time(struct mt_pipeline_stage *stages, const struct mt_schedule_shape *shape, const double *edge_s,
+				struct mt_schedules *schedules);
 
 #endif

@@ -12,9 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Candidates of a document, the best: a search of 64 ranks keeps hundreds of thousands, which nobody reads. */
-enum { MOST_LISTED = 1000 };
-
 static void set_number(json_t *o, const char *key, double value)
 {
 	json_object_set_new(o, key, mt_json_number(value));
@@ -414,7 +411,7 @@ json_t *mt_result_json(const struct mt_session *session)
 		json_array_append_new(phases, phase);
 	}
 	json_object_set_new(o, "phases", phases);
-	for (int i = 0; i < session->space.count && i < MOST_LISTED; i++)
+	for (int i = 0; i < session->space.count && i < MT_LISTED; i++)
 		json_array_append_new(candidates, candidate_json(session, i));
 	json_object_set_new(o, "candidates", candidates);
 	set_int(o, "choice", session->choice + 1);

@@ -38,12 +38,47 @@ static enum mt_status nothing_left(const struct mt_session *s)
 		       s->model.name, s->world, (long long)s->base.gbs, text);
 }
 
+/* What is less than a tenth above what a rank has is kept until its dry run. */
+static int64_t with_slack(int64_t bytes)
+{
+	return bytes + bytes / 10;
+}
+
 static enum mt_status cost_all(struct mt_session *s, struct mt_card_cache *const *caches)
 {
 	for (int i = 0; i < s->space.count; i++) {
 		struct mt_cost_model *cost = mt_session_cost(s, s->space.candidates[i].layout.threads);
 
-		MT_TRY(mt_predict_card(&s->space.candidates[i], &s->model, cost, caches[cost - s->costs]));
+		MT_TRY(mt_predict_card_time(&s->space.candidates[i], &s->model, cost, caches[cost - s->costs],
+					    with_slack(s->machine.rank_memory_bytes),
+					    with_slack(mt_machine_device_bytes(&s->machine))));
+	}
+	return MT_OK;
+}
+
+static void drop_large(struct mt_session *s)
+{
+	mt_space_drop_large(&s->space, with_slack(s->machine.rank_memory_bytes), with_slack(mt_machine_device_bytes(&s->machine)));
+}
+
+/* The memory of layouts of which it is not clear whether they fit, and of the best of those that do, which are shown. */
+static enum mt_status count_memory(struct mt_session *s, struct mt_card_cache *const *caches)
+{
+	int64_t shown = MT_LISTED + s->options.dry_runs + s->options.top;
+	bool counted = true;
+
+	while (counted) {
+		counted = false;
+		for (int i = 0; i < s->space.count; i++) {
+			struct mt_candidate *c = &s->space.candidates[i];
+			struct mt_cost_model *cost = mt_session_cost(s, c->layout.threads);
+
+			if (c->stage || (i >= shown && c->room == MT_ROOM_PLENTY))
+				continue;
+			MT_TRY(mt_predict_card_memory(c, &s->model, cost, caches[cost - s->costs]));
+			counted = true;
+		}
+		drop_large(s);
 	}
 	return MT_OK;
 }
@@ -86,9 +121,8 @@ static enum mt_status balance_best(struct mt_session *s, struct mt_card_cache *c
 	return MT_OK;
 }
 
-/* Every layout by cards, sorted, without those that are clearly too large: cards count memory to the byte, but where holes move
- * on for long; the dry run decides exactly. */
-static enum mt_status cost_by_cards(struct mt_session *s, int64_t host_bytes, int64_t device_bytes)
+/* Every layout by cards, sorted, without those that are clearly too large. */
+static enum mt_status cost_by_cards(struct mt_session *s)
 {
 	struct mt_card_cache *caches[MT_THREAD_CHOICES] = {NULL};
 	bool balanced = s->options.stage_layers == MT_CUTS_BALANCED ||
@@ -98,12 +132,13 @@ static enum mt_status cost_by_cards(struct mt_session *s, int64_t host_bytes, in
 	for (int k = 0; k < s->thread_choices; k++)
 		MT_GOTO(out, mt_card_cache_create(&caches[k]));
 	MT_GOTO(out, cost_all(s, caches));
+	drop_large(s);
 	mt_space_sort(&s->space);
-	mt_space_drop_large(&s->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
+	MT_GOTO(out, count_memory(s, caches));
 	if (!balanced)
 		goto out;
 	MT_GOTO(out, balance_best(s, caches));
-	mt_space_drop_large(&s->space, host_bytes + host_bytes / 10, device_bytes + device_bytes / 10);
+	drop_large(s);
 out:
 	for (int k = 0; k < s->thread_choices; k++)
 		mt_card_cache_destroy(caches[k]);
@@ -142,7 +177,7 @@ enum mt_status mt_search(struct mt_session *session)
 				  session->thread_choices, &session->axes));
 	if (session->space.count == 0)
 		return nothing_left(session);
-	MT_TRY(cost_by_cards(session, host_bytes, device_bytes));
+	MT_TRY(cost_by_cards(session));
 	MT_TRY(dry_run_best(session));
 	mt_space_drop_large(&session->space, host_bytes, device_bytes);
 	if (session->space.count == 0)

@@ -9,6 +9,8 @@
 
 #define MT_PHASES         8
 #define MT_THREAD_CHOICES 2
+/* Candidates of the result document, the best: a search of 64 ranks keeps hundreds of thousands, which nobody reads. */
+#define MT_LISTED 1000
 
 struct mt_session {
 	const char *command; /* "plan" or "tune" */

@@ -226,12 +226,18 @@ void mt_space_free(struct mt_space *space)
 	memset(space, 0, sizeof *space);
 }
 
+bool mt_stage_fits(const struct mt_stage_prediction *stage, int64_t limit_bytes, int64_t device_limit_bytes)
+{
+	return (limit_bytes == 0 || stage->resident_bytes <= limit_bytes) &&
+	       (device_limit_bytes == 0 || stage->device_bytes <= device_limit_bytes);
+}
+
 static bool fits(const struct mt_candidate *c, int64_t limit_bytes, int64_t device_limit_bytes)
 {
+	if (!c->stage)
+		return c->room != MT_ROOM_LACKS;
 	for (int s = 0; s < c->stages; s++) {
-		if (limit_bytes > 0 && c->stage[s].resident_bytes > limit_bytes)
-			return false;
-		if (device_limit_bytes > 0 && c->stage[s].device_bytes > device_limit_bytes)
+		if (!mt_stage_fits(&c->stage[s], limit_bytes, device_limit_bytes))
 			return false;
 	}
 	return true;

@@ -91,7 +91,8 @@ static const struct mt_option train_options[] = {
 	TRAIN(resume, STRING, "auto", 0, 0, NULL,
 	      "auto: the newest checkpoint of save_dir, if any; none; or a checkpoint's directory"),
 	TRAIN(rank_order, STRING, NULL, 0, 0, NULL,
-	      "placement, as in 0,2,1,3: rank i runs where the launcher put the i-th of these; none: as launched"),
+	      "placement, as in 0,2,1,3: rank i runs where the launcher put the i-th of these; or tp-cp-ep-pp-dp; none: as "
+	      "launched"),
 	TRAIN(init_from, STRING, NULL, 0, 0, NULL, "initial weights: a checkpoint or a Hugging Face directory; none: random"),
 	TRAIN(on_nan, CHOICE, "skip", 0, 0, policies,
 	      "when loss or gradient is not finite: skip the step, stop, or rewind to the last checkpoint"),

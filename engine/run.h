@@ -61,11 +61,11 @@ struct mt_train_options {
 	int64_t save_every;             /* steps between them; 0: at the end only */
 	int64_t save_keep;              /* newest that stay; 0: all */
 	char *resume;                   /* "auto", "none" or a checkpoint's directory */
-	char *rank_order;               /* "0,2,1,3": rank i runs where the launcher put this one; NULL: as launched */
-	char *init_from;                /* directory of initial weights: a checkpoint or a Hugging Face model; NULL: random */
-	int on_nan, on_spike;           /* enum mt_policy */
-	double spike_norm;              /* a gradient norm above this is one too; 0: none is */
-	double spike_factor;            /* a loss above so many medians of the last 32 is a spike; 0: none is */
+	char *rank_order;     /* "0,2,1,3": rank i runs where the launcher put this one; or "tp-cp-ep-pp-dp"; NULL: as launched */
+	char *init_from;      /* directory of initial weights: a checkpoint or a Hugging Face model; NULL: random */
+	int on_nan, on_spike; /* enum mt_policy */
+	double spike_norm;    /* a gradient norm above this is one too; 0: none is */
+	double spike_factor;  /* a loss above so many medians of the last 32 is a spike; 0: none is */
 };
 
 struct mt_data_options {

@@ -138,6 +138,7 @@ static const struct mt_option stack_options[] = {
 	FLAG("cp_heads", S(cp_heads), "false", "context parallelism that exchanges heads (Ulysses)"),
 	FLAG("cp_two_levels", S(cp_two_levels), "false", "heads exchanged by some ranks, a ring over the others"),
 	FLAG("zero_groups", S(zero_groups), "false", "shards over a part of the ranks, copies across"),
+	FLAG("pp_before_dp", S(pp_before_dp), "false", "ranks also in the order tp-cp-ep-pp-dp"),
 	FLAG("selects_norms", S(selects_norms), "false", "selective recompute of the norms' outputs"),
 	FLAG("selects_activation", S(selects_activation), "false", "selective recompute of the MLP activation's output"),
 	FLAG("frees_attention", S(frees_attention), "false", "selective recompute frees the attention's output too"),

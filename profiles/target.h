@@ -84,6 +84,7 @@ struct mt_stack {
 	bool interleaves, zero_bubble, kv_replicated, expert_tp;
 	bool cp_gathers, cp_heads, cp_two_levels; /* kinds of context parallelism beside the ring (engine/layout.h) */
 	bool zero_groups;                         /* shards over fewer ranks than hold the same parameters, copies across */
+	bool pp_before_dp;                        /* also ranks in the order tp-cp-ep-pp-dp, stages next to one another */
 	/* selective recompute: of the norms' and of the activation's outputs; the attention's output is freed too; of some layers
 	 */
 	bool selects_norms, selects_activation, frees_attention, selects_layers;
@@ -131,12 +132,16 @@ double mt_target_product_s(const struct mt_target *target, enum mt_width width, 
 double mt_target_vector_s(const struct mt_target *target, double bytes);
 
 enum mt_collective { MT_ALL_REDUCE, MT_ALL_GATHER, MT_REDUCE_SCATTER, MT_ALL_TO_ALL };
-/* A group: ranks, and how many of them share a node (NVLink domain). */
+/* A group: ranks, how many of them share a node (NVLink domain), and how many nodes on the next ones are; 0 as 1: neighbours. */
 struct mt_span {
-	double ranks, local;
+	double ranks, local, nodes_apart;
 };
 /* The group of `ranks` that are `stride` apart in rank order. */
 struct mt_span mt_target_span(const struct mt_target *target, double ranks, double stride);
+/* The same where members come in blocks: `block` ranks `stride` apart, the next block `apart` from where this one begins; the group
+ * has every `step`th of them. */
+struct mt_span mt_target_span_blocks(const struct mt_target *target, double ranks, double step, double block, double stride,
+				     double apart);
 /* Seconds of a collective of `bytes` (the whole buffer) while every GPU is in such a group; *link_s and *nic_s its parts. */
 void mt_target_collective(const struct mt_target *target, enum mt_collective op, struct mt_span span, double bytes, double *link_s,
 			  double *nic_s);

@@ -84,6 +84,22 @@ struct mt_span mt_target_span(const struct mt_target *t, double ranks, double st
 	return span;
 }
 
+struct mt_span mt_target_span_blocks(const struct mt_target *t, double ranks, double step, double block, double stride,
+				     double apart)
+{
+	double domain = (double)t->domain_gpus;
+	struct mt_span of_block = mt_target_span(t, block, stride);
+	double blocks = of_block.local < block || apart >= domain ? 1 : floor(domain / apart);
+	double local = floor(of_block.local * blocks / step);
+
+	local = local < 1 ? 1 : local;
+	return (struct mt_span){
+		.ranks = ranks,
+		.local = local < ranks ? local : ranks,
+		.nodes_apart = apart / domain * (step > block ? step / block : 1),
+	};
+}
+
 void mt_target_collective(const struct mt_target *t, enum mt_collective op, struct mt_span span, double bytes, double *link_s,
 			  double *nic_s)
 {
@@ -102,7 +118,8 @@ void mt_target_collective(const struct mt_target *t, enum mt_collective op, stru
 		*link_s = (t->link_us + t->link_hop_us * steps) * 1e-6 + (quick_s < bulk_s ? quick_s : bulk_s);
 	}
 	if (nodes > 1) {
-		double inter = t->nic_gbps * 1e9 * t->nic_frac * span.local, leaves = nodes / (double)t->leaf_nodes, ring_s, tree_s;
+		double inter = t->nic_gbps * 1e9 * t->nic_frac * span.local, reach = span.nodes_apart > 1 ? span.nodes_apart : 1;
+		double leaves = fmin(nodes, nodes * reach / (double)t->leaf_nodes), ring_s, tree_s;
 
 		if (leaves > 1)
 			inter *= pow(t->spine_frac, log(leaves) / log(8));

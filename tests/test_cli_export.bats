@@ -41,6 +41,39 @@ sourced() { # FILE: the array that it defines, one word a line
 	[ "$exported" -ge 10 ]
 }
 
+@test "an order of ranks finds its argument, or a note" {
+	run_file() { # ORDER [CP]
+		printf 'model: llama3-8b\nlayout: {tp: 2, pp: 2, cp: %s, dp: 2, mbs: 1, gbs: 32, dtype: bf16}\ntrain: {rank_order: "%s"}\n' "${2:-1}" "$1" >"$GIVEN/run.yaml"
+		attempt megatune export "$GIVEN/run.yaml" --json
+	}
+	for order in tp-cp-ep-pp-dp 0,1,4,5,2,3,6,7; do
+		run_file "$order"
+		finished
+		check 'grep { $_ eq "--use-tp-pp-dp-mapping" } @{$d->{arguments}}' "$OUT"
+		check '!grep { /rank_order/ } @{$d->{notes}}' "$OUT"
+	done
+	run_file 0,1,2,3,4,5,6,7
+	check '!grep { $_ eq "--use-tp-pp-dp-mapping" } @{$d->{arguments}}' "$OUT"
+	run_file 7,6,5,4,3,2,1,0
+	check '!grep { $_ eq "--use-tp-pp-dp-mapping" } @{$d->{arguments}}' "$OUT"
+	check 'grep { /^rank_order 7,6/ } @{$d->{notes}}' "$OUT"
+	run_file tp-cp-ep-pp-dp 2
+	[ "$status" -eq 2 ]
+	grep -q 'without experts cp 1' "$ERR"
+}
+
+@test "the order of ranks is searched, and goes into the run file" {
+	attempt megatune plan llama3-8b --machine dgx-h100-eos --stack megatron-core --gpus 64 --gbs 64 --fix rank_order=tp-cp-ep-pp-dp --out "$GIVEN/near"
+	finished
+	grep -q 'rank_order: tp-cp-ep-pp-dp' "$GIVEN/near/run.yaml"
+	check '$d->{choice}{layout}{rank_order} eq "tp-cp-ep-pp-dp"' "$GIVEN/near/plan.json"
+	attempt megatune export "$GIVEN/near" --json
+	finished
+	check 'grep { $_ eq "--use-tp-pp-dp-mapping" } @{$d->{arguments}}' "$OUT"
+	attempt megatune plan llama3-8b --machine dgx-h100-eos --stack megatron-lm-2021 --gpus 64 --gbs 64 --fix rank_order=tp-cp-ep-pp-dp
+	[ "$status" -eq 2 ]
+}
+
 @test "schedules, splits and recompute find their words, or a note" {
 	cat >"$GIVEN/run.yaml" <<-E
 		model: llama3-8b

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -170,16 +171,45 @@ static void the_same_input_gives_the_same_order_and_text_reads_back(void **state
 	int device[8];
 
 	assert_memory_equal(a.device, b.device, sizeof device);
-	assert_int_equal(mt_placement_read(text, 8, device), MT_OK);
+	assert_int_equal(mt_placement_read(text, &l, device), MT_OK);
 	assert_memory_equal(a.device, device, sizeof device);
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-		assert_int_equal(mt_placement_read(bad[i], 8, device), MT_INPUT);
+		assert_int_equal(mt_placement_read(bad[i], &l, device), MT_INPUT);
 		mt_error_clear();
 	}
 	free(text);
 	mt_placement_free(&a);
 	mt_placement_free(&b);
 	mt_model_free(&model);
+}
+
+/* The rank on each device, by the dimensions' strides. */
+static void names_of_orders_are_read_and_found(void **state)
+{
+	struct mt_layout l = layout_of(2, 3, 4);
+	char list[400] = "";
+	int device[48], world;
+
+	l.cp = 2;
+	world = (int)mt_layout_world(&l);
+	for (int order = 0; order < MT_RANK_ORDERS; order++) {
+		assert_int_equal(mt_placement_read(mt_rank_order_names[order], &l, device), MT_OK);
+		list[0] = '\0';
+		for (int r = 0; r < world; r++) {
+			struct mt_coordinates at = mt_layout_coordinates(&l, r);
+			int dp = order == MT_RANKS_PP_DP ? 2 * 2 * 3 : 2 * 2, pp = order == MT_RANKS_PP_DP ? 2 * 2 : 2 * 2 * 4;
+
+			assert_int_equal(device[r], at.tp + 2 * at.cp + dp * at.dp + pp * at.pp);
+			snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", r ? "," : "", device[r]);
+		}
+		assert_int_equal(mt_placement_named(mt_rank_order_names[order], &l), order);
+		assert_int_equal(mt_placement_named(list, &l), order);
+	}
+	memcpy(list, "1,0", 3); /* it began 0,1 */
+	assert_int_equal(mt_placement_named(list, &l), -1);
+	assert_int_equal(mt_placement_named("tp-pp-dp", &l), -1);
+	assert_int_equal(mt_placement_read("tp-pp-dp", &l, device), MT_INPUT);
+	mt_error_clear();
 }
 
 static void alike_links_and_other_worlds_want_no_placement(void **state)
@@ -205,6 +235,7 @@ int main(void)
 		cmocka_unit_test(none_of_all_orders_is_better),
 		cmocka_unit_test(no_random_order_is_better_and_the_launchers_never),
 		cmocka_unit_test(the_same_input_gives_the_same_order_and_text_reads_back),
+		cmocka_unit_test(names_of_orders_are_read_and_found),
 		cmocka_unit_test(alike_links_and_other_worlds_want_no_placement),
 	};
 	return cmocka_run_group_tests_name("tuner_placement", tests, NULL, NULL);

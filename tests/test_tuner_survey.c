@@ -170,7 +170,17 @@ static void force_recompute(struct force *f, const struct mt_survey_query *q, st
 	}
 }
 
-/* vp, zero and recompute of a layout that has all else. Shards are those of all ranks or, where the software can, of a part. */
+/* Both orders of ranks, where they differ. */
+static void force_orders(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l, int layers)
+{
+	force_recompute(f, q, l, layers);
+	l.rank_order = MT_RANKS_PP_DP;
+	if (l.pp > 1 && l.dp > 1)
+		force_recompute(f, q, l, layers);
+}
+
+/* vp, zero, order of ranks and recompute of a layout that has all else. Shards are those of all ranks or, where the software can,
+ * of a part. */
 static void force_inner(struct force *f, const struct mt_survey_query *q, struct mt_survey_layout l)
 {
 	int layers = mt_survey_stage_layers(q, &l), ranks = l.dp * l.cp;
@@ -182,7 +192,7 @@ static void force_inner(struct force *f, const struct mt_survey_query *q, struct
 			for (l.zero = 0; l.zero <= 3; l.zero++) {
 				for (l.zero_group = 0; l.zero_group < ranks; l.zero_group++) {
 					if (l.zero_group == 0 || (l.zero_group > 1 && ranks % l.zero_group == 0 && l.zero > 0))
-						force_recompute(f, q, l, layers);
+						force_orders(f, q, l, layers);
 				}
 			}
 		}
@@ -258,7 +268,7 @@ static void same_points(const char *what, const struct mt_survey_front *a, const
 
 static void optimum_and_front_equal_brute_force_on_20_spaces(void **state)
 {
-	int64_t fronts = 0, full = 0;
+	int64_t fronts = 0, full = 0, inner_stages = 0;
 
 	assert_int_equal(SPACES, 20);
 	for (int i = 0; i < SPACES; i++) {
@@ -287,6 +297,7 @@ static void optimum_and_front_equal_brute_force_on_20_spaces(void **state)
 					     (p->step_s < on->step_s || p->peak_bytes < on->peak_bytes));
 			}
 			assert_true(found);
+			inner_stages += s.front.points[k].layout.rank_order == MT_RANKS_PP_DP;
 		}
 		/* and every layout that fits is beaten or met by one */
 		for (int j = 0; j < f.fit_count; j++) {
@@ -303,7 +314,8 @@ static void optimum_and_front_equal_brute_force_on_20_spaces(void **state)
 		mt_survey_free(&s);
 		close_query();
 	}
-	assert_true(full > 0);        /* a measured layer decided */
+	assert_true(full > 0); /* a measured layer decided */
+	assert_true(inner_stages > 0 && inner_stages < fronts);
 	assert_true(fronts > SPACES); /* somewhere time is bought with memory */
 }
 
@@ -379,6 +391,7 @@ static void cards_give_the_forecast_itself(void **state)
 			c.first_less = l->first_less, c.last_less = l->last_less;
 			c.cp_kind = l->cp_kind, c.cp_inner = l->cp_inner, c.tp_overlap = l->tp_overlap;
 			c.zero_group = l->zero_group, c.selected = l->selected;
+			c.pp_before_dp = l->rank_order == MT_RANKS_PP_DP;
 			mt_forecast_step(&f, &c, q.target, q.stack, &q.factors);
 			assert_true(f.step_s == s.best.points[k].step_s && f.peak_bytes == s.best.points[k].peak_bytes);
 			compared++;
@@ -477,8 +490,27 @@ static void rules_stand_by_level(void **state)
 	for (int i = 1; i < mt_survey_rule_count; i++)
 		assert_true(mt_survey_rules[i].level >= mt_survey_rules[i - 1].level);
 	/* each is found at its level and at no other: a layout that breaks them all */
-	struct mt_survey_layout l = {7, 7, 7, 7, 7, 7, 7, 1, 3, MT_CASE_FULL, 6, MT_SURVEY_ZB_H1, 5, 4, 4, MT_CONTEXT_HYBRID,
-				     3, 1, 5, 7};
+	struct mt_survey_layout l = {7,
+				     7,
+				     7,
+				     7,
+				     7,
+				     7,
+				     7,
+				     1,
+				     3,
+				     MT_CASE_FULL,
+				     6,
+				     MT_SURVEY_ZB_H1,
+				     5,
+				     4,
+				     4,
+				     MT_CONTEXT_HYBRID,
+				     3,
+				     1,
+				     5,
+				     7,
+				     MT_RANKS_PP_DP};
 	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL; level++) {
 		int rule = mt_survey_first_broken(&q, &l, (enum mt_survey_level)level);
 

@@ -152,6 +152,76 @@ static void smaller_groups_keep_more_and_send_less_far(void **state)
 	close_query();
 }
 
+/* Members of the first group of replicas that are on the first node, rank by rank. */
+static int on_first_node(int tp, int cp, int pp, int domain, int ranks, int step)
+{
+	int count = 0;
+
+	for (int k = 0; k < ranks; k++) {
+		int replica = k * step;
+
+		count += replica % cp * tp + replica / cp * tp * cp * pp < domain;
+	}
+	return count;
+}
+
+static void replicas_behind_a_pipeline_lie_where_their_ranks_do(void **state)
+{
+	query_of("dgx-h100-eos", "megatron-core", 8, 64);
+	int several = 0;
+
+	for (target.domain_gpus = 1; target.domain_gpus <= 64; target.domain_gpus *= 2)
+		for (int tp = 1; tp <= 8; tp *= 2)
+			for (int cp = 1; cp <= 8; cp *= 2)
+				for (int pp = 1; pp <= 8; pp *= 2)
+					for (int step = 1; step <= 8; step *= 2) {
+						struct mt_span s = mt_target_span_blocks(&target, 16, step, cp, tp, tp * cp * pp);
+
+						assert_int_equal((int)s.local,
+								 on_first_node(tp, cp, pp, (int)target.domain_gpus, 16, step));
+						several += s.local > 1;
+					}
+	assert_true(several > 50);
+	close_query();
+}
+
+/* Two dimensions trade places: a pipeline that fills a node sends within it, and its replicas over the network alone; what no
+ * dimension does but these stays. */
+static void stages_next_to_one_another_send_less_far_and_replicas_farther(void **state)
+{
+	struct mt_survey_query q = query_of("dgx-h100-eos", "megatron-core", 8, 64);
+	struct mt_survey_layout l = plain;
+	struct mt_forecast far, near;
+
+	q.model.seq = 2048;
+	q.model.gbs = 128;
+	l.tp = l.etp = 2;
+	l.pp = 4;
+	l.dp = 8;
+	l.zero = 1;
+	far = forecast(&q, l);
+	l.rank_order = MT_RANKS_PP_DP;
+	near = forecast(&q, l);
+	assert_true(near.pp_s < far.pp_s && near.dp_s > far.dp_s);
+	assert_true(near.peak_bytes == far.peak_bytes && near.tp_s == far.tp_s && near.compute_s == far.compute_s);
+	/* where all is one node nothing is far */
+	target.domain_gpus = 64;
+	near = forecast(&q, l);
+	l.rank_order = MT_RANKS_DP_PP;
+	far = forecast(&q, l);
+	assert_true(near.step_s == far.step_s);
+	/* with one replica there is nothing to trade places with */
+	target.domain_gpus = 8;
+	q.gpus = 32;
+	l.dp = 1;
+	l.pp = 16;
+	l.zero = 0;
+	assert_int_equal(mt_survey_why_not(&q, &l), -1);
+	l.rank_order = MT_RANKS_PP_DP;
+	assert_string_equal(mt_survey_rules[mt_survey_why_not(&q, &l)].name, "rank_order_needs_pp_and_dp");
+	close_query();
+}
+
 /* Layers with experts of a stage, counted one by one, and of the whole model. */
 static double experts_of(const struct mt_case *c, int first, int end)
 {
@@ -265,6 +335,8 @@ int main(void)
 		cmocka_unit_test(two_levels_meet_ring_and_ulysses_at_their_ends),
 		cmocka_unit_test(kinds_of_context_parallelism_cost_their_own_messages),
 		cmocka_unit_test(smaller_groups_keep_more_and_send_less_far),
+		cmocka_unit_test(replicas_behind_a_pipeline_lie_where_their_ranks_do),
+		cmocka_unit_test(stages_next_to_one_another_send_less_far_and_replicas_farther),
 		cmocka_unit_test(experts_in_every_nth_layer_lie_where_stages_have_them),
 		cmocka_unit_test(selected_outputs_save_their_bytes),
 		cmocka_unit_test(the_switch_hides_tensor_parallelism_for_its_buffers),

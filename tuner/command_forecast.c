@@ -60,7 +60,10 @@ static enum mt_status save_run(const struct mt_goal *g, const struct mt_model *m
 	mt_setting_run_layout(&run.layout, &g->query, l);
 	run.train.steps = 100;
 	run.train.peak_tflops = setting->target.tflops_16;
-	st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
+	if (l->rank_order != MT_RANKS_DP_PP && !(run.train.rank_order = strdup(mt_rank_order_names[l->rank_order])))
+		st = mt_fail(MT_NOMEM, "no memory for the run file");
+	else
+		st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
 	memset(&run.model, 0, sizeof run.model); /* borrowed */
 	mt_run_free(&run);
 	free(header);

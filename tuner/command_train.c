@@ -61,7 +61,7 @@ static enum mt_status order_ranks(struct mt_fabric **ordered, const struct mt_ru
 	device = malloc((size_t)world * sizeof *device);
 	if (!device)
 		return mt_fail(MT_NOMEM, "no memory for the order of %d ranks", world);
-	st = mt_placement_read(run->train.rank_order, world, device);
+	st = mt_placement_read(run->train.rank_order, &run->layout, device);
 	if (st == MT_OK && ordered)
 		st = mt_fabric_order(ordered, fabric, device);
 	free(device);

@@ -1,6 +1,7 @@
 /* export_megatron: a run as arguments of Megatron-LM (core 0.20, August 2026). What has no argument becomes a note. */
 #define _GNU_SOURCE
 #include "tuner/export_words.h"
+#include "tuner/placement.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -197,6 +198,17 @@ static void put_data_parallel(struct mt_export *e, const struct mt_layout *l)
 		mt_export_note(e, "CUDA_DEVICE_MAX_CONNECTIONS=1 is needed before Blackwell with tp or cp above 1");
 }
 
+static void put_rank_order(struct mt_export *e, const struct mt_run *r)
+{
+	const char *text = r->train.rank_order;
+	int order = text ? mt_placement_named(text, &r->layout) : MT_RANKS_DP_PP;
+
+	if (order == MT_RANKS_PP_DP)
+		mt_export_flag(e, "--use-tp-pp-dp-mapping");
+	else if (order < 0)
+		mt_export_note(e, "rank_order %.100s: list the hosts for torchrun in that order", text);
+}
+
 static void put_layout(struct mt_export *e, const struct mt_run *r)
 {
 	const struct mt_layout *l = &r->layout;
@@ -209,6 +221,7 @@ static void put_layout(struct mt_export *e, const struct mt_run *r)
 	if (l->ep > 1)
 		mt_export_integer(e, "--expert-model-parallel-size", l->ep);
 	put_data_parallel(e, l);
+	put_rank_order(e, r);
 	mt_export_integer(e, "--micro-batch-size", l->mbs);
 	mt_export_integer(e, "--global-batch-size", l->gbs);
 	put_recompute(e, r);
@@ -276,8 +289,6 @@ static void put_training(struct mt_export *e, const struct mt_run *r)
 		mt_export_text(e, "--load", t->save_dir);
 		mt_export_note(e, "--save, --load: checkpoints of Megatron-LM's own format, not ours");
 	}
-	if (t->rank_order)
-		mt_export_note(e, "rank_order %.100s: list the hosts for torchrun in that order", t->rank_order);
 	if (t->seed > INT32_MAX)
 		mt_export_note(e, "seed: Megatron-LM takes at most 32 bits");
 }

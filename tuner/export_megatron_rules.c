@@ -3,6 +3,7 @@
  */
 #include "engine/layout_rules.h"
 #include "tuner/export.h"
+#include "tuner/placement.h"
 
 #define RULE(name) static bool name(const struct mt_run *r)
 
@@ -102,6 +103,15 @@ RULE(sharded_pipeline)
 	return r->layout.zero >= 2 && r->layout.vp > 1;
 }
 
+/* "pp last, or one stage, or as many replicas of the experts as of the rest" */
+RULE(replicas_in_order)
+{
+	const struct mt_layout *l = &r->layout;
+
+	return l->pp > 1 && mt_layout_etp(l) * l->ep != l->tp * l->cp && r->train.rank_order &&
+	       mt_placement_named(r->train.rank_order, l) == MT_RANKS_PP_DP;
+}
+
 RULE(positions)
 {
 	return r->model.position == MT_MODEL_LEARNED && r->layout.seq > r->model.seq;
@@ -135,6 +145,7 @@ const struct mt_megatron_rule mt_megatron_rules[] = {
 	{33, "experts must be a multiple of ep", expert_numbers},
 	{34, "expert and tensor parallelism together need sequence parallelism", expert_sequence},
 	{42, "Megatron-FSDP has no virtual stages", sharded_pipeline},
+	{3, "the order tp-cp-ep-pp-dp needs etp * ep = tp * cp, without experts cp 1", replicas_in_order},
 	{51, "the sequence must be at most the model's positions", positions},
 	{51, "min_lr must be at most lr", learning_rate},
 	{49, "there is no f64", double_precision},

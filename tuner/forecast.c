@@ -8,6 +8,7 @@
  *              gathers each layer twice and scatters once a micro-batch, beside that layer. Where fewer ranks shard than hold
  *              the same parameters, copies are summed across them: with ZeRO-3 at the end of the step, beside nothing
  *   ranks      the slowest of n: time * (1 + jitter ln n)
+ *   order      tp-cp-ep-dp-pp: the replicas of a stage lie together, stages far apart; tp-cp-ep-pp-dp the other way round
  *
  * What runs beside communication is slowed by a part of it: both want memory and multiprocessors. */
 #include "tuner/forecast.h"
@@ -44,18 +45,28 @@ static double data_collective(const struct mt_case *c, const struct mt_target *t
 	return mt_forecast_collective(&shared, f, op, span, bytes);
 }
 
+/* Of the ranks that hold the same parameters, `block` of them `stride` apart before the next dp, every `step`th. */
+static struct mt_span replica_span(const struct mt_case *c, const struct mt_target *t, double ranks, double step, double block,
+				   double stride)
+{
+	if (c->pp_before_dp)
+		return mt_target_span_blocks(t, ranks, step, block, stride, c->tp * c->cp * c->pp);
+	return mt_target_span(t, ranks, stride * step);
+}
+
 static struct exchange exchange_of(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 				   const struct mt_factors *f, double dense, double expert)
 {
 	const struct {
-		double replicas, stride, elements;
-	} kinds[] = {{c->dp * c->cp, c->tp, dense}, {mt_case_expert_replicas(c), mt_case_etp(c) * c->ep, expert}};
+		double replicas, block, stride, elements;
+	} kinds[] = {{c->dp * c->cp, c->cp, c->tp, dense}, {mt_case_expert_replicas(c), 1, mt_case_etp(c) * c->ep, expert}};
 	double bytes = c->zero == 3 && c->width != MT_WIDTH_16 && s->gathers_narrow ? 1 : 2;
 	struct exchange e = {0};
 
 	for (int i = 0; i < 2; i++) {
 		double n = kinds[i].replicas, shards = mt_case_shards(c, n), elements = kinds[i].elements;
-		struct mt_span within = mt_target_span(t, shards, kinds[i].stride);
+		double block = kinds[i].block, stride = kinds[i].stride;
+		struct mt_span within = replica_span(c, t, shards, 1, block, stride);
 
 		if (elements <= 0)
 			continue;
@@ -65,7 +76,7 @@ static struct exchange exchange_of(const struct mt_case *c, const struct mt_targ
 		}
 		if (shards < n)
 			e.across_s +=
-				data_collective(c, t, s, f, MT_ALL_REDUCE, mt_target_span(t, n / shards, kinds[i].stride * shards),
+				data_collective(c, t, s, f, MT_ALL_REDUCE, replica_span(c, t, n / shards, shards, block, stride),
 						s->grad_bytes * elements / shards);
 	}
 	return e;
@@ -89,6 +100,17 @@ static double open_sharded_s(const struct mt_factors *f, double comm_s, double w
 	       (comm_s - beside_s + cbrt(work_s * work_s * work_s + beside_s * beside_s * beside_s) - work_s);
 }
 
+/* How far the next stage is. Where pipelines do not fill nodes evenly some stages have the next one on another node: the slow
+ * messages set the pace. */
+static double stage_distance(const struct mt_case *c, const struct mt_target *t)
+{
+	double stage = c->tp * c->cp, domain = (double)t->domain_gpus;
+
+	if (!c->pp_before_dp)
+		return stage * c->dp;
+	return fmod(domain, stage * c->pp) == 0 ? stage : fmax(stage, domain);
+}
+
 static double messages_s(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			 const struct mt_factors *f)
 {
@@ -97,7 +119,7 @@ static double messages_s(struct mt_forecast *out, const struct mt_case *c, const
 
 	if (c->pp <= 1)
 		return 0;
-	one_s = f->of[MT_FACTOR_PIPE] * mt_target_message_s(t, bytes, c->tp * c->cp * c->dp, &crosses);
+	one_s = f->of[MT_FACTOR_PIPE] * mt_target_message_s(t, bytes, stage_distance(c, t), &crosses);
 	return 2 * one_s * (out->microbatches * c->vp * (1 - s->p2p_overlap_frac) + c->pp - 1) +
 	       2 * f->of[MT_FACTOR_PIPE] * s->message_us * 1e-6 * out->microbatches * c->vp;
 }

@@ -40,7 +40,8 @@ struct mt_case {
 	double etp;                     /* tensor-parallel ranks of an expert; 0: tp */
 	bool ends_given;                /* the first and last stage have so many layers less than the others */
 	double first_less, last_less;
-	bool zero_bubble; /* ZB-H1: weight gradients fill the waits (engine/schedule.h) */
+	bool pp_before_dp; /* ranks in the order tp-cp-ep-pp-dp, not tp-cp-ep-dp-pp; etp * ep is tp * cp then, as without experts */
+	bool zero_bubble;  /* ZB-H1: weight gradients fill the waits (engine/schedule.h) */
 };
 
 /* One layer, and the ends, of one micro-batch on one rank. */

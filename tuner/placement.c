@@ -25,6 +25,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const mt_rank_order_names[] = {[MT_RANKS_DP_PP] = "tp-cp-ep-dp-pp", [MT_RANKS_PP_DP] = "tp-cp-ep-pp-dp"};
+
 #define SEED 20240917
 enum { KINDS = 4, SWAPS_A_RANK = 400 };
 
@@ -289,7 +291,18 @@ char *mt_placement_text(const struct mt_placement *p)
 	return text;
 }
 
-enum mt_status mt_placement_read(const char *text, int world, int *device)
+/* Where each rank runs in an order that has a name. */
+static void place_named(enum mt_rank_order order, const struct mt_layout *l, int *device)
+{
+	for (int r = 0; r < mt_layout_world(l); r++) {
+		struct mt_coordinates at = mt_layout_coordinates(l, r);
+		int64_t stage = l->tp * l->cp, outer = order == MT_RANKS_PP_DP ? at.pp + l->pp * at.dp : at.dp + l->dp * at.pp;
+
+		device[r] = (int)(at.tp + l->tp * at.cp + stage * outer);
+	}
+}
+
+static enum mt_status read_list(const char *text, int world, int *device)
 {
 	char *copy = strdup(text), *list = copy, *seen = calloc((size_t)world, 1), *word;
 	int count = 0;
@@ -299,7 +312,9 @@ enum mt_status mt_placement_read(const char *text, int world, int *device)
 		int64_t value;
 
 		if (!mt_units_read_int(word, &value) || value < 0 || value >= world || count == world || seen[value]) {
-			st = mt_fail(MT_INPUT, "rank_order: '%s' must name each of 0 to %d once, commas between; '%s' does not fit",
+			st = mt_fail(MT_INPUT,
+				     "rank_order: '%s' must be tp-cp-ep-pp-dp, or name each of 0 to %d once, commas between; '%s' "
+				     "does not fit",
 				     text, world - 1, word);
 			break;
 		}
@@ -311,4 +326,34 @@ enum mt_status mt_placement_read(const char *text, int world, int *device)
 	free(seen);
 	free(copy);
 	return st;
+}
+
+enum mt_status mt_placement_read(const char *text, const struct mt_layout *layout, int *device)
+{
+	for (int order = 0; order < MT_RANK_ORDERS; order++) {
+		if (strcmp(text, mt_rank_order_names[order]) == 0) {
+			place_named((enum mt_rank_order)order, layout, device);
+			return MT_OK;
+		}
+	}
+	return read_list(text, (int)mt_layout_world(layout), device);
+}
+
+int mt_placement_named(const char *text, const struct mt_layout *layout)
+{
+	size_t bytes = (size_t)mt_layout_world(layout) * sizeof(int);
+	int *device = malloc(bytes), *named = malloc(bytes), found = -1;
+
+	if (!device || !named || mt_placement_read(text, layout, device) != MT_OK) {
+		mt_error_clear();
+		goto out;
+	}
+	for (int order = 0; order < MT_RANK_ORDERS && found < 0; order++) {
+		place_named((enum mt_rank_order)order, layout, named);
+		found = memcmp(device, named, bytes) == 0 ? order : -1;
+	}
+out:
+	free(named);
+	free(device);
+	return found;
 }

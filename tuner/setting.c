@@ -18,7 +18,7 @@ static const char *const objectives[] = {"time", "cost", "gpus-for-deadline", "m
 #define F(f) offsetof(struct mt_setting_options, f)
 #define AXES                                                                                                                       \
 	"tp cp cp_kind cp_inner ep etp pp first_less last_less vp mbs sp tp_overlap zero zero_group recompute recompute_layers "   \
-	"selected schedule"
+	"selected schedule rank_order"
 static const struct mt_option options[] = {
 	{"stack", MT_OPTION_STRING, F(stack), NULL, 0, 0, NULL,
 	 "software that will run on a described machine: a name in profiles/stacks; none: megatune"},
@@ -176,6 +176,8 @@ static bool read_axis(const struct mt_survey_layout *fixed, const int *axis, con
 		*number = name_index(kinds, 3, value);
 	else if (axis == &fixed->schedule)
 		*number = name_index(mt_survey_schedule_names, MT_SURVEY_SCHEDULES, value);
+	else if (axis == &fixed->rank_order)
+		*number = name_index(mt_rank_order_names, MT_RANK_ORDERS, value);
 	else if (axis == &fixed->cp_kind)
 		*number = name_index(mt_survey_context_names, MT_CONTEXT_HYBRID + 1, value);
 	else if (axis == &fixed->selected)
@@ -206,7 +208,8 @@ static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name,
 		    {"recompute_layers", &fixed->recompute_layers},
 		    {"recompute", &fixed->recompute},
 		    {"selected", &fixed->selected},
-		    {"schedule", &fixed->schedule}};
+		    {"schedule", &fixed->schedule},
+		    {"rank_order", &fixed->rank_order}};
 	int64_t number;
 
 	for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {

@@ -94,6 +94,8 @@ static enum mt_status visit_shards(struct worker *w, const struct mt_survey_node
 		}
 		c->zero = at.zero = shards[i].a;
 		c->zero_group = at.zero_group = shards[i].b;
+		at.rank_order = shards[i].c;
+		c->pp_before_dp = at.rank_order == MT_RANKS_PP_DP;
 		mt_survey_compose(&f, q, c, w->cards.whole_bytes, mix, share);
 		MT_TRY(keep(&w->mine, q, &at, &f));
 		*passes_s = mt_survey_passes_s(&f);

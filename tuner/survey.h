@@ -15,6 +15,7 @@
 
 #include "engine/schedule.h"
 #include "tuner/fit.h"
+#include "tuner/placement.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct mt_survey_layout {
 	int tp_overlap;            /* the stack's switch is on */
 	int zero_group;            /* ranks that shard between them; 0: all with the same parameters */
 	int selected;              /* selective: enum mt_case_selected, else 0 */
+	int rank_order;            /* enum mt_rank_order */
 };
 
 struct mt_survey_query {
@@ -109,7 +111,8 @@ enum mt_survey_level {
 	MT_SURVEY_ZERO,   /* and schedule, not vp */
 	MT_SURVEY_GROUP,  /* zero_group; of zero whether it is 0 */
 	MT_SURVEY_RECOMPUTE,
-	MT_SURVEY_ALL /* recompute and chunks together */
+	MT_SURVEY_RANKS, /* rank_order; of the others none from vp on */
+	MT_SURVEY_ALL    /* recompute and chunks together */
 };
 struct mt_survey_rule {
 	const char *name, *text; /* text NULL: a rule of the engine (engine/layout_rules.h), whose text it is */

@@ -10,11 +10,11 @@ int mt_survey_order(const struct mt_survey_layout *a, const struct mt_survey_lay
 	const int x[] = {a->pp,       a->tp,         a->cp,         a->ep,        a->vp,
 			 a->mbs,      a->sp,         a->zero,       a->recompute, a->recompute_layers,
 			 a->schedule, a->etp,        a->first_less, a->last_less, a->cp_kind,
-			 a->cp_inner, a->tp_overlap, a->zero_group, a->selected};
+			 a->cp_inner, a->tp_overlap, a->zero_group, a->selected,  a->rank_order};
 	const int y[] = {b->pp,       b->tp,         b->cp,         b->ep,        b->vp,
 			 b->mbs,      b->sp,         b->zero,       b->recompute, b->recompute_layers,
 			 b->schedule, b->etp,        b->first_less, b->last_less, b->cp_kind,
-			 b->cp_inner, b->tp_overlap, b->zero_group, b->selected};
+			 b->cp_inner, b->tp_overlap, b->zero_group, b->selected,  b->rank_order};
 
 	for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) {
 		if (x[i] != y[i])

@@ -71,7 +71,7 @@ int64_t mt_survey_inner_layouts(const struct mt_survey_query *query, const struc
 	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
 	int layers = mt_survey_stage_layers(query, layout);
 
-	return 4 * (int64_t)groups * recompute_of(layers) * chunks_of(chunks, layers, layout->pp > 1);
+	return 4 * MT_RANK_ORDERS * (int64_t)groups * recompute_of(layers) * chunks_of(chunks, layers, layout->pp > 1);
 }
 
 static void free_inner(struct mt_survey_inner *inner)
@@ -197,28 +197,39 @@ static const int *rules_of_groups(struct mt_survey_allowed *a, struct mt_survey_
 	return rules;
 }
 
-/* Stages of zero and their groups of a schedule that `chunks` choices have. */
+/* Orders of ranks that are allowed, of a stage of zero with its group and a schedule. */
+static void allow_orders(struct mt_survey_allowed *a, int64_t *rejected, const struct mt_survey_layout *at, int64_t inside)
+{
+	for (int order = 0; order < MT_RANK_ORDERS; order++) {
+		if (a->order_rule[order] >= 0)
+			rejected[a->order_rule[order]] += inside;
+		else
+			a->shards[at->schedule][a->shard_count[at->schedule]++] =
+				(struct mt_survey_choice){at->zero, at->zero_group, order};
+	}
+}
+
+/* Stages of zero, their groups and orders of ranks of a schedule that `chunks` choices have. */
 static void allow_shards(struct mt_survey_allowed *a, int64_t *rejected, struct mt_survey_layout at, int64_t chunks,
 			 const int *group_rules)
 {
 	int64_t inside = chunks * a->inner->recompute_all;
-	int *count = &a->shard_count[at.schedule];
 
-	*count = 0;
+	a->shard_count[at.schedule] = 0;
 	for (at.zero = 0; chunks > 0 && at.zero < 4; at.zero++) {
 		int rule = mt_survey_first_broken(a->query, &at, MT_SURVEY_ZERO);
 
 		if (rule >= 0) {
-			rejected[rule] += inside * a->groups.count;
+			rejected[rule] += inside * a->groups.count * MT_RANK_ORDERS;
 			continue;
 		}
 		for (int i = 0; i < a->groups.count; i++) {
+			at.zero_group = a->groups.values[i];
 			rule = group_rules[(at.zero > 0) * a->groups.count + i];
 			if (rule >= 0)
-				rejected[rule] += inside;
+				rejected[rule] += inside * MT_RANK_ORDERS;
 			else
-				a->shards[at.schedule][(*count)++] =
-					(struct mt_survey_choice){.a = at.zero, .b = a->groups.values[i]};
+				allow_orders(a, rejected, &at, inside);
 		}
 	}
 }
@@ -229,6 +240,8 @@ static enum mt_status allow_all_shards(struct mt_survey_allowed *a, int64_t *rej
 
 	if (!group_rules)
 		return mt_fail(MT_NOMEM, "no memory for the search");
+	for (at.rank_order = 0; at.rank_order < MT_RANK_ORDERS; at.rank_order++)
+		a->order_rule[at.rank_order] = mt_survey_first_broken(a->query, &at, MT_SURVEY_RANKS);
 	for (at.schedule = 0; at.schedule < MT_SURVEY_SCHEDULES; at.schedule++) {
 		int64_t chunks = 0;
 
@@ -245,7 +258,7 @@ enum mt_status mt_survey_allow(struct mt_survey_allowed *a, int64_t *rejected, c
 	int64_t inside, layouts = 0;
 
 	MT_TRY(open_inner(a, &at));
-	inside = 4 * (int64_t)a->groups.count * a->inner->recompute_all;
+	inside = 4 * MT_RANK_ORDERS * (int64_t)a->groups.count * a->inner->recompute_all;
 	a->chunk_count = 0;
 	for (int i = 0; i < a->inner->chunk_count; i++) {
 		at.schedule = a->inner->chunks[i].a;

@@ -90,6 +90,7 @@ static json_t *layout_json(const struct mt_survey_layout *l)
 	json_object_set_new(o, "tp_overlap", json_boolean(l->tp_overlap));
 	json_object_set_new(o, "cp_kind", json_string(mt_survey_context_names[l->cp_kind]));
 	json_object_set_new(o, "schedule", json_string(mt_survey_schedule_names[l->schedule]));
+	json_object_set_new(o, "rank_order", json_string(mt_rank_order_names[l->rank_order]));
 	json_object_set_new(o, "recompute", json_string(recompute_names[l->recompute]));
 	json_object_set_new(o, "selected", json_string(selected));
 	return o;

@@ -29,6 +29,7 @@ void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, cons
 	c->ends_given = !c->balanced_stages;
 	c->first_less = layout->first_less;
 	c->last_less = layout->last_less;
+	c->pp_before_dp = layout->rank_order == MT_RANKS_PP_DP;
 }
 
 int mt_survey_stage_layers(const struct mt_survey_query *query, const struct mt_survey_layout *layout)
@@ -222,7 +223,7 @@ void mt_survey_text(const struct mt_survey_layout *l, char buf[MT_SURVEY_TEXT])
 		snprintf(zero, sizeof zero, " zero%d", l->zero);
 	if (l->zero_group > 0)
 		snprintf(group, sizeof group, " of%d", l->zero_group);
-	snprintf(buf, MT_SURVEY_TEXT, "tp%d pp%d%s%s%s%s%s%s dp%d mbs%d%s%s%s%s%s", l->tp, l->pp, vp, less,
+	snprintf(buf, MT_SURVEY_TEXT, "tp%d pp%d%s%s%s%s%s%s dp%d mbs%d%s%s%s%s%s%s", l->tp, l->pp, vp, less,
 		 l->schedule == MT_SURVEY_ZB_H1 ? " zb-h1" : "", cp, ep, etp, l->dp, l->mbs, l->sp ? " sp" : "",
-		 l->tp_overlap ? " overlap" : "", zero, group, again);
+		 l->tp_overlap ? " overlap" : "", zero, group, again, l->rank_order == MT_RANKS_PP_DP ? " pp-dp" : "");
 }

@@ -211,6 +211,27 @@ RULE(stack_selects_layers)
 	return l->recompute == MT_CASE_SELECTIVE && !q->stack->selects_layers && l->recompute_layers < mt_survey_stage_layers(q, l);
 }
 
+RULE(fixed_rank_order)
+{
+	return other(q->fixed.rank_order, l->rank_order);
+}
+
+RULE(stack_has_rank_order)
+{
+	return l->rank_order == MT_RANKS_PP_DP && !q->stack->pp_before_dp;
+}
+
+RULE(rank_order_needs_pp_and_dp)
+{
+	return l->rank_order == MT_RANKS_PP_DP && (l->pp == 1 || l->dp == 1);
+}
+
+/* Megatron-Core's rule (parallel_state.py), of models without experts too, which have etp = tp and ep = 1 there. */
+RULE(rank_order_needs_experts_on_tp_cp)
+{
+	return l->rank_order == MT_RANKS_PP_DP && (int64_t)l->etp * l->ep != (int64_t)l->tp * l->cp;
+}
+
 RULE(recompute_layers_divisible_by_vp)
 {
 	return l->recompute_layers % l->vp != 0;
@@ -279,6 +300,11 @@ RULE(recompute_layers_divisible_by_vp)
 	ROW(fixed_recompute, RECOMPUTE, "recompute has another value by --fix")                                                    \
 	ROW(stack_selects, RECOMPUTE, "the software keeps outputs that this selective recompute would do again")                   \
 	ROW(stack_selects_layers, RECOMPUTE, "the software's selective recompute is of all layers")                                \
+	ROW(fixed_rank_order, RANKS, "rank_order has another value by --fix")                                                      \
+	ROW(stack_has_rank_order, RANKS, "the software has one order of ranks")                                                    \
+	ROW(rank_order_needs_pp_and_dp, RANKS, "without stages or without replicas both orders of ranks are one")                  \
+	ROW(rank_order_needs_experts_on_tp_cp, RANKS,                                                                              \
+	    "pp before dp needs the experts on as many ranks as the rest: etp * ep = tp * cp")                                     \
 	ROW(recompute_layers_divisible_by_vp, ALL, "the layers of a stage that recompute must be a multiple of vp")
 
 #define AS_INDEX(rule, level, text)  INDEX_##rule,
@@ -289,8 +315,17 @@ RULE(recompute_layers_divisible_by_vp)
 enum { RULES(AS_INDEX, AS_ENGINE_INDEX) COUNT };
 
 static const int first_of_level[] = {
-	INDEX_fixed_tp, INDEX_fixed_cp,   INDEX_fixed_ep,         INDEX_fixed_mbs,       INDEX_fixed_pp,
-	INDEX_fixed_vp, INDEX_fixed_zero, INDEX_fixed_zero_group, INDEX_fixed_recompute, INDEX_recompute_layers_divisible_by_vp,
+	INDEX_fixed_tp,
+	INDEX_fixed_cp,
+	INDEX_fixed_ep,
+	INDEX_fixed_mbs,
+	INDEX_fixed_pp,
+	INDEX_fixed_vp,
+	INDEX_fixed_zero,
+	INDEX_fixed_zero_group,
+	INDEX_fixed_recompute,
+	INDEX_fixed_rank_order,
+	INDEX_recompute_layers_divisible_by_vp,
 	COUNT,
 };
 

@@ -7,7 +7,7 @@
  *   recompute    none; full and each set of outputs that      vp    divisors of L, the layers of the largest stage
  *                selective can name, of 1 .. L layers         zero  0 .. 3
  *   schedule     1f1b with each vp, zb-h1 with 1              zero_group  all, divisors of the number of accelerators
- *   dp           what is left
+ *   dp           what is left                                 rank_order  tp-cp-ep-dp-pp, tp-cp-ep-pp-dp
  *
  * Every combination is counted, whether any rule allows it or not: where a rule is broken by the outer axes, all that lies inside
  * is counted as rejected by it. */

@@ -52,8 +52,8 @@ void mt_survey_divisors(struct mt_survey_axis *axis, int64_t of, int64_t most);
 /* --- survey_inner.c: what a node can still choose --- */
 
 struct mt_survey_choice {
-	int a, b, c; /* recompute: kind, layers, selected; chunks: schedule, vp, number; shards: stage and group; cp: its kind,
-			inner */
+	int a, b, c; /* recompute: kind, layers, selected; chunks: schedule, vp, number; shards: stage, group, rank_order; cp:
+			its kind, inner */
 };
 /* Axes of stages with so many layers. */
 struct mt_survey_inner {
@@ -76,9 +76,12 @@ struct mt_survey_allowed {
 	int inner_count;
 	struct mt_survey_axis groups;
 	int **group_rules; /* owned, each too: of each number of ranks that could shard; see rules_of_groups */
-	/* of the last node: its inner axes, chunks, and of each schedule stages of zero with their groups */
+	/* of the last node: its inner axes, chunks, and of each schedule stages of zero with their groups and
+	 * orders of ranks; the rule that each of these breaks, -1: none */
+	int order_rule[MT_RANK_ORDERS];
 	const struct mt_survey_inner *inner;
-	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], shards[MT_SURVEY_SCHEDULES][4 * MT_SURVEY_AXIS];
+	struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES];
+	struct mt_survey_choice shards[MT_SURVEY_SCHEDULES][4 * MT_SURVEY_AXIS * MT_RANK_ORDERS];
 	int chunk_count, shard_count[MT_SURVEY_SCHEDULES];
 };
 enum mt_status mt_survey_allowed_create(struct mt_survey_allowed **allowed, const struct mt_survey_query *query);

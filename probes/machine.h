@@ -90,7 +90,8 @@ struct mt_machine {
 	/* owned: class_count*world entries: the least of the ranks that are nearer to a rank than a class, the rank among them;
 	 * NULL: one host, or no classes. Found from the rest when a machine is loaded or probed. */
 	int *islands;
-	struct mt_comm_curve *curves; /* owned */
+	struct mt_comm_curve *curves;      /* owned */
+	const struct mt_machine *launched; /* borrowed: of a placed machine (mt_machine_place) the one whose curves it has; NULL */
 	int gpu_count, nic_count;
 	struct mt_machine_gpu *gpus; /* owned */
 	struct mt_machine_nic *nics; /* owned */
@@ -113,11 +114,17 @@ void mt_machine_free(struct mt_machine *machine);
 enum mt_status mt_machine_load(struct mt_machine *machine, const char *path);
 enum mt_status mt_machine_save(const struct mt_machine *machine, const char *path);
 
+/* The machine as ranks see it of which rank r runs where `machine` has rank device[r]. It borrows what does not depend on that;
+ * mt_machine_unplace ends it, before the machine; a zeroed one is fine. */
+enum mt_status mt_machine_place(struct mt_machine *placed, const struct mt_machine *machine, const int *device);
+void mt_machine_unplace(struct mt_machine *placed);
+
 /* The best rate known for dtype, threads and busy ranks; TFLOP/s, 0 when unknown. */
 double mt_machine_tflops(const struct mt_machine *machine, enum mt_dtype dtype, int threads, int busy_ranks);
 /* Seconds of a collective from the curves: the exact (op, dtype, size, stride) where measured, else the nearest one that
  * is not faster, else alpha-beta from the slowest pair class the group can span. A message between two members that are named, and
- * a shift, by the classes of those pairs in all groups of the kind. `provenance` may be NULL. */
+ * a shift, by the classes of those pairs in all groups of the kind. On a placed machine curves in the proportion of what rings in
+ * both orders do to the links. `provenance` may be NULL. */
 double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_key *key, enum mt_provenance *provenance);
 
 #endif

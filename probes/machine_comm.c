@@ -8,7 +8,8 @@
  *    "Optimization of collective communication operations in MPICH"), and ranks of one host that cross at once share its NICs.
  * 4. A message between two ranks that are named, and those of a shift that was not measured, by the classes of their pairs and what
  * else is on their links (machine_flows.c): the curve of messages has the slowest pair of its sweep, so what is over its latency is
- * taken in the proportion of what both do to a link. */
+ * taken in the proportion of what both do to a link.
+ * 5. Where ranks are placed in another order than was measured: 1 and 2 in the proportion of rings' links (machine_placed.c). */
 #include "probes/machine_flows.h"
 
 #include <math.h>
@@ -173,7 +174,7 @@ static double message_s(const struct mt_machine *m, const struct mt_comm_key *ke
 		c = find_not_faster(m, MT_COMM_SEND_RECV, key->dtype, key->size, key->stride, bytes);
 	if (!c)
 		return own.latency_s + bytes * own.s_per_byte;
-	sweep = sweep_of(m, c);
+	sweep = sweep_of(m->launched ? m->launched : m, c);
 	if (sweep.s_per_byte <= 0 || sweep.latency_s <= 0)
 		return 0;
 	least_s = c->seconds[0];
@@ -181,7 +182,7 @@ static double message_s(const struct mt_machine *m, const struct mt_comm_key *ke
 	       (mt_comm_curve_s(c, bytes) - least_s) * own.s_per_byte / sweep.s_per_byte;
 }
 
-/* By curves; 0 when none applies. */
+/* By the curves; 0 when none applies. */
 static double curve_s(const struct mt_machine *m, const struct mt_comm_key *key, bool *exact)
 {
 	double bytes = (double)(key->bytes > 0 ? key->bytes : 1);
@@ -202,6 +203,23 @@ static double curve_s(const struct mt_machine *m, const struct mt_comm_key *key,
 	return c ? mt_comm_curve_s(c, bytes) : 0;
 }
 
+/* Of seconds by a curve of the launcher's order, on a machine that is placed: what a ring waits for grows with the latency of its
+ * slowest link, what it sends with the time that all rings take on theirs. */
+static double placed_s(const struct mt_machine *m, const struct mt_comm_key *key, double seconds)
+{
+	struct mt_flows ring = {.pattern = MT_FLOWS_RING, .size = key->size, .stride = key->stride};
+	struct mt_flow_cost own = mt_machine_flows(m, &ring), launched = mt_machine_flows(m->launched, &ring);
+	struct mt_comm_key least = *key;
+	double least_s;
+	bool exact;
+
+	if (own.s_per_byte <= 0 || launched.s_per_byte <= 0 || launched.latency_s <= 0)
+		return seconds;
+	least.bytes = 1;
+	least_s = fmin(seconds, curve_s(m, &least, &exact));
+	return least_s * own.latency_s / launched.latency_s + (seconds - least_s) * own.s_per_byte / launched.s_per_byte;
+}
+
 double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_key *key, enum mt_provenance *provenance)
 {
 	bool exact = false;
@@ -216,6 +234,8 @@ double mt_machine_comm_s(const struct mt_machine *machine, const struct mt_comm_
 		bool named = asked.op == MT_COMM_SEND_RECV && asked.from != asked.to;
 		if (!named)
 			seconds = curve_s(machine, &asked, &exact);
+		if (seconds > 0 && machine->launched)
+			seconds = placed_s(machine, &asked, seconds);
 		if (named || (seconds <= 0 && asked.op == MT_COMM_SHIFT))
 			seconds = message_s(machine, &asked);
 		if (asked.op == MT_COMM_SHIFT)

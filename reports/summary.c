@@ -136,6 +136,23 @@ static void put_speed(const struct summary *s, const struct candidate *c)
 	wrapped(s, line);
 }
 
+/* What another order of ranks than the launcher's gains. */
+static void put_placement(const struct summary *s)
+{
+	const json_t *p = json_object_get(s->record->json, "placement");
+	const char *order = mt_json_get_string(p, "rank_order", NULL);
+	double launcher_s = mt_json_get_number(p, "launcher_step_s", NAN), step_s = mt_json_get_number(p, "step_s", NAN);
+	char a[TEXT_BYTES], b[TEXT_BYTES], words[64], line[240];
+
+	if (!order || !(step_s > 0))
+		return;
+	label(s, "Ranks");
+	snprintf(line, sizeof line, "placed %s; predicted %s less than the launcher's order, which takes %s",
+		 mt_text_copy(words, sizeof words, order, 40), plain(mt_text_percent(a, 1 - step_s / launcher_s, "")),
+		 plain(mt_text_seconds(b, launcher_s)));
+	wrapped(s, line);
+}
+
 static void put_memory(const struct summary *s, const struct candidate *c)
 {
 	char a[TEXT_BYTES], line[200];
@@ -174,6 +191,7 @@ static void put_choice(const struct summary *s)
 		wrapped(s, mt_text_copy(text, sizeof text, reason, 230));
 	}
 	put_speed(s, c);
+	put_placement(s);
 	put_memory(s, c);
 }
 

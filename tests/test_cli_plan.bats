@@ -128,6 +128,29 @@ JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threa
 	check '!grep { our $c = $_; grep { $_ > $d->{memory_limit_bytes} } @{$c->{resident_bytes}} } @{$d->{candidates}}' "$OUT"
 }
 
+@test "a layout that is the best only where its ranks are placed is found" {
+	plan_on() { # MACHINE OUTPUT
+		attempt megatune plan "$ROOT/tests/data/cluster-model.yaml" --machine "$1" --gpus 8 --gbs 64 --seq 512 --threads 4 --out "$2" --no-report --json
+		finished
+	}
+	plan_on "$MACHINES/racks-8-shuffled.yaml" shuffled
+	# as launched another layout is the fastest
+	check 'my $c = $d->{candidates}[0]; grep { ($_->{launcher_step_time_s} // $_->{step_time_s}) < 0.5 * $c->{launcher_step_time_s} } @{$d->{candidates}}' "$OUT"
+	check '!grep { ($_->{launcher_step_time_s} // $_->{step_time_s}) < $d->{placement}{step_s} } @{$d->{candidates}}' "$OUT"
+	check 'my $p = $d->{placement}; $p->{step_s} == $d->{candidates}[0]{step_time_s} && $p->{step_s} < 0.5 * $p->{launcher_step_s} && $p->{placed_s} < $p->{launcher_s}' "$OUT"
+	grep -qF "rank_order: \"$(json '$d->{placement}{rank_order}' "$OUT")\"" shuffled/run.yaml
+	shuffled=$(json 'my $c = $d->{candidates}[0]; join " ", @{$c}{qw(tp pp dp mbs step_time_s)}' "$OUT")
+	# the same machine with its ranks host by host: the same choice, as fast
+	sed -e 's/^rank_host: .*/rank_host: [0, 0, 1, 1, 2, 2, 3, 3]/' \
+		-e 's/^pair_class: .*/pair_class: [".0112222", "0.112222", "11.02222", "110.2222", "2222.011", "22220.11", "222211.0", "2222110."]/' \
+		"$MACHINES/racks-8-shuffled.yaml" >"$GIVEN/in-order.yaml"
+	plan_on "$GIVEN/in-order.yaml" in-order
+	[ "$(json 'my $c = $d->{candidates}[0]; join " ", @{$c}{qw(tp pp dp mbs step_time_s)}' "$OUT")" = "$shuffled" ]
+	attempt megatune plan "$ROOT/tests/data/cluster-model.yaml" --machine "$MACHINES/racks-8-shuffled.yaml" --gpus 8 --gbs 64 --seq 512 --threads 4 --no-report
+	finished
+	grep -q 'placed [0-7,]*; predicted [0-9.]*% less' "$OUT"
+}
+
 @test "the run file of a plan trains" {
 	attempt megatune plan gpt-tiny --gpus 1 --gbs 4 --seq 32
 	finished

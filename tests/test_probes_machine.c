@@ -362,6 +362,90 @@ static void tables_fit_80_columns(void **state)
 	}
 }
 
+static double seconds(const struct mt_machine *m, enum mt_comm_op op, int size, int stride, int from, int64_t bytes)
+{
+	struct mt_comm_key key = {
+		.op = op, .dtype = MT_F32, .bytes = bytes, .size = size, .stride = stride, .from = from, .to = (from + 1) % size};
+
+	return mt_machine_comm_s(m, &key, NULL);
+}
+
+/* Every operation over every kind of group, a message along each edge of it. */
+static int compare_machines(const struct mt_machine *a, const struct mt_machine *b)
+{
+	int compared = 0;
+
+	for (int op = 0; op < MT_COMM_ALL_TO_ALL_V; op++)
+		for (int size = 2; size <= a->world; size *= 2)
+			for (int stride = 1; stride * size <= a->world; stride *= 2)
+				for (int from = 0; from < (op == MT_COMM_SEND_RECV ? size : 1); from++)
+					for (int64_t bytes = 64; bytes <= 1 << 24; bytes *= 512) {
+						double x = seconds(a, (enum mt_comm_op)op, size, stride, from, bytes);
+						double y = seconds(b, (enum mt_comm_op)op, size, stride, from, bytes);
+
+						if (fabs(x - y) > 1e-12 * x)
+							fail_msg("%s of %d, %d apart: %.9g and %.9g s",
+								 mt_comm_op_name((enum mt_comm_op)op), size, stride, x, y);
+						compared++;
+					}
+	return compared;
+}
+
+/* Ranks put back in order on a machine of shuffled ones cost what they cost where they never were shuffled; as launched what they
+ * did.
+ */
+static void a_placed_machine_is_the_machine_in_that_order(void **state)
+{
+	static const char *const files[] = {"tests/data/machines/racks-8-shuffled.yaml", "tests/data/machines/measured-4.yaml"};
+	static const int by_host[] = {0, 4, 2, 6, 1, 5, 3, 7}, as_launched[] = {0, 1, 2, 3, 4, 5, 6, 7};
+	struct mt_machine m, placed, back;
+	int again[8];
+
+	load(&m, files[0]);
+	assert_int_equal(mt_machine_place(&placed, &m, by_host), MT_OK);
+	for (int r = 0; r < 8; r++) {
+		again[by_host[r]] = r;
+		assert_int_equal(placed.rank_host[r], r / 2);
+	}
+	assert_true(seconds(&placed, MT_COMM_ALL_REDUCE, 2, 1, 0, 1 << 20) <
+		    0.1 * seconds(&m, MT_COMM_ALL_REDUCE, 2, 1, 0, 1 << 20));
+	assert_int_equal(mt_machine_place(&back, &placed, again), MT_OK);
+	assert_true(compare_machines(&m, &back) > 100);
+	mt_machine_unplace(&back);
+	mt_machine_unplace(&placed);
+	mt_machine_free(&m);
+	for (int i = 0; i < 2; i++) { /* the second has curves */
+		load(&m, files[i]);
+		assert_int_equal(mt_machine_place(&placed, &m, as_launched), MT_OK);
+		assert_true(compare_machines(&m, &placed) > 50);
+		mt_machine_unplace(&placed);
+		mt_machine_free(&m);
+	}
+}
+
+/* Two hosts of two ranks, dealt in turn: pairs that came together cost what pairs of one host were measured to cost where such
+ * were, in the proportion of their links where not; pairs that came apart the other way round. */
+static void curves_of_another_order_count_by_what_rings_do_to_links(void **state)
+{
+	static const int by_host[] = {0, 2, 1, 3};
+	struct mt_machine m, placed;
+	double near_s, far_s, latency, rate;
+
+	load(&m, "tests/data/machines/measured-4.yaml");
+	assert_int_equal(mt_machine_place(&placed, &m, by_host), MT_OK);
+	latency = m.classes[0].latency_us / m.classes[1].latency_us;
+	rate = m.classes[0].bandwidth_gbps / m.classes[1].bandwidth_gbps;
+	assert_true(latency < 1 && rate > 1);
+	for (int64_t bytes = 1 << 10; bytes <= 1 << 24; bytes *= 16) {
+		near_s = seconds(&placed, MT_COMM_ALL_REDUCE, 2, 1, 0, bytes) / seconds(&m, MT_COMM_ALL_REDUCE, 2, 1, 0, bytes);
+		far_s = seconds(&placed, MT_COMM_ALL_REDUCE, 2, 2, 0, bytes) / seconds(&m, MT_COMM_ALL_REDUCE, 2, 2, 0, bytes);
+		assert_true(near_s < 1 && near_s >= fmin(latency, 1 / (2 * rate)) - 1e-9);
+		assert_true(far_s > 1);
+	}
+	mt_machine_unplace(&placed);
+	mt_machine_free(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -378,6 +462,8 @@ int main(void)
 		cmocka_unit_test(ranks_of_a_host_share_its_nics),
 		cmocka_unit_test(rate_is_exact_or_nearest),
 		cmocka_unit_test(tables_fit_80_columns),
+		cmocka_unit_test(a_placed_machine_is_the_machine_in_that_order),
+		cmocka_unit_test(curves_of_another_order_count_by_what_rings_do_to_links),
 	};
 	return cmocka_run_group_tests_name("probes: machine", tests, NULL, NULL);
 }

@@ -183,6 +183,25 @@ static void the_same_input_gives_the_same_order_and_text_reads_back(void **state
 	mt_model_free(&model);
 }
 
+static void sorted_devices_come_host_by_host(void **state)
+{
+	for (int i = 0; i < 10; i++) {
+		int host[MOST], device[MOST];
+
+		for (int d = 0; d < MOST; d++)
+			host[d] = d / 4;
+		shuffle(host, MOST, 300 + (uint64_t)i);
+		struct mt_machine m = machine_of(MOST, host);
+		assert_int_equal(mt_placement_sorted(&m, device), MT_OK);
+		uint32_t seen = 0;
+		for (int r = 0; r < MOST; r++) {
+			seen |= 1u << device[r];
+			assert_int_equal(host[device[r]], host[device[r - r % 4]]);
+		}
+		assert_int_equal(seen, (1u << MOST) - 1);
+	}
+}
+
 /* The rank on each device, by the dimensions' strides. */
 static void names_of_orders_are_read_and_found(void **state)
 {
@@ -235,6 +254,7 @@ int main(void)
 		cmocka_unit_test(none_of_all_orders_is_better),
 		cmocka_unit_test(no_random_order_is_better_and_the_launchers_never),
 		cmocka_unit_test(the_same_input_gives_the_same_order_and_text_reads_back),
+		cmocka_unit_test(sorted_devices_come_host_by_host),
 		cmocka_unit_test(names_of_orders_are_read_and_found),
 		cmocka_unit_test(alike_links_and_other_worlds_want_no_placement),
 	};

@@ -38,6 +38,9 @@ struct mt_candidate {
 	double step_s, lo_s, hi_s;                                 /* predicted, 90% interval */
 	double compute_s, tp_s, dp_s, pp_s, bubble_s, optimizer_s; /* sum to step_s; tp: with cp and ep */
 	double guessed_frac; /* part of the step's kernel time whose operations were never measured */
+	/* owned: placement of its ranks, as a run file's rank_order; NULL: the launcher's, the same or better by prediction */
+	char *rank_order;
+	double launcher_s; /* step_s in the launcher's order; 0: no other was looked at */
 	int stages;
 	struct mt_stage_prediction *stage; /* owned; NULL: not counted yet */
 	enum mt_room room;                 /* until it is */

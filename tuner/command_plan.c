@@ -171,8 +171,9 @@ static enum mt_status save_run(const struct mt_session *s)
 	run.train.peak_tflops = peak;
 	free(run.data.path);
 	run.data.path = s->options.data ? strdup(s->options.data) : NULL;
-	run.train.rank_order = mt_session_rank_order(s, &c->layout, NULL);
-	st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
+	run.train.rank_order = c->rank_order ? strdup(c->rank_order) : NULL;
+	st = path && header && !run.train.rank_order == !c->rank_order ? mt_run_save(&run, path, header)
+								       : mt_fail(MT_NOMEM, "no memory for the run file");
 	memset(&run.model, 0, sizeof run.model); /* borrowed */
 	mt_run_free(&run);
 	free(header);

@@ -42,6 +42,10 @@ struct ground {
 	const struct mt_layout *layout;
 	struct traffic traffic[KINDS];
 	int world;
+	/* owned, KINDS of world each: the members of all groups of a kind, group by group; of each rank its group; of each group
+	 * its seconds as ranks are placed */
+	int *members, *group;
+	double *seconds;
 };
 
 bool mt_placement_matters(const struct mt_machine *m)
@@ -99,9 +103,16 @@ static double link_s(const struct ground *g, const struct traffic *t, int a, int
 	return t->messages * c->latency_us * 1e-6 + t->bytes / (c->bandwidth_gbps * 1e9);
 }
 
-/* The slowest link of a group; only a pipeline does not close its ring. */
-static double group_s(const struct ground *g, const struct traffic *t, const int *ranks, const int *device)
+static const int *members_of(const struct ground *g, int kind, int group)
 {
+	return g->members + (size_t)kind * (size_t)g->world + (size_t)group * (size_t)g->traffic[kind].size;
+}
+
+/* The slowest link of a group; only a pipeline does not close its ring. */
+static double group_s(const struct ground *g, int kind, int group, const int *device)
+{
+	const struct traffic *t = &g->traffic[kind];
+	const int *ranks = members_of(g, kind, group);
 	int links = t->size == 2 || t->axis == 'p' ? t->size - 1 : t->size;
 	double most = 0;
 
@@ -110,35 +121,92 @@ static double group_s(const struct ground *g, const struct traffic *t, const int
 	return most;
 }
 
-static double cost_of(const struct ground *g, const int *device, int *ranks)
+/* Of all kinds, from the seconds of their groups. */
+static double sum_kinds(const struct ground *g)
 {
 	double sum = 0;
 
 	for (int k = 0; k < KINDS; k++) {
+		const double *seconds = g->seconds + (size_t)k * (size_t)g->world;
 		double most = 0;
 
-		for (int r = 0; g->traffic[k].size > 1 && r < g->world; r++) {
-			mt_layout_group(g->layout, r, g->traffic[k].axis, ranks, NULL);
-			if (ranks[0] == r) /* each group once */
-				most = fmax(most, group_s(g, &g->traffic[k], ranks, device));
-		}
+		for (int i = 0; g->traffic[k].size > 1 && i < g->world / g->traffic[k].size; i++)
+			most = fmax(most, seconds[i]);
 		sum += most;
 	}
 	return sum;
 }
 
+/* The groups of one rank anew. */
+static void recount(struct ground *g, int rank, const int *device)
+{
+	for (int k = 0; k < KINDS; k++) {
+		int group = g->group[k * g->world + rank];
+
+		if (g->traffic[k].size > 1)
+			g->seconds[k * g->world + group] = group_s(g, k, group, device);
+	}
+}
+
+static double cost_of(struct ground *g, const int *device)
+{
+	for (int r = 0; r < g->world; r++)
+		recount(g, r, device);
+	return sum_kinds(g);
+}
+
+static void find_groups(struct ground *g, int kind)
+{
+	int *members = g->members + (size_t)kind * (size_t)g->world, *group = g->group + (size_t)kind * (size_t)g->world, count = 0;
+
+	for (int r = 0; r < g->world; r++)
+		group[r] = -1;
+	for (int r = 0; r < g->world; r++) {
+		int *ranks = members + (size_t)count * (size_t)g->traffic[kind].size;
+
+		if (group[r] >= 0)
+			continue;
+		mt_layout_group(g->layout, r, g->traffic[kind].axis, ranks, NULL);
+		for (int i = 0; i < g->traffic[kind].size; i++)
+			group[ranks[i]] = count;
+		count++;
+	}
+}
+
+static void close_ground(struct ground *g)
+{
+	free(g->members);
+	free(g->group);
+	free(g->seconds);
+}
+
+/* Close it after a failure too. */
+static enum mt_status open_ground(struct ground *g, const struct mt_machine *machine, const struct mt_model *model,
+				  const struct mt_layout *layout)
+{
+	size_t count = KINDS * (size_t)machine->world;
+
+	*g = (struct ground){.members = malloc(count * sizeof *g->members),
+			     .group = malloc(count * sizeof *g->group),
+			     .seconds = calloc(count, sizeof *g->seconds)};
+	if (!g->members || !g->group || !g->seconds)
+		return mt_fail(MT_NOMEM, "no memory for the placement of %d ranks", machine->world);
+	survey(g, machine, model, layout);
+	for (int k = 0; k < KINDS; k++)
+		find_groups(g, k);
+	return MT_OK;
+}
+
 /* What rank r has to do with rank q: links of rings between them. */
-static double affinity_s(const struct ground *g, int r, int q, int a, int b, int *ranks)
+static double affinity_s(const struct ground *g, int r, int q, int a, int b)
 {
 	double sum = 0;
 
 	for (int k = 0; k < KINDS; k++) {
 		const struct traffic *t = &g->traffic[k];
+		const int *group = g->group + (size_t)k * (size_t)g->world, *ranks = members_of(g, k, group[r]);
 
-		if (t->size < 2)
-			continue;
-		mt_layout_group(g->layout, r, t->axis, ranks, NULL);
-		for (int i = 0; i < t->size; i++) {
+		for (int i = 0; t->size > 1 && group[r] == group[q] && i < t->size; i++) {
 			int next = ranks[(i + 1) % t->size];
 
 			if ((t->axis == 'p' && i == t->size - 1) || !((ranks[i] == r && next == q) || (ranks[i] == q && next == r)))
@@ -149,9 +217,9 @@ static double affinity_s(const struct ground *g, int r, int q, int a, int b, int
 	return sum;
 }
 
-static void place_greedy(const struct ground *g, int *device, int *ranks, char *taken)
+/* taken: of each device, none yet. */
+static void place_greedy(const struct ground *g, int *device, char *taken)
 {
-	memset(taken, 0, (size_t)g->world);
 	for (int r = 0; r < g->world; r++) {
 		double least = INFINITY;
 		int best = -1;
@@ -160,7 +228,7 @@ static void place_greedy(const struct ground *g, int *device, int *ranks, char *
 			double sum = 0;
 
 			for (int q = 0; q < r && !taken[d]; q++)
-				sum += affinity_s(g, r, q, d, device[q], ranks);
+				sum += affinity_s(g, r, q, d, device[q]);
 			if (!taken[d] && sum < least) {
 				least = sum;
 				best = d;
@@ -171,18 +239,20 @@ static void place_greedy(const struct ground *g, int *device, int *ranks, char *
 	}
 }
 
-static void swap(int *device, int a, int b)
+static void exchange(struct ground *g, int *device, int a, int b)
 {
 	int kept = device[a];
 
 	device[a] = device[b];
 	device[b] = kept;
+	recount(g, a, device);
+	recount(g, b, device);
 }
 
 /* Returns the cost of what is in best. */
-static double anneal(const struct ground *g, int *device, int *best, int *ranks)
+static double anneal(struct ground *g, int *device, int *best)
 {
-	double now_s = cost_of(g, device, ranks), best_s = now_s, heat = 0.1 * now_s;
+	double now_s = cost_of(g, device), best_s = now_s, heat = 0.1 * now_s;
 	int64_t swaps = (int64_t)SWAPS_A_RANK * g->world;
 	double cooling = pow(1e-4, 1.0 / (double)swaps);
 
@@ -194,10 +264,10 @@ static double anneal(const struct ground *g, int *device, int *best, int *ranks)
 
 		if (a == b)
 			continue;
-		swap(device, a, b);
-		next_s = cost_of(g, device, ranks);
+		exchange(g, device, a, b);
+		next_s = sum_kinds(g);
 		if (next_s > now_s && mt_random_uniform(SEED, 3, (uint64_t)i) >= exp((now_s - next_s) / heat)) {
-			swap(device, a, b);
+			exchange(g, device, a, b);
 			continue;
 		}
 		now_s = next_s;
@@ -223,14 +293,9 @@ double mt_placement_cost(const struct mt_machine *machine, const struct mt_model
 			 const int *device)
 {
 	struct ground g;
-	int *ranks = malloc((size_t)machine->world * sizeof *ranks);
-	double seconds = NAN;
+	double seconds = open_ground(&g, machine, model, layout) == MT_OK ? cost_of(&g, device) : NAN;
 
-	if (ranks) {
-		survey(&g, machine, model, layout);
-		seconds = cost_of(&g, device, ranks);
-	}
-	free(ranks);
+	close_ground(&g);
 	return seconds;
 }
 
@@ -239,34 +304,62 @@ enum mt_status mt_placement_find(struct mt_placement *p, const struct mt_machine
 {
 	struct ground g;
 	size_t world = (size_t)machine->world;
-	int *ranks, *device;
+	int *device;
 	char *taken;
+	enum mt_status st;
 
 	memset(p, 0, sizeof *p);
 	MT_TRY(check(machine, layout));
-	survey(&g, machine, model, layout);
-	ranks = malloc(world * sizeof *ranks);
 	device = malloc(world * sizeof *device);
-	taken = malloc(world);
+	taken = calloc(world, 1);
 	p->device = malloc(world * sizeof *p->device);
-	if (!ranks || !device || !taken || !p->device) {
-		mt_placement_free(p);
-		free(ranks), free(device), free(taken);
-		return mt_fail(MT_NOMEM, "no memory for the placement of %d ranks", machine->world);
+	MT_GOTO(out, open_ground(&g, machine, model, layout));
+	if (!taken || !device || !p->device) {
+		st = mt_fail(MT_NOMEM, "no memory for the placement of %d ranks", machine->world);
+		goto out;
 	}
 	p->world = machine->world;
 	for (int r = 0; r < p->world; r++)
 		device[r] = r;
-	p->launcher_s = cost_of(&g, device, ranks);
-	place_greedy(&g, device, ranks, taken);
-	p->placed_s = anneal(&g, device, p->device, ranks);
+	p->launcher_s = cost_of(&g, device);
+	place_greedy(&g, device, taken);
+	p->placed_s = anneal(&g, device, p->device);
 	if (!(p->placed_s < p->launcher_s)) {
 		p->placed_s = p->launcher_s;
 		for (int r = 0; r < p->world; r++)
 			p->device[r] = r;
 	}
-	free(ranks);
+out:
+	close_ground(&g);
 	free(device);
+	free(taken);
+	if (st != MT_OK)
+		mt_placement_free(p);
+	return st;
+}
+
+enum mt_status mt_placement_sorted(const struct mt_machine *m, int *device)
+{
+	char *taken = calloc((size_t)m->world, 1);
+
+	if (!taken)
+		return mt_fail(MT_NOMEM, "no memory for the order of %d devices", m->world);
+	for (int r = 0; r < m->world; r++) {
+		double most = -1;
+
+		for (int d = 0; d < m->world; d++) {
+			double gbps;
+
+			if (taken[d])
+				continue;
+			gbps = r == 0 ? 0 : m->classes[m->pair_class[device[r - 1] * m->world + d]].bandwidth_gbps;
+			if (gbps > most) {
+				most = gbps;
+				device[r] = d;
+			}
+		}
+		taken[device[r]] = 1;
+	}
 	free(taken);
 	return MT_OK;
 }

@@ -24,6 +24,9 @@ bool mt_placement_matters(const struct mt_machine *machine);
  * ranks as the layout has: MT_UNAVAILABLE otherwise. */
 enum mt_status mt_placement_find(struct mt_placement *placement, const struct mt_machine *machine, const struct mt_model *model,
 				 const struct mt_layout *layout);
+/* The devices of a machine whose pairs are known, neighbours next to one another: each the nearest to the one before that is left.
+ * In a hierarchy of links that is host by host, rack by rack. device: an entry a rank. */
+enum mt_status mt_placement_sorted(const struct mt_machine *machine, int *device);
 void mt_placement_free(struct mt_placement *placement);
 /* Seconds of communication of a step for a given device of each rank; collectives of one kind at once, the slowest counts. */
 double mt_placement_cost(const struct mt_machine *machine, const struct mt_model *model, const struct mt_layout *layout,

@@ -6,6 +6,7 @@
 #include "tuner/axes.h"
 #include "tuner/launch.h"
 #include "tuner/memory.h"
+#include "tuner/placed.h"
 #include "tuner/trial.h"
 
 #include <math.h>
@@ -261,6 +262,8 @@ static json_t *candidate_json(const struct mt_session *s, int index)
 	set_number(split, "bubble_s", c->bubble_s);
 	set_number(split, "optimizer_s", c->optimizer_s);
 	json_object_set_new(o, "split", split);
+	if (c->rank_order)
+		set_number(o, "launcher_step_time_s", c->launcher_s);
 	set_number(o, "guessed_frac", c->guessed_frac);
 	set_string(o, "fidelity", c->fidelity == MT_FIDELITY_DRY ? "dry" : "card");
 	set_measured(o, c);
@@ -422,13 +425,8 @@ json_t *mt_result_json(const struct mt_session *session)
 		set_int(o, "device_limit_bytes", mt_machine_device_bytes(&session->machine));
 	if (session->choice >= 0)
 		json_object_set_new(o, "timeline", timeline_json(session));
-	if (session->choice >= 0) {
-		json_t *placement;
-
-		free(mt_session_rank_order(session, &session->space.candidates[session->choice].layout, &placement));
-		if (placement)
-			json_object_set_new(o, "placement", placement);
-	}
+	if (session->choice >= 0 && session->space.candidates[session->choice].launcher_s > 0)
+		json_object_set_new(o, "placement", mt_placed_json(session, &session->space.candidates[session->choice]));
 	set_string(o, "run", "run.yaml");
 	set_string(o, "command_line", command ? command : "megatune train run.yaml");
 	free(command);

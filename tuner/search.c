@@ -6,6 +6,7 @@
 #include "base/process.h"
 #include "base/progress.h"
 #include "tuner/memory.h"
+#include "tuner/placed.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,12 +97,15 @@ static enum mt_status balance(struct mt_session *s, const struct mt_candidate *e
 	if (!cut.layout.stage_layers[0] || mt_layout_first_broken(&s->model, &cut.layout) >= 0)
 		return MT_OK;
 	st = mt_predict_card(&cut, &s->model, cost, cache);
+	if (st == MT_OK && even->launcher_s > 0)
+		st = mt_placed_alike(s, &cut, even);
 	if (st == MT_OK && cut.step_s < even_s) {
 		s->space.considered++;
 		st = mt_space_add(&s->space, &cut);
 		if (st == MT_OK)
 			return MT_OK;
 	}
+	free(cut.rank_order);
 	free(cut.stage);
 	return st;
 }
@@ -134,6 +138,7 @@ static enum mt_status cost_by_cards(struct mt_session *s)
 	MT_GOTO(out, cost_all(s, caches));
 	drop_large(s);
 	mt_space_sort(&s->space);
+	MT_GOTO(out, mt_placed_search(s));
 	MT_GOTO(out, count_memory(s, caches));
 	if (!balanced)
 		goto out;
@@ -153,7 +158,7 @@ static enum mt_status dry_run_best(struct mt_session *s)
 	mt_progress_start(&progress, "dry run", count);
 	for (int i = 0; i < count && !mt_process_interrupted(); i++) {
 		struct mt_candidate *c = &s->space.candidates[i];
-		enum mt_status st = mt_predict_dry(c, &s->model, mt_session_cost(s, c->layout.threads), NULL);
+		enum mt_status st = mt_placed_dry_run(s, c);
 
 		if (st != MT_OK) {
 			mt_progress_finish(&progress);
@@ -191,13 +196,16 @@ enum mt_status mt_search(struct mt_session *session)
 static enum mt_status trace_choice(struct mt_session *s, const struct mt_candidate *choice)
 {
 	struct mt_candidate copy = {.layout = choice->layout};
+	struct mt_placed placed;
 	enum mt_status st;
 
 	s->timeline_count = (int)choice->layout.pp;
 	s->timeline = calloc((size_t)s->timeline_count, sizeof(struct mt_trace *));
 	if (!s->timeline)
 		return mt_fail(MT_NOMEM, "no memory for the timeline");
-	st = mt_predict_dry(&copy, &s->model, mt_session_cost(s, choice->layout.threads), s->timeline);
+	MT_TRY(mt_placed_open(&placed, s, choice));
+	st = mt_predict_dry(&copy, &s->model, placed.cost, s->timeline);
+	mt_placed_close(&placed);
 	free(copy.stage);
 	return st;
 }

@@ -63,10 +63,6 @@ enum mt_status mt_verify(struct mt_session *session);
 /* Chooses, and traces the choice; choice stays -1 when all candidates were run and failed. */
 enum mt_status mt_choose(struct mt_session *session);
 
-/* The order of ranks that puts heavy groups of the layout on fast links (free() it); NULL where the launcher's is as good, or the
- * links are not known or all alike. *document (may be NULL): its gain, a new reference; NULL: none was looked for. */
-char *mt_session_rank_order(const struct mt_session *session, const struct mt_layout *layout, json_t **document);
-
 /* The result document (docs/result.md); new reference. */
 json_t *mt_result_json(const struct mt_session *session);
 

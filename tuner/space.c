@@ -211,6 +211,7 @@ enum mt_status mt_space_enumerate(struct mt_space *space, const struct mt_model 
 static void free_candidate(struct mt_candidate *c)
 {
 	free(c->stage);
+	free(c->rank_order);
 	free(c->steps);
 	free(c->measured_peak_bytes);
 	free(c->measured_resident_bytes);

@@ -33,8 +33,9 @@ static enum mt_status write_trial(const struct mt_session *s, const struct mt_ca
 		mt_run_free(&run);
 		return mt_fail(MT_NOMEM, "no memory for a trial's run file");
 	}
-	run.train.rank_order = mt_session_rank_order(s, &c->layout, NULL);
-	st = mt_run_save(&run, path, "a trial of megatune tune");
+	run.train.rank_order = c->rank_order ? strdup(c->rank_order) : NULL;
+	st = c->rank_order && !run.train.rank_order ? mt_fail(MT_NOMEM, "no memory for a trial's run file")
+						    : mt_run_save(&run, path, "a trial of megatune tune");
 	memset(&run.model, 0, sizeof run.model); /* borrowed */
 	mt_run_free(&run);
 	return st;

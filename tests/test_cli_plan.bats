@@ -73,6 +73,7 @@ JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threa
 	finished
 	grep -q '^warning: no machine was measured here' "$ERR"
 	planned 4 8
+	check '!grep { ($_->{rank} <= 100) != (@{$_->{memory_parts} || []} == $_->{pp}) } @{$d->{candidates}}' "$OUT"
 	[ -s results/report.html ] && [ -s results/run.yaml ]
 	check '$d->{command} eq "plan" && $d->{status} eq "done"' results/result.json
 	attempt megatune plan gpt-tiny --gpus 4 --out results

@@ -29,6 +29,13 @@ int64_t mt_comm_call_bytes(const struct mt_comm_call *call, int size)
 	}
 }
 
+void mt_fabric_set_patience(struct mt_fabric *fabric, double frac)
+{
+	while (fabric->parent)
+		fabric = fabric->parent;
+	fabric->patience_frac = frac;
+}
+
 struct mt_comm_key mt_comm_cost_key(const struct mt_group *group, const struct mt_comm_call *call)
 {
 	bool message = call->op == MT_COMM_SEND_RECV;

@@ -80,6 +80,9 @@ void mt_fabric_destroy(struct mt_fabric *fabric);
 /* An operation that waits longer for other ranks than this fails with MT_FAILED; the message names it and the ranks that are
  * behind. 0: 600 s; below 0: it waits for ever. */
 void mt_fabric_set_deadline(struct mt_fabric *fabric, double deadline_s);
+/* mpi: a rank that waits looks again after this part of the time it has waited (100 us to 2 ms), for more ranks than processors
+ * whose kernels need none. 0: at once, then every 20 to 100 us. */
+void mt_fabric_set_patience(struct mt_fabric *fabric, double frac);
 /* Tells the fabric of memory that collectives will use often, so that it may be read and written without copies (nccl:
  * ncclCommRegister, by every group that moves data, now or when it first does). All ranks call it between the same two operations,
  * each with its own memory; where one rank's group is refused, none of its members has it. *handle is NULL where there is nothing

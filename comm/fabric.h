@@ -49,6 +49,7 @@ struct mt_fabric {
 	char library[64];
 	int groups;                   /* alive */
 	struct mt_watchdog *watchdog; /* owned by the backend; NULL: none */
+	double patience_frac;         /* mt_fabric_set_patience; of the topmost parent */
 	struct mt_fabric *parent;     /* a block of a larger fabric: the groups are made there; else NULL */
 	int first;                    /* world rank, in the parent, of the block's rank 0 */
 	int *order, *place;           /* owned; of an order: the parent's rank of each, and back; else NULL */

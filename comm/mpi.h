@@ -130,7 +130,7 @@ enum mt_status mpi_queue_open(struct mpi_fabric *mpi);
 void mpi_queue_close(struct mpi_fabric *mpi);
 enum mt_status mpi_queue_push(struct flight *f);
 /* Gives up the processor for a moment, depending on how long nothing has moved. */
-void mpi_pause(double idle_s);
+void mpi_pause(const struct flight *f, double idle_s);
 
 /* Algorithms: mpi_choose.c picks one for a call; mpi_direct.c, mpi_ring.c, mpi_library.c have them. */
 const struct algorithm *mpi_choose(const struct flight *f);

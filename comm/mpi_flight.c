@@ -265,7 +265,7 @@ enum mt_status mpi_flight_fly(struct flight *f)
 		if (moved)
 			moved_s = now;
 		else
-			mpi_pause(now - moved_s);
+			mpi_pause(f, now - moved_s);
 	}
 	mpi_flight_retire(f, st);
 	return st;

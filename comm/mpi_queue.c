@@ -22,6 +22,7 @@
 #define BLOCKED_S   2e-3  /* nobody spins longer than this */
 #define NAP_LEAST_S 20e-6
 #define NAP_MOST_S  100e-6
+#define PATIENT_S   2e-3 /* the longest nap of the patient */
 
 struct lane {
 	struct lane *next;
@@ -51,8 +52,9 @@ static void complete(struct mpi_fabric *mpi, struct lane *lane, enum mt_status s
 	mt_stream_async_end(stream, ticket, st, message);
 }
 
-/* One poll of every lane's first flight. True when anything moved; *caller is the CPU clock of a device's thread with work here. */
-static bool poll_lanes(struct mpi_fabric *mpi, clockid_t *caller)
+/* One poll of every lane's first flight. True when anything moved; *caller is the CPU clock of a device's thread with work here,
+ * *patience its fabric's. */
+static bool poll_lanes(struct mpi_fabric *mpi, clockid_t *caller, double *patience)
 {
 	bool any = false;
 	pthread_mutex_lock(&mpi->queue_lock);
@@ -63,6 +65,7 @@ static bool poll_lanes(struct mpi_fabric *mpi, clockid_t *caller)
 		bool moved = false, over = false;
 		if (f) {
 			*caller = f->caller;
+			*patience = f->group->fabric->patience_frac;
 			enum mt_status st = mpi_flight_poll(f, &moved, &over);
 			if (over)
 				complete(mpi, lane, st);
@@ -94,10 +97,19 @@ static void back_off(double idle_s, clockid_t caller, double *caller_s)
 		mt_clock_sleep(idle_s / 8 < NAP_LEAST_S ? NAP_LEAST_S : idle_s / 8 > NAP_MOST_S ? NAP_MOST_S : idle_s / 8);
 }
 
-void mpi_pause(double idle_s)
+static void nap_patiently(double seconds)
 {
+	mt_clock_sleep(seconds < NAP_MOST_S ? NAP_MOST_S : seconds > PATIENT_S ? PATIENT_S : seconds);
+}
+
+void mpi_pause(const struct flight *f, double idle_s)
+{
+	double patience = f->group->fabric->patience_frac;
+
 	/* Yielding does not reach processes of another scheduling group (a session each on Linux); sleeping does. */
-	if (idle_s < BLOCKED_S)
+	if (patience > 0)
+		nap_patiently(idle_s * patience);
+	else if (idle_s < BLOCKED_S)
 		sched_yield();
 	else
 		mt_clock_sleep(NAP_LEAST_S);
@@ -119,17 +131,19 @@ static bool wait_for_work(struct mpi_fabric *mpi, bool *waited)
 static void *progress(void *context)
 {
 	struct mpi_fabric *mpi = context;
-	double moved_s = mt_clock_s(), caller_s = 0.0;
+	double moved_s = mt_clock_s(), caller_s = 0.0, patience = 0;
 	bool waited;
 	/* Short naps: the kernel would otherwise add 50 us to each. */
 	prctl(PR_SET_TIMERSLACK, 1000UL, 0, 0, 0);
 	prctl(PR_SET_NAME, "mt-progress", 0, 0, 0);
 	while (wait_for_work(mpi, &waited)) {
 		clockid_t caller = CLOCK_MONOTONIC;
-		bool moved = poll_lanes(mpi, &caller);
+		bool moved = poll_lanes(mpi, &caller, &patience);
 		double now = mt_clock_s();
 		if (moved || waited)
 			moved_s = now;
+		else if (patience > 0)
+			nap_patiently((now - moved_s) * patience);
 		else
 			back_off(now - moved_s, caller, &caller_s);
 	}

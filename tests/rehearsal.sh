@@ -10,18 +10,20 @@
 #
 # With -c messages are real: 4 hosts of 2 ranks are simulated on this machine (cluster/cluster.sh; needs root, iproute2), NICs
 # 1 Gbit/s, and probed for 80 s; 10 layouts of 8 ranks of a small model then send all their bytes over those links, beside kernels that
-# sleep for as long as at 20 GFLOP/s a rank, and the clock is the real one.
+# sleep for as long as at 20 GFLOP/s a rank, and the clock is the real one. With -C they are 16 hosts of 4 ranks, which are not probed
+# but described (tests/data/machines/cluster-64.yaml, kernels at 3 GFLOP/s a rank), and 12 layouts of 16 to 64 ranks.
 #
-#   tests/rehearsal.sh [-c] [-s STEP_S] [-m MACHINE.yaml] [-o FILE] [FIRST [LAST]]    BUILD (build) says where the program is
+#   tests/rehearsal.sh [-c | -C] [-s STEP_S] [-m MACHINE.yaml] [-o FILE] [FIRST [LAST]]    BUILD (build) says where the program is
 # It measures times: run it on a quiet machine; FIRST and LAST run a part of the list, -o appends its lines to FILE and judges all
 # that are in it. With -c MACHINE.yaml is the probe's, made where there is none.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
 STEP_S=5 MACHINE='' OUT='' CLUSTERED=''
-while getopts cs:m:o: option; do
+while getopts cCs:m:o: option; do
 	case $option in
-	c) CLUSTERED=yes ;;
+	c) CLUSTERED=probed ;;
+	C) CLUSTERED=described ;;
 	s) STEP_S=$OPTARG ;;
 	m) MACHINE=$OPTARG ;;
 	o) OUT=$OPTARG ;;
@@ -86,24 +88,45 @@ CLUSTER_LAYOUTS="
 8 $TABLE.experts pp=2 dp=4 ep=4 gbs=16
 "
 
+DESCRIBED_LAYOUTS="
+16 $TABLE.dense tp=4 pp=4 gbs=8
+16 $TABLE.dense tp=2 cp=4 dp=2 cp_kind=ring gbs=8
+32 $TABLE.dense tp=4 pp=8 gbs=16
+32 $TABLE.dense pp=4 dp=8 vp=2 gbs=32
+32 $TABLE.dense tp=2 pp=8 dp=2 schedule=zb-h1 gbs=16
+32 $TABLE.dense tp=4 pp=4 dp=2 vp=2 schedule=zb-v gbs=16
+32 $TABLE.dense tp=4 dp=8 zero=2 gbs=16
+32 $TABLE.dense tp=4 dp=8 zero=3 gbs=16
+32 $TABLE.dense tp=2 pp=4 cp=2 dp=2 cp_kind=ulysses gbs=16
+32 $TABLE.dense tp=2 pp=2 cp=4 dp=2 cp_kind=ring gbs=8
+32 $TABLE.experts pp=4 dp=8 ep=4 gbs=32
+64 $TABLE.dense tp=4 pp=8 dp=2 zero=1 gbs=32
+"
+
 MPIRUN=(mpirun --oversubscribe --bind-to none --mca pml ob1 --mca btl "self,vader" --mca mpi_yield_when_idle 1)
 [ "$(id -u)" -eq 0 ] && MPIRUN+=(--allow-run-as-root)
 REHEARSE=(--step_wall_s "$STEP_S")
 SEQ=512
 
-# raise: the cluster, its models, and its machine file
+# raise: the cluster, its models, and its machine file: probe's, or what is known of it
 raise() {
+	local hosts=4 slots=2
 	export CLUSTER_PREFIX=mtr SHARES=65536 # ranks sleep most of the time, and wake late where others come first
 	local cluster=$PWD/tests/cluster/cluster.sh
 	if [ "$(id -u)" -ne 0 ] || ! command -v tc >/dev/null; then skip "simulated hosts need root and iproute2"; fi
 	"$cluster" down >/dev/null 2>&1 || true
 	trap '"$PWD"/tests/cluster/cluster.sh down >/dev/null 2>&1; rm -f "$TABLE"*' EXIT
-	"$cluster" up -n 4 -r 1gbit -s 2 -c default >/dev/null || skip "this kernel or container refuses namespaces or tc"
-	MPIRUN=("$cluster" run) LAYOUTS=$CLUSTER_LAYOUTS SEQ=256
+	[ "$CLUSTERED" = probed ] || { hosts=16 slots=4; }
+	"$cluster" up -n $hosts -r 1gbit -s $slots -c default >/dev/null || skip "this kernel or container refuses namespaces or tc"
+	MPIRUN=("$cluster" run) SEQ=256
 	REHEARSE=(--links real --timed_steps 2 --dtype f32)
 	sed 's/^  name: .*/  name: rehearsal-8l/; s/^  layers: .*/  layers: 8/; s/^  seq: .*/  seq: 256/' tests/data/cluster-model.yaml >"$TABLE.dense"
 	{ sed 's/8l$/8e/' "$TABLE.dense"; printf '  experts: 8\n  top_k: 2\n  expert_ffn: 512\n'; } >"$TABLE.experts"
-	MACHINE=${MACHINE:-$TABLE.machine}
+	if [ "$CLUSTERED" = described ]; then
+		LAYOUTS=$DESCRIBED_LAYOUTS MACHINE=${MACHINE:-tests/data/machines/cluster-64.yaml}
+		return
+	fi
+	LAYOUTS=$CLUSTER_LAYOUTS MACHINE=${MACHINE:-$TABLE.machine}
 	[ -s "$MACHINE" ] || "${MPIRUN[@]}" -n 8 "$PROGRAM" probe --out "$MACHINE" --budget-s 80 --threads 1 >"$TABLE.log" 2>&1 ||
 		{ tail -5 "$TABLE.log"; exit 1; }
 	sed '/^rates:/,/^[a-z]*:$/s/ tflops: .*/ tflops: 0.02/' "$MACHINE" >"$TABLE.slow"

@@ -1,7 +1,7 @@
-/* survey: best first. Nodes come in the order of a bound below their times, so the best is found early and most of what follows is
- * told by its bound alone. What may be skipped is what no answer can hold:
+/* survey: best first. Groups of nodes, and the nodes of groups that were opened, come in the order of a bound below their times, so
+ * the best is found early and most of what follows is told by its bound alone. What may be skipped is what no answer can hold:
  *
- *   memory   the least of the node is more than an accelerator has: such nodes are not kept (survey_space.c)
+ *   memory   the least of the node is more than an accelerator has
  *   time     the bound is above the last of the best, and the front has a layout with less time and no more memory
  *
  * Threads take blocks of nodes and bring together what they found after each; what is kept does not depend on who found it, only
@@ -20,10 +20,9 @@ enum { BLOCK = 64 };
 
 struct shared {
 	const struct mt_survey_query *query;
-	const struct mt_survey_space *space;
+	struct mt_survey_space *space; /* its queue: under the lock */
 	struct mt_survey *survey;
 	double start_s;
-	atomic_int next;    /* node that nobody has taken */
 	atomic_int stopped; /* the time is over, or a worker failed */
 	pthread_mutex_t lock;
 };
@@ -32,7 +31,10 @@ struct worker {
 	struct shared *shared;
 	struct mt_survey mine; /* what this one counted and found, and of the others as of the last block */
 	struct mt_survey_allowed *allowed;
+	struct mt_survey_tally tally;
 	struct mt_survey_cards cards; /* of the node at hand */
+	struct mt_survey_node taken[BLOCK];
+	struct mt_survey_node *found; /* owned: nodes of a group */
 	enum mt_status status;
 	char message[200];
 };
@@ -70,13 +72,6 @@ static enum mt_status keep(struct mt_survey *s, const struct mt_survey_query *q,
 	return mt_survey_front_add(&s->front, &point);
 }
 
-/* None of the layouts with at least this time and memory can be in the answer. */
-static bool hopeless(const struct mt_survey *s, const struct mt_survey_query *q, double least_s, double least_bytes)
-{
-	return q->bounded && s->best.count == q->top && least_s > s->best.points[q->top - 1].step_s &&
-	       mt_survey_front_beats(&s->front, least_s, least_bytes);
-}
-
 /* Of a node with one recompute: all shards of the chunks at `at`. The first one evaluated gives the time of the passes, below that
  * of the others; *passes_s. */
 static enum mt_status visit_shards(struct worker *w, const struct mt_survey_node *node, struct mt_case *c,
@@ -88,7 +83,7 @@ static enum mt_status visit_shards(struct worker *w, const struct mt_survey_node
 	struct mt_forecast f;
 
 	for (int i = 0; i < count; i++) {
-		if (hopeless(&w->mine, q, *passes_s, node->least_bytes)) {
+		if (mt_survey_hopeless(&w->mine, q, *passes_s, node->least_bytes)) {
 			w->mine.pruned_time += count - i;
 			return MT_OK;
 		}
@@ -117,7 +112,7 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 
 	if (left == 0)
 		return MT_OK;
-	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
+	if (mt_survey_hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
 		w->mine.pruned_time += left;
 		return MT_OK;
 	}
@@ -139,11 +134,9 @@ static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 	const struct mt_survey_query *q = w->shared->query;
 	struct mt_survey_layout at = node->layout;
 
+	if (mt_survey_hopeless(&w->mine, q, node->least_s, node->least_bytes))
+		return mt_survey_tally_add(&w->tally, node, false);
 	MT_TRY(mt_survey_allow(w->allowed, w->mine.rejected, &at));
-	if (hopeless(&w->mine, q, node->least_s, node->least_bytes)) {
-		w->mine.pruned_time += mt_survey_allow_all(w->allowed, w->mine.rejected);
-		return MT_OK;
-	}
 	mt_survey_cards_make(&w->cards, q, &at, node->parts);
 	for (int i = 0; i < w->allowed->inner->recompute_count; i++) {
 		at.recompute = w->allowed->inner->recompute[i].a;
@@ -152,6 +145,21 @@ static enum mt_status visit(struct worker *w, const struct mt_survey_node *node)
 		MT_TRY(visit_recompute(w, node, at));
 	}
 	return MT_OK;
+}
+
+/* A group's nodes that are left: into the queue. */
+static enum mt_status open_group(struct worker *w, const struct mt_survey_node *group)
+{
+	struct shared *s = w->shared;
+	enum mt_status st = MT_OK;
+	int count;
+
+	MT_TRY(mt_survey_expand(w->found, &count, s->query, &s->space->stages, &w->mine, &w->tally, &w->cards, group));
+	pthread_mutex_lock(&s->lock);
+	for (int i = 0; i < count && st == MT_OK; i++)
+		st = mt_survey_queue_push(&s->space->queue, &w->found[i]);
+	pthread_mutex_unlock(&s->lock);
+	return st;
 }
 
 /* Both ways: the best of all to this worker, its own to all. */
@@ -171,7 +179,7 @@ static enum mt_status take_blocks(struct worker *w)
 	enum mt_status st = MT_OK;
 
 	for (;;) {
-		int first, end;
+		int count = 0;
 
 		if (atomic_load(&s->stopped))
 			return MT_OK;
@@ -179,12 +187,14 @@ static enum mt_status take_blocks(struct worker *w)
 			atomic_store(&s->stopped, 1);
 			return MT_OK;
 		}
-		first = atomic_fetch_add(&s->next, BLOCK);
-		end = first + BLOCK < s->space->count ? first + BLOCK : s->space->count;
-		if (first >= s->space->count)
+		pthread_mutex_lock(&s->lock);
+		while (count < BLOCK && mt_survey_queue_pop(&s->space->queue, &w->taken[count]))
+			count++;
+		pthread_mutex_unlock(&s->lock);
+		if (count == 0) /* who opens groups now takes their nodes */
 			return MT_OK;
-		for (int i = first; i < end && st == MT_OK; i++)
-			st = visit(w, s->space->order[i].node);
+		for (int i = 0; i < count && st == MT_OK; i++)
+			st = w->taken[i].group ? open_group(w, &w->taken[i]) : visit(w, &w->taken[i]);
 		MT_TRY(st);
 		if (q->jobs == 1)
 			continue;
@@ -204,15 +214,20 @@ static void *work(void *argument)
 
 	w->mine.least_bytes = INFINITY;
 	w->mine.rejected = calloc((size_t)mt_survey_rule_count, sizeof *w->mine.rejected);
-	w->status = w->mine.rejected ? mt_survey_allowed_create(&w->allowed, w->shared->query)
-				     : mt_fail(MT_NOMEM, "no memory for the search");
+	w->found = calloc((size_t)w->shared->space->stages.count, sizeof *w->found);
+	w->status = w->mine.rejected && w->found ? mt_survey_allowed_create(&w->allowed, w->shared->query)
+						 : mt_fail(MT_NOMEM, "no memory for the search");
 	if (w->status == MT_OK)
 		w->status = take_blocks(w);
+	if (w->status == MT_OK)
+		w->status = mt_survey_tally_close(&w->tally, &w->mine, w->allowed);
 	if (w->status != MT_OK) {
 		snprintf(w->message, sizeof w->message, "%s", mt_error_message());
 		atomic_store(&w->shared->stopped, 1);
 	}
 	mt_survey_allowed_destroy(w->allowed);
+	free(w->tally.slots);
+	free(w->found);
 	return NULL;
 }
 
@@ -227,6 +242,7 @@ static enum mt_status gather(struct mt_survey *survey, struct worker *w, int top
 	survey->evaluated += w->mine.evaluated;
 	survey->too_large += w->mine.too_large;
 	survey->pruned_time += w->mine.pruned_time;
+	survey->pruned_memory += w->mine.pruned_memory;
 	survey->least_bytes = fmin(survey->least_bytes, w->mine.least_bytes);
 	for (int i = 0; w->mine.rejected && i < mt_survey_rule_count; i++)
 		survey->rejected[i] += w->mine.rejected[i];
@@ -263,16 +279,16 @@ static enum mt_status run_workers(struct shared *shared)
 	return st;
 }
 
-/* What the time did not suffice for: nodes from the first that nobody took. */
+/* What the time did not suffice for: all that is still queued, and the groups that were never made, of which nothing is known. */
 static void count_rest(struct mt_survey *survey, const struct shared *s)
 {
+	const struct mt_survey_queue *queue = &s->space->queue;
 	int64_t told = survey->evaluated + survey->pruned_time + survey->pruned_memory;
-	int first = atomic_load(&s->next);
 
 	for (int i = 0; i < mt_survey_rule_count; i++)
 		told += survey->rejected[i];
 	survey->not_reached = survey->counted - told;
-	survey->least_left_s = first < s->space->count ? s->space->order[first].least_s : INFINITY;
+	survey->least_left_s = s->space->partial ? 0 : queue->count > 0 ? queue->nodes[0].least_s : INFINITY;
 }
 
 enum mt_status mt_survey_run(struct mt_survey *survey, const struct mt_survey_query *query)
@@ -288,7 +304,7 @@ enum mt_status mt_survey_run(struct mt_survey *survey, const struct mt_survey_qu
 	if (!survey->rejected)
 		return mt_fail(MT_NOMEM, "no memory for the search");
 	pthread_mutex_init(&shared.lock, NULL);
-	MT_GOTO(out, mt_survey_enumerate(&space, survey, query));
+	MT_GOTO(out, mt_survey_enumerate(&space, survey, query, query->seconds > 0 ? shared.start_s + query->seconds / 2 : 0));
 	MT_GOTO(out, run_workers(&shared));
 	count_rest(survey, &shared);
 	survey->seconds = mt_clock_s() - shared.start_s;

@@ -1,7 +1,10 @@
 /* survey: the search over the forecast: every layout of a model on so many accelerators of a machine that is described.
  *
  *   survey_rules.c    what a layout must keep, one rule a row: the same table prunes and gives the why-not list
- *   survey_space.c    the axes; nodes (tp, cp, ep, mbs, sp, pp), each with its cards and a bound below all its layouts
+ *   survey_space.c    the axes; groups of nodes (tp, cp, ep, etp, mbs, sp, tp_overlap), each with a bound below all its layouts
+ *   survey_nodes.c    from a group to its nodes (pp, end stages), and the bounds of both
+ *   survey_queue.c    groups and nodes by their bounds
+ *   survey_tally.c    which rules the layouts break of nodes that are not visited
  *   survey_inner.c    what a node can still choose: recompute, chunks, shards
  *   survey_layout.c   one layout: cards to a forecast
  *   survey.c          nodes in the order of their bounds, on several threads, until nothing left can be among the best
@@ -75,7 +78,7 @@ struct mt_survey {
 	double least_bytes;           /* that the smallest of the layouts that do not fit needs at least; infinity: none */
 	int64_t counted, evaluated, too_large, pruned_time, pruned_memory, not_reached;
 	int64_t *rejected;   /* owned: one a rule */
-	double least_left_s; /* below the time of every layout not reached; infinity: all were */
+	double least_left_s; /* below the time of every layout not reached; infinity: all were; 0: not known */
 	double seconds;
 	int jobs;
 };

@@ -109,3 +109,9 @@ bool mt_survey_front_beats(const struct mt_survey_front *front, double step_s, d
 	}
 	return low > 0 && front->points[low - 1].peak_bytes <= peak_bytes;
 }
+
+bool mt_survey_hopeless(const struct mt_survey *s, const struct mt_survey_query *q, double least_s, double least_bytes)
+{
+	return q->bounded && s->best.count == q->top && least_s > s->best.points[q->top - 1].step_s &&
+	       mt_survey_front_beats(&s->front, least_s, least_bytes);
+}

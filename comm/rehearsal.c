@@ -154,13 +154,18 @@ static enum mt_status receive(struct mt_group *group, struct mt_stream *stream, 
 	return st;
 }
 
-/* Whether all that is deferred on the stream are collectives of this group: members then agree on when each ends. */
+static bool same_members(const struct mt_group *a, const struct mt_group *b)
+{
+	return a->size == b->size && memcmp(a->ranks, b->ranks, (size_t)a->size * sizeof *a->ranks) == 0;
+}
+
+/* Whether all that is deferred on the stream are collectives of this group's members: they then agree on when each ends. */
 static bool in_step(const struct mt_stream *stream, const struct mt_group *group)
 {
 	for (const struct mt_deferred *d = stream->deferred; d; d = d->next) {
 		const struct work *w = (const struct work *)d;
 
-		if (w->group != group || w->call.op == MT_COMM_SEND_RECV)
+		if (w->call.op == MT_COMM_SEND_RECV || !same_members(w->group, group))
 			return false;
 	}
 	return true;

@@ -142,6 +142,7 @@ static const struct {
 	{2, 4, 1, 1, 1, 1, 0, 0, 1, MT_SCHEDULE_ZB_H1, 0, 1},
 	{1, 4, 1, 2, 1, 2, 1, 0, 0, MT_SCHEDULE_ZB_V, 0, 1},
 	{1, 1, 1, 8, 1, 1, 3, 4, 0, MT_SCHEDULE_1F1B, 0, 1},
+	{1, 1, 1, 8, 1, 1, 3, 0, 0, MT_SCHEDULE_1F1B, 0, 1},
 	{2, 1, 1, 4, 1, 1, 2, 0, 1, MT_SCHEDULE_1F1B, 0, 1},
 	{1, 2, 4, 1, 1, 1, 0, 0, 0, MT_SCHEDULE_1F1B, MT_CONTEXT_RING, 1},
 	{1, 1, 4, 2, 1, 1, 0, 0, 0, MT_SCHEDULE_1F1B, MT_CONTEXT_HYBRID, 2},
@@ -170,13 +171,15 @@ static enum mt_status compare(const struct mt_run *run, struct mt_fabric *fabric
 	struct mt_candidate dry = {.layout = run->layout};
 	struct mt_rehearsal r = {0};
 	struct made_up made;
+	/* Copies across groups follow reductions within them on one stream, whose ends are then known a little late. */
+	double bound_frac = run->layout.zero_group > 0 ? 0.005 : 0.001;
 	enum mt_status st;
 
 	make_up(&made, mt_fabric_size(fabric), 20, 1, 1e9, 1e9, 1e-6);
 	made.cost.train = &run->train;
 	MT_GOTO(out, mt_predict_dry(&dry, &run->model, &made.cost, NULL));
 	MT_GOTO(out, mt_rehearse(&r, &(struct mt_rehearse_config){.run = run, .fabric = fabric, .cost = &made.cost, .steps = 1}));
-	if (mt_rehearsal_memory_agrees(&r, &dry, why) && fabs(dry.step_s - r.step_s) > 0.005 * r.step_s)
+	if (mt_rehearsal_memory_agrees(&r, &dry, why) && fabs(dry.step_s - r.step_s) > bound_frac * r.step_s)
 		snprintf(why, 200, "step of %.9g s by dry run, %.9g s rehearsed", dry.step_s, r.step_s);
 	if (why[0])
 		goto out;

@@ -67,12 +67,13 @@ struct mt_tail {
 	double clear_s; /* before the first pass: gradients to zero */
 	int units;      /* layers + 2 */
 	int bucket_count;
-	struct mt_bucket_cost *buckets;                           /* owned */
-	int *order;                                               /* owned: bucket indices by unit */
-	double ends_s;                                            /* sum of a tied embedding over first and last stage */
-	double update_s;                                          /* norm and optimizer, gather_s included */
-	double gather_s;                                          /* of update_s: waiting for parameters of other shards */
-	double dp_total_s;                                        /* of update_s: collectives over dp, hidden ones too */
+	struct mt_bucket_cost *buckets; /* owned */
+	int *order;                     /* owned: bucket indices by unit */
+	int *used, *used_from; /* owned: the buckets that a unit uses: used[used_from[unit]] .. used[used_from[unit + 1] - 1] */
+	double ends_s;         /* sum of a tied embedding over first and last stage */
+	double update_s;       /* norm and optimizer, gather_s included */
+	double gather_s;       /* of update_s: waiting for parameters of other shards */
+	double dp_total_s;     /* of update_s: collectives over dp, hidden ones too */
 	int64_t parameter_bytes, gradient_bytes, optimizer_bytes; /* peaks of their arenas */
 	int64_t workspace_bytes;                                  /* of its arena, without losses and positions */
 	int64_t scratch_bytes;                                    /* of the device beside the arenas */

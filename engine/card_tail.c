@@ -235,13 +235,38 @@ static enum mt_status measure(struct mt_engine *e, struct mt_tail *tail, struct 
 	return MT_OK;
 }
 
+static enum mt_status list_used(struct mt_tail *tail, const struct mt_engine *e)
+{
+	int count = 0;
+
+	for (int unit = 0; unit < tail->units; unit++) {
+		for (int i = 0; i < tail->bucket_count; i++)
+			count += mt_bucket_used_by(e, i, unit);
+	}
+	tail->used = calloc((size_t)count + 1, sizeof *tail->used);
+	tail->used_from = calloc((size_t)tail->units + 1, sizeof *tail->used_from);
+	if (!tail->used || !tail->used_from)
+		return mt_fail(MT_NOMEM, "no memory for a card of %d units", tail->units);
+	count = 0;
+	for (int unit = 0; unit < tail->units; unit++) {
+		for (int i = 0; i < tail->bucket_count; i++) {
+			if (mt_bucket_used_by(e, i, unit))
+				tail->used[count++] = i;
+		}
+		tail->used_from[unit + 1] = count;
+	}
+	return MT_OK;
+}
+
 static enum mt_status make_buckets(struct mt_tail *tail, const struct mt_engine *e)
 {
 	tail->units = e->table.units;
 	tail->bucket_count = e->table.bucket_count;
 	tail->buckets = calloc((size_t)tail->bucket_count + 1, sizeof *tail->buckets);
 	tail->order = calloc((size_t)tail->bucket_count + 1, sizeof *tail->order);
-	return tail->buckets && tail->order ? MT_OK : mt_fail(MT_NOMEM, "no memory for a card of %d buckets", tail->bucket_count);
+	if (!tail->buckets || !tail->order)
+		return mt_fail(MT_NOMEM, "no memory for a card of %d buckets", tail->bucket_count);
+	return list_used(tail, e);
 }
 
 enum mt_status mt_tail_measure(struct mt_tail *tail, const struct mt_run *run, int stage, struct mt_cost_source ops,
@@ -287,5 +312,7 @@ void mt_tail_free(struct mt_tail *tail)
 {
 	free(tail->buckets);
 	free(tail->order);
+	free(tail->used);
+	free(tail->used_from);
 	memset(tail, 0, sizeof *tail);
 }

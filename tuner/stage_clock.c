@@ -15,9 +15,11 @@ enum mt_status mt_stage_clock_open(struct mt_stage_clock *c, const struct mt_pip
 
 	*c = (struct mt_stage_clock){.stage = stage, .now_s = stage->start_s, .scattered_last = -1, .narrow_bucket = {-1, -1}};
 	c->each = stage->copy_s != NULL;
-	c->buckets = calloc((size_t)count + 1, sizeof *c->buckets);
+	c->buckets = calloc((size_t)count + 1, sizeof *c->buckets + 2 * sizeof(int));
 	if (!c->buckets)
 		return mt_fail(MT_NOMEM, "no memory for the clocks of %d buckets", count);
+	c->here.items = (int *)(c->buckets + count + 1);
+	c->pending.items = c->here.items + count;
 	for (int i = 0; i < count; i++)
 		c->each |= stage->tail->buckets[i].gathers || stage->tail->buckets[i].scatters;
 	return MT_OK;
@@ -46,6 +48,37 @@ static bool used(const struct mt_stage_clock *c, int i, int unit)
 	if (unit < 0)
 		return false;
 	return b->tied ? unit == b->first_unit || unit == b->unit : b->first_unit <= unit && unit <= b->unit;
+}
+
+/* The buckets that a unit uses (-1: none), ascending; returns how many. */
+static int used_by(const struct mt_stage_clock *c, int unit, const int **buckets)
+{
+	const struct mt_tail *t = c->stage->tail;
+
+	if (!t || unit < 0)
+		return 0;
+	*buckets = t->used + t->used_from[unit];
+	return t->used_from[unit + 1] - t->used_from[unit];
+}
+
+static void list_bucket(struct mt_clock_list *list, int bucket)
+{
+	int at = list->count++;
+
+	for (; at > 0 && list->items[at - 1] > bucket; at--)
+		list->items[at] = list->items[at - 1];
+	list->items[at] = bucket;
+}
+
+static void unlist_bucket(struct mt_clock_list *list, int bucket)
+{
+	int kept = 0;
+
+	for (int i = 0; i < list->count; i++) {
+		if (list->items[i] != bucket)
+			list->items[kept++] = list->items[i];
+	}
+	list->count = kept;
 }
 
 /* The compute stream waits for what was started on another. */
@@ -83,13 +116,18 @@ static void await(struct mt_stage_clock *c, struct mt_bucket_clock *b)
 
 static void gather_unit(struct mt_stage_clock *c, int unit)
 {
-	for (int i = 0; i < bucket_count(c); i++) {
+	const int *buckets;
+	int count = used_by(c, unit, &buckets);
+
+	for (int k = 0; k < count; k++) {
+		int i = buckets[k];
 		struct mt_bucket_clock *b = &c->buckets[i];
 
-		if (!bucket(c, i)->gathers || b->here || !used(c, i, unit))
+		if (!bucket(c, i)->gathers || b->here)
 			continue;
 		b->gathered_s = start(c, &c->dp_s, bucket(c, i), bucket(c, i)->gather_s);
 		b->here = b->awaited = true;
+		list_bucket(&c->here, i);
 	}
 }
 
@@ -97,16 +135,19 @@ static void params_enter(struct mt_stage_clock *c, int unit, int next)
 {
 	if (!c->each)
 		return;
-	for (int i = 0; i < bucket_count(c); i++) {
-		if (c->buckets[i].here && !used(c, i, unit) && !used(c, i, next)) {
-			await(c, &c->buckets[i]);
-			c->buckets[i].here = false;
-		}
+	for (int k = c->here.count - 1; k >= 0; k--) {
+		int i = c->here.items[k];
+
+		if (used(c, i, unit) || used(c, i, next))
+			continue;
+		await(c, &c->buckets[i]);
+		c->buckets[i].here = false;
+		unlist_bucket(&c->here, i);
 	}
 	gather_unit(c, unit);
-	for (int i = 0; i < bucket_count(c); i++) {
-		if (c->buckets[i].here && used(c, i, unit))
-			await(c, &c->buckets[i]);
+	for (int k = 0; k < c->here.count; k++) {
+		if (used(c, c->here.items[k], unit))
+			await(c, &c->buckets[c->here.items[k]]);
 	}
 	gather_unit(c, next);
 }
@@ -122,22 +163,29 @@ static void take(struct mt_stage_clock *c, int i)
 		compute(c, bucket(c, i)->add_s);
 	b->summed = true;
 	b->pending = b->grad = false;
+	unlist_bucket(&c->pending, i);
 }
 
 static void take_but(struct mt_stage_clock *c, int but)
 {
-	for (int i = 0; i < bucket_count(c); i++) {
-		if (c->buckets[i].pending && i != but)
-			take(c, i);
+	for (int k = 0; k < c->pending.count;) {
+		if (c->pending.items[k] == but)
+			k++;
+		else
+			take(c, c->pending.items[k]); /* which takes it off the list */
 	}
 }
 
 static void grads_enter(struct mt_stage_clock *c, int unit)
 {
-	for (int i = 0; i < bucket_count(c); i++) {
+	const int *buckets;
+	int count = used_by(c, unit, &buckets);
+
+	for (int k = 0; k < count; k++) {
+		int i = buckets[k];
 		struct mt_bucket_clock *b = &c->buckets[i];
 
-		if (!bucket(c, i)->scatters || (b->grad && !b->pending) || !used(c, i, unit))
+		if (!bucket(c, i)->scatters || (b->grad && !b->pending))
 			continue;
 		if (b->pending)
 			take(c, i);
@@ -149,10 +197,17 @@ static void grads_enter(struct mt_stage_clock *c, int unit)
 
 static void grads_leave(struct mt_stage_clock *c, int unit)
 {
-	for (int i = 0; i < bucket_count(c); i++) {
+	const int *buckets;
+	int count = used_by(c, unit, &buckets);
+
+	for (int k = 0; k < count; k++) {
+		int i = buckets[k];
+
 		if (!bucket(c, i)->scatters || bucket(c, i)->unit != unit)
 			continue;
 		c->buckets[i].scattered_s = start(c, &c->dp_s, bucket(c, i), bucket(c, i)->scatter_s);
+		if (!c->buckets[i].pending)
+			list_bucket(&c->pending, i);
 		c->buckets[i].pending = true;
 		c->scattered_last = i;
 	}
@@ -205,10 +260,8 @@ static void reduce_unit(struct mt_stage_clock *c, int unit, bool last)
 
 void mt_stage_clock_finish(struct mt_stage_clock *c)
 {
-	for (int i = 0; i < bucket_count(c); i++) {
-		if (c->buckets[i].here)
-			await(c, &c->buckets[i]);
-	}
+	for (int k = 0; k < c->here.count; k++)
+		await(c, &c->buckets[c->here.items[k]]);
 	take_but(c, -1);
 	for (int i = 0; i < bucket_count(c); i++) {
 		if (bucket(c, i)->scatters)

@@ -13,11 +13,18 @@ struct mt_bucket_clock {
 	double gathered_s, scattered_s;
 };
 
+/* Indices of buckets, ascending. */
+struct mt_clock_list {
+	int *items;
+	int count;
+};
+
 struct mt_stage_clock {
 	const struct mt_pipeline_stage *stage;
 	double now_s;                    /* of the compute stream */
 	double dp_s, offload_s, fetch_s; /* of the other streams: when what is enqueued ends */
-	struct mt_bucket_clock *buckets; /* owned */
+	struct mt_bucket_clock *buckets; /* owned, with the lists' items behind them */
+	struct mt_clock_list here, pending;
 	int next_bucket, scattered_last;
 	double narrow_s[MT_CLOCK_NARROW_SLOTS];
 	int narrow_bucket[MT_CLOCK_NARROW_SLOTS], narrow_next; /* -1: none */

@@ -19,7 +19,7 @@ struct space {
 };
 
 static const struct space spaces[] = {
-	{"a100-80g-sxm", "megatron-core", 8, 4, 1024, 8, 8, 0, 8, 1024, 80, 0},
+	{"a100-80g-sxm", "megatron-core", 16, 4, 1024, 8, 8, 0, 16, 8192, 6, 0},
 	{"a100-80g-sxm", "megatron-core", 8, 6, 2048, 16, 4, 0, 16, 2048, 20, 0},
 	{"a100-80g-sxm", "megatron-lm-2021", 8, 8, 2048, 16, 16, 0, 8, 1024, 12, 0},
 	{"a100-80g-sxm", "megatron-deepspeed", 16, 6, 1024, 8, 8, 0, 16, 1024, 10, 0},
@@ -387,7 +387,8 @@ static void cards_give_the_forecast_itself(void **state)
 				continue;
 			c.tp = l->tp, c.cp = l->cp, c.ep = l->ep, c.pp = l->pp, c.vp = l->vp, c.dp = l->dp, c.mbs = l->mbs;
 			c.sp = l->sp, c.zero = l->zero, c.recompute = l->recompute, c.etp = l->etp;
-			c.zero_bubble = l->schedule == MT_SURVEY_ZB_H1, c.ends_given = !c.balanced_stages;
+			c.zero_bubble = l->schedule == MT_SURVEY_ZB_H1, c.vee = l->schedule == MT_SURVEY_ZB_V,
+			c.ends_given = !c.balanced_stages;
 			c.first_less = l->first_less, c.last_less = l->last_less;
 			c.cp_kind = l->cp_kind, c.cp_inner = l->cp_inner, c.tp_overlap = l->tp_overlap;
 			c.zero_group = l->zero_group, c.selected = l->selected;
@@ -436,6 +437,26 @@ static void a_search_out_of_time_says_what_is_left(void **state)
 	assert_true(cut.least_left_s <= whole.best.points[0].step_s);
 	mt_survey_free(&whole);
 	mt_survey_free(&cut);
+	close_query();
+}
+
+/* Of software with a V: the best layouts of that schedule have two chunks and more than one stage, and wait as the replay says. */
+static void a_v_is_searched(void **state)
+{
+	struct mt_survey_query q = query_of(&spaces[8]);
+
+	q.fixed.schedule = MT_SURVEY_ZB_V;
+	struct mt_survey s = survey(&q);
+	assert_true(s.best.count > 0);
+	for (int i = 0; i < s.best.count; i++) {
+		const struct mt_survey_layout *l = &s.best.points[i].layout;
+		struct mt_forecast f;
+
+		assert_true(l->schedule == MT_SURVEY_ZB_V && l->vp == 2 && l->pp > 1);
+		mt_survey_forecast(&f, &q, l);
+		assert_true(f.bubble_s > 0 && f.step_s == s.best.points[i].step_s);
+	}
+	mt_survey_free(&s);
 	close_query();
 }
 
@@ -528,6 +549,7 @@ int main(void)
 		cmocka_unit_test(cards_give_the_forecast_itself),
 		cmocka_unit_test(more_layers_recompute_longer_and_keep_less),
 		cmocka_unit_test(a_search_out_of_time_says_what_is_left),
+		cmocka_unit_test(a_v_is_searched),
 		cmocka_unit_test(fixed_axes_have_one_value),
 		cmocka_unit_test(a_shared_expert_is_weights_and_work_of_every_token),
 		cmocka_unit_test(rules_stand_by_level),

@@ -3,7 +3,7 @@
  *   stage      F = layers * forward + ends and modules, B likewise; the slowest stage sets the pace
  *   pipeline   m * pace + sum over the other stages of (F + B) / vp, plus messages: what the schedule's replay gives for equal
  *              stages (tests/test_tuner_forecast.c replays it). Zero bubble (ZB-H1), B without and W of weight gradients:
- *              max(F, F + B - W) in place of F + B, of the replay too
+ *              max(F, F + B - W) in place of F + B, of the replay too; in a V (ZB-V) the waits of the replay (vee.h)
  *   data       ZeRO-0 all-reduce, ZeRO-1/2 scatter and gather, once, beside the last backward and first forward pass; ZeRO-3
  *              gathers each layer twice and scatters once a micro-batch, beside that layer. Where fewer ranks shard than hold
  *              the same parameters, copies are summed across them: with ZeRO-3 at the end of the step, beside nothing
@@ -203,7 +203,7 @@ static double others_s(const struct mt_case *c, const struct mt_case_stage stage
 	struct mt_pass_forecast less;
 	double sum_s;
 
-	if (c->pp <= 1)
+	if (c->pp <= 1 || c->vee)
 		return 0;
 	sum_s = way_s(c, &sums[0]) + way_s(c, &sums[2]) + (c->pp - 2) * way_s(c, &sums[1]) - way_s(c, &sums[slowest]);
 	if (spilled.dense > 0 && c->pp > 2) {
@@ -213,8 +213,13 @@ static double others_s(const struct mt_case *c, const struct mt_case_stage stage
 	return sum_s / c->vp;
 }
 
-void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
-			 const struct mt_factors *f, const struct mt_forecast_cards *cards)
+static double jitter_of(const struct mt_case *c, const struct mt_stack *s, const struct mt_factors *f)
+{
+	return f->of[MT_FACTOR_JITTER] * s->jitter_frac * log(c->tp * c->pp * c->cp * c->dp);
+}
+
+void mt_forecast_passes(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			const struct mt_factors *f, const struct mt_forecast_cards *cards)
 {
 	struct mt_case_stage stages[MT_FORECAST_STAGES];
 	struct mt_pass_forecast sums[MT_FORECAST_STAGES];
@@ -231,7 +236,7 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 			slowest = i;
 		}
 	}
-	jitter = f->of[MT_FACTOR_JITTER] * s->jitter_frac * log(c->tp * c->pp * c->cp * c->dp);
+	jitter = jitter_of(c, s, f);
 	out->bubble_s = others_s(c, stages, sums, slowest, cards) * (1 + jitter);
 	out->tp_s = m * sums[slowest].tp_s;
 	out->ep_s = m * sums[slowest].ep_s;
@@ -245,6 +250,36 @@ void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const
 	out->step_s = m * pace + out->bubble_s + out->pp_s + out->dp_s + out->optimizer_s + out->other_s;
 	out->model_flops = mt_case_model_flops(c);
 	mt_forecast_memory(out, c, s);
+}
+
+/* What the first stage of a V waits, beyond what it has more to do than the others. */
+static void add_waits(struct mt_forecast *out, const struct mt_case *c, const struct mt_stack *s, const struct mt_factors *f,
+		      const struct mt_forecast_cards *cards)
+{
+	double host_s = f->of[MT_FACTOR_HOST] * s->microbatch_us * 1e-6, first_s, other_s, wait_s;
+	struct mt_case_stage stages[MT_FORECAST_STAGES];
+	struct mt_pass_forecast first, other;
+
+	mt_case_stages(c, stages);
+	sum_stage(&first, &stages[0], cards, host_s);
+	sum_stage(&other, &stages[2], cards, host_s);
+	first_s = first.forward_s + first.backward_s;
+	other_s = other.forward_s + other.backward_s;
+	const struct mt_vee_passes passes = {.forward_s = other.forward_s,
+					     .inputs_s = other.backward_s - other.wgrad_s,
+					     .weights_s = other.wgrad_s,
+					     .more = first_s > other_s ? first_s / other_s - 1 : 0};
+	wait_s = mt_vee_wait_s(c->waits, (int)c->pp, (int64_t)out->microbatches, &passes) * (1 + jitter_of(c, s, f));
+	out->bubble_s += wait_s;
+	out->step_s += wait_s;
+}
+
+void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			 const struct mt_factors *f, const struct mt_forecast_cards *cards)
+{
+	mt_forecast_passes(out, c, t, s, f, cards);
+	if (c->vee && c->pp > 1)
+		add_waits(out, c, s, f, cards);
 }
 
 void mt_forecast_step(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,

@@ -4,6 +4,7 @@
 #ifndef MT_TUNER_FORECAST_H
 #define MT_TUNER_FORECAST_H
 
+#include "tuner/vee.h"
 #include "engine/layout.h"
 #include "profiles/target.h"
 
@@ -42,6 +43,8 @@ struct mt_case {
 	double first_less, last_less;
 	bool pp_before_dp; /* ranks in the order tp-cp-ep-pp-dp, not tp-cp-ep-dp-pp; etp * ep is tp * cp then, as without experts */
 	bool zero_bubble;  /* ZB-H1: weight gradients fill the waits (engine/schedule.h) */
+	bool vee;          /* ZB-V: the same in a V, vp is 2, stages have equal layers; the first has both ends */
+	struct mt_vee *waits; /* borrowed: of ZB-V, what was replayed; NULL: nothing is kept */
 };
 
 /* One layer, and the ends, of one micro-batch on one rank. */
@@ -105,6 +108,9 @@ void mt_forecast_parts(struct mt_forecast_parts *parts, const struct mt_case *c,
 		       const struct mt_stack *s, const struct mt_factors *f);
 void mt_forecast_finish(struct mt_forecast_cards *cards, const struct mt_forecast_parts *parts, const struct mt_case *c,
 			const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f);
+/* Cards to a step, but for what the stages of a V wait (`vee`). */
+void mt_forecast_passes(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			const struct mt_factors *f, const struct mt_forecast_cards *cards);
 /* Cards to a step. */
 void mt_forecast_compose(struct mt_forecast *out, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			 const struct mt_factors *f, const struct mt_forecast_cards *cards);

@@ -153,6 +153,10 @@ static void divide(const struct mt_case *c, double layers[MT_FORECAST_STAGES])
 		layers[1] = (c->layers + c->first_less + c->last_less) / c->pp;
 		layers[0] = layers[1] - c->first_less;
 		layers[2] = layers[1] - c->last_less;
+		if (c->vee) {
+			layers[0] -= c->last_less;
+			layers[2] = layers[1];
+		}
 	} else if (c->balanced_stages) {
 		balance(c, layers);
 	}
@@ -167,7 +171,7 @@ static double dense_of_stage(const struct mt_case *c, double stage, double layer
 	if (!c->ends_given)
 		return layers * mt_case_dense(c) / c->layers;
 	for (int chunk_index = 0; chunk_index < (int)c->vp; chunk_index++) {
-		double v = stage + chunk_index * c->pp;
+		double v = c->vee && chunk_index == 1 ? 2 * c->pp - 1 - stage : stage + chunk_index * c->pp;
 		double begin = v > 0 ? v * chunk - c->first_less : 0, end = (v + 1) * chunk - c->first_less;
 
 		sum += dense_before(c, fmin(end, c->layers)) - dense_before(c, begin);
@@ -202,8 +206,8 @@ void mt_case_stages(const struct mt_case *c, struct mt_case_stage stages[MT_FORE
 
 		s->layers = layers[i];
 		s->first = i == 0 || c->pp == 1;
-		s->last = i == 2 || c->pp == 1;
-		s->dense = s->first ? fmin(c->dense_layers, layers[i]) : 0;
+		s->last = c->vee ? i == 0 : i == 2 || c->pp == 1;
+		s->dense = s->first ? fmin(c->dense_layers, c->vee ? layers[1] / 2 - c->first_less : layers[i]) : 0;
 		s->modules = s->last ? c->mtp : 0;
 		/* a module embeds tokens too */
 		s->words = s->first + s->last + (c->mtp > 0 && s->last && !s->first);

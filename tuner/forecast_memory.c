@@ -8,7 +8,7 @@
  *     5 heads seq                                    over tp, where scores are kept: attention not fused, not done again
  * selective recompute keeps less by 4 h (norms), 2 ffn (activation), the scores, and where the software frees it 2 o (attention);
  * full recompute keeps 2 h and one layer's work. The first stage of 1F1B has pp micro-batches in flight, interleaved
- * pp (1 + (pp-1)/(pp vp)), and with zero bubble (ZB-H1) every stage has pp, whose weight gradients are due. */
+ * pp (1 + (pp-1)/(pp vp)), and with zero bubble (ZB-H1, ZB-V) every stage has pp, whose weight gradients are due. */
 #include "tuner/forecast.h"
 
 #include <string.h>
@@ -71,9 +71,9 @@ static double work_bytes(const struct mt_case *c, const struct mt_stack *s)
 
 static double flights_of(const struct mt_case *c, int index, double microbatches)
 {
-	double flights = index == 0 || c->zero_bubble ? c->pp : index == 1 ? (c->pp + 1) / 2 : 1;
+	double flights = index == 0 || c->zero_bubble || c->vee ? c->pp : index == 1 ? (c->pp + 1) / 2 : 1;
 
-	if (c->vp > 1 && c->pp > 1)
+	if (c->vp > 1 && c->pp > 1 && !c->vee)
 		flights += (c->pp - 1) / c->vp;
 	return flights < microbatches ? flights : microbatches;
 }

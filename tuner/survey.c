@@ -35,6 +35,7 @@ struct worker {
 	struct mt_survey_cards cards; /* of the node at hand */
 	struct mt_survey_node taken[BLOCK];
 	struct mt_survey_node *found; /* owned: nodes of a group */
+	struct mt_vee *waits;         /* owned: of ZB-V, what was replayed */
 	enum mt_status status;
 	char message[200];
 };
@@ -107,6 +108,7 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 	int64_t left = mt_survey_allow_chunks(chunks, &count, w->allowed, w->mine.rejected, at);
 	double share = at.recompute == MT_CASE_NONE ? 1 : (double)at.recompute_layers / mt_survey_stage_layers(q, &at);
 	double passes_s = node->least_s;
+	bool vee = false;
 	struct mt_forecast_cards mix;
 	struct mt_case c;
 
@@ -118,12 +120,15 @@ static enum mt_status visit_recompute(struct worker *w, const struct mt_survey_n
 	}
 	mt_survey_mix(&mix, &w->cards.kinds[0], &w->cards.kinds[kind], share);
 	mt_survey_case(&c, q, &at);
+	c.waits = w->waits;
 	for (int i = 0; i < count; i++) {
 		at.schedule = chunks[i].a;
 		c.zero_bubble = at.schedule == MT_SURVEY_ZB_H1;
+		c.vee = at.schedule == MT_SURVEY_ZB_V;
 		c.vp = at.vp = chunks[i].b;
-		if (q->model.expert_every > 1) /* other chunks have other layers */
+		if (q->model.expert_every > 1 || c.vee || vee) /* other chunks have other layers, other stages the ends */
 			passes_s = node->least_s;
+		vee = c.vee;
 		MT_TRY(visit_shards(w, node, &c, &mix, share, at, &passes_s));
 	}
 	return MT_OK;
@@ -213,10 +218,11 @@ static void *work(void *argument)
 	struct worker *w = argument;
 
 	w->mine.least_bytes = INFINITY;
+	w->waits = mt_vee_create();
 	w->mine.rejected = calloc((size_t)mt_survey_rule_count, sizeof *w->mine.rejected);
 	w->found = calloc((size_t)w->shared->space->stages.count, sizeof *w->found);
-	w->status = w->mine.rejected && w->found ? mt_survey_allowed_create(&w->allowed, w->shared->query)
-						 : mt_fail(MT_NOMEM, "no memory for the search");
+	w->status = w->mine.rejected && w->found && w->waits ? mt_survey_allowed_create(&w->allowed, w->shared->query)
+							     : mt_fail(MT_NOMEM, "no memory for the search");
 	if (w->status == MT_OK)
 		w->status = take_blocks(w);
 	if (w->status == MT_OK)
@@ -228,6 +234,7 @@ static void *work(void *argument)
 	mt_survey_allowed_destroy(w->allowed);
 	free(w->tally.slots);
 	free(w->found);
+	mt_vee_destroy(w->waits);
 	return NULL;
 }
 

@@ -23,8 +23,13 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/* Of the engine's schedules those that the forecast knows. */
-enum mt_survey_schedule { MT_SURVEY_1F1B = MT_SCHEDULE_1F1B, MT_SURVEY_ZB_H1 = MT_SCHEDULE_ZB_H1, MT_SURVEY_SCHEDULES };
+/* The engine's schedules. */
+enum mt_survey_schedule {
+	MT_SURVEY_1F1B = MT_SCHEDULE_1F1B,
+	MT_SURVEY_ZB_H1 = MT_SCHEDULE_ZB_H1,
+	MT_SURVEY_ZB_V = MT_SCHEDULE_ZB_V,
+	MT_SURVEY_SCHEDULES
+};
 extern const char *const mt_survey_schedule_names[];
 /* The kinds of recompute that a software has, in order: none 0, then the selections, full last. */
 int mt_survey_recompute_index(const struct mt_stack *stack, int recompute, int selected);

@@ -45,12 +45,14 @@ void mt_survey_groups(struct mt_survey_axis *groups, const struct mt_survey_quer
 	groups->values[0] = 0;
 }
 
-/* zb-h1, and 1f1b with each number of chunks that divides the layers. */
+/* zb-h1, zb-v, and 1f1b with each number of chunks that divides the layers. */
 static int chunks_of(struct mt_survey_choice chunks[MT_SURVEY_CHUNK_CHOICES], int layers, bool pipeline)
 {
 	int count = 0;
 
 	chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_ZB_H1, .b = 1};
+	if (pipeline && layers % 2 == 0)
+		chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_ZB_V, .b = 2};
 	for (int vp = 1; vp <= (pipeline ? layers : 1) && count < MT_SURVEY_CHUNK_CHOICES; vp++) {
 		if (layers % vp == 0)
 			chunks[count++] = (struct mt_survey_choice){.a = MT_SURVEY_1F1B, .b = vp};

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const recompute_names[] = {"none", "selective", "full"};
-const char *const mt_survey_schedule_names[] = {[MT_SURVEY_1F1B] = "1f1b", [MT_SURVEY_ZB_H1] = "zb-h1"};
+const char *const mt_survey_schedule_names[] = {[MT_SURVEY_1F1B] = "1f1b", [MT_SURVEY_ZB_H1] = "zb-h1", [MT_SURVEY_ZB_V] = "zb-v"};
 
 double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *f)
 {

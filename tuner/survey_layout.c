@@ -26,6 +26,7 @@ void mt_survey_case(struct mt_case *c, const struct mt_survey_query *query, cons
 	c->tp_overlap = layout->tp_overlap != 0;
 	c->etp = layout->etp;
 	c->zero_bubble = layout->schedule == MT_SURVEY_ZB_H1;
+	c->vee = layout->schedule == MT_SURVEY_ZB_V;
 	c->ends_given = !c->balanced_stages;
 	c->first_less = layout->first_less;
 	c->last_less = layout->last_less;
@@ -207,6 +208,7 @@ static void recompute_text(const struct mt_survey_layout *l, char *buf, size_t s
 
 void mt_survey_text(const struct mt_survey_layout *l, char buf[MT_SURVEY_TEXT])
 {
+	static const char *const schedules[] = {[MT_SURVEY_1F1B] = "", [MT_SURVEY_ZB_H1] = " zb-h1", [MT_SURVEY_ZB_V] = " zb-v"};
 	char vp[20] = "", cp[40] = "", ep[20] = "", etp[20] = "", zero[20] = "", group[20] = "", again[64] = "", less[28] = "";
 
 	if (l->vp > 1)
@@ -224,6 +226,6 @@ void mt_survey_text(const struct mt_survey_layout *l, char buf[MT_SURVEY_TEXT])
 	if (l->zero_group > 0)
 		snprintf(group, sizeof group, " of%d", l->zero_group);
 	snprintf(buf, MT_SURVEY_TEXT, "tp%d pp%d%s%s%s%s%s%s dp%d mbs%d%s%s%s%s%s%s", l->tp, l->pp, vp, less,
-		 l->schedule == MT_SURVEY_ZB_H1 ? " zb-h1" : "", cp, ep, etp, l->dp, l->mbs, l->sp ? " sp" : "",
-		 l->tp_overlap ? " overlap" : "", zero, group, again, l->rank_order == MT_RANKS_PP_DP ? " pp-dp" : "");
+		 schedules[l->schedule], cp, ep, etp, l->dp, l->mbs, l->sp ? " sp" : "", l->tp_overlap ? " overlap" : "", zero,
+		 group, again, l->rank_order == MT_RANKS_PP_DP ? " pp-dp" : "");
 }

@@ -112,29 +112,43 @@ static double least_memory(struct mt_case *c, const struct mt_survey_query *quer
 	return least;
 }
 
-/* Below the time, or the memory, of every layout of the node: passes of the fastest cards, or without cards the least memory with
- * one chunk a stage, which keeps fewest micro-batches, all ranks sharding. Where chunks decide which layers a stage has, the least
- * of all. */
-static double bound(const struct mt_survey_node *node, const struct mt_survey_query *query, const struct mt_survey_cards *cards)
+/* Of one choice of chunks: passes of the fastest cards, or without cards the least memory. */
+static double bound_of(const struct mt_survey_query *query, const struct mt_survey_layout *at,
+		       const struct mt_forecast_cards *fastest)
 {
-	int most = query->model.expert_every > 1 ? mt_survey_stage_layers(query, &node->layout) : 1;
-	struct mt_survey_layout at = node->layout;
-	struct mt_forecast_cards fastest;
 	struct mt_forecast f;
 	struct mt_case c;
+
+	mt_survey_case(&c, query, at);
+	c.selected = mt_survey_most_selected(query->stack);
+	if (!fastest)
+		return least_memory(&c, query, *at);
+	mt_forecast_passes(&f, &c, query->target, query->stack, &query->factors, fastest);
+	return mt_survey_passes_s(&f);
+}
+
+/* Below the time, or the memory, of every layout of the node: with one chunk a stage, which keeps fewest micro-batches, all ranks
+ * sharding. Where chunks decide which layers a stage has, the least of all. */
+static double bound(const struct mt_survey_node *node, const struct mt_survey_query *query, const struct mt_survey_cards *cards)
+{
+	bool spread = query->model.expert_every > 1, ends = node->layout.first_less > 0 || node->layout.last_less > 0;
+	int most = spread ? mt_survey_stage_layers(query, &node->layout) : 1;
+	struct mt_survey_layout at = node->layout;
+	struct mt_forecast_cards fastest;
 	double least = DBL_MAX;
 
 	if (cards)
 		least_cards(&fastest, cards->kinds, mt_survey_recompute_kinds(query->stack));
 	for (at.vp = 1; at.vp <= most; at.vp++) {
-		if (most % at.vp != 0)
-			continue;
-		mt_survey_case(&c, query, &at);
-		c.selected = mt_survey_most_selected(query->stack);
-		if (cards)
-			mt_forecast_compose(&f, &c, query->target, query->stack, &query->factors, &fastest);
-		least = fmin(least, cards ? mt_survey_passes_s(&f) : least_memory(&c, query, at));
+		if (most % at.vp == 0)
+			least = fmin(least, bound_of(query, &at, cards ? &fastest : NULL));
 	}
+	/* A V's first stage has both ends: less than another's only where they have less layers, or chunks decide which those are.
+	 */
+	at.schedule = MT_SURVEY_ZB_V;
+	at.vp = 2;
+	if ((ends || spread) && at.pp > 1 && query->stack->zero_bubble)
+		least = fmin(least, bound_of(query, &at, cards ? &fastest : NULL));
 	return least;
 }
 

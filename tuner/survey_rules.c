@@ -161,7 +161,7 @@ RULE(stack_interleaves)
 
 RULE(stack_has_zero_bubble)
 {
-	return l->schedule == MT_SURVEY_ZB_H1 && !q->stack->zero_bubble;
+	return l->schedule != MT_SURVEY_1F1B && !q->stack->zero_bubble;
 }
 
 RULE(fixed_zero)
@@ -284,6 +284,7 @@ RULE(recompute_layers_divisible_by_vp)
 	ENGINE(vp_needs_pp, CHUNKS)                                                                                                \
 	ENGINE(zero_bubble_needs_pp, CHUNKS)                                                                                       \
 	ENGINE(zb_h1_has_one_chunk, CHUNKS)                                                                                        \
+	ENGINE(zb_v_has_two_chunks, CHUNKS)                                                                                        \
 	ROW(layers_at_least_chunks, CHUNKS, "every model chunk must have a layer: layers must be at least pp * vp")                \
 	ENGINE(end_layers_fit, CHUNKS)                                                                                             \
 	ENGINE(vp_groups_fit_microbatches, CHUNKS)                                                                                 \

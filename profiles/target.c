@@ -112,6 +112,7 @@ static const struct mt_option stack_options[] = {
 	NUM("tp_switch_frac", S(tp_switch_frac), "0", 0, 1, "the same where a switch is on that is off by default; 0: no switch"),
 	NUM("tp_switch_buffers", S(tp_switch_buffers), "0", 0, 100, "a layer's gathered inputs that this switch keeps room for"),
 	NUM("ep_overlap_frac", S(ep_overlap_frac), "0", 0, 1, "share of the exchange with experts that is hidden"),
+	FLAG("ep_exposes_host", S(ep_exposes_host), "false", "that overlap leaves the host time of layers of experts open"),
 	NUM("p2p_overlap_frac", S(p2p_overlap_frac), "0", 0, 1, "share of pipeline messages that is hidden"),
 	FLAG("expert_dedup", S(expert_dedup), "false", "a token goes to a node once, however many of its experts are there"),
 	FLAG("scatter_gather", S(scatter_gather), "true", "pipeline messages are split over tensor-parallel ranks"),

@@ -68,6 +68,7 @@ struct mt_stack {
 	double tp_switch_frac;         /* the same where a switch that is off by default is on; 0: there is none */
 	double tp_switch_buffers;      /* gathered inputs of a layer that the switch keeps room for */
 	double ep_overlap_frac;        /* of the exchange with experts hidden beside another micro-batch */
+	bool ep_exposes_host;          /* what hides it waits for the host, layer by layer: its time is not hidden there */
 	double p2p_overlap_frac;       /* of pipeline messages hidden */
 	bool scatter_gather;           /* pipeline messages are split over the tensor-parallel ranks */
 	double broadcast_us;    /* of updated weights: ranks that share the optimizer's state send theirs one after the other */

@@ -98,3 +98,18 @@ choices() {
 	attempt megatune validate "$RUNS/sample.csv" --calibrate "$GIVEN/map.yaml"
 	refused "calibration"
 }
+
+@test "interleaved stages choose the options of a release" {
+	{
+		echo 'id,source_repo,hardware,container_or_version,arch,gpus,layers,hidden,heads,ffn,experts,topk,seq,vocab,tp,pp,vp,ep,dp,mbs,gbs,step_time_s'
+		for vp in 1 2 12; do
+			echo "vp$vp,x/Megatron-Bridge,h100,26.02,qwen3-moe,16,48,2048,32,768,128,8,4096,151936,1,2,$vp,8,8,1,1024,50"
+		done
+		echo "later,x/Megatron-Bridge,h100,26.02.01,qwen3-moe,16,48,2048,32,768,128,8,4096,151936,1,2,12,8,8,1,1024,50"
+		echo "dense,x/Megatron-Bridge,h100,26.02,llama,16,48,2048,32,8192,,,4096,151936,1,2,12,1,8,1,1024,50"
+	} >"$GIVEN/vp.csv"
+	attempt megatune validate "$GIVEN/vp.csv" --rows "$GIVEN/rows.csv"
+	finished
+	[ "$(tail -n +2 "$GIVEN/rows.csv" | cut -d, -f1,4 | tr -d '"' | tr '\n' ' ')" = "vp1,megatron-bridge vp2,megatron-bridge-ep-overlap \
+vp12,megatron-bridge-ep-overlap later,megatron-bridge dense,megatron-bridge " ]
+}

@@ -136,6 +136,24 @@ static void fused_experts_save_in_8_bits_only(void **state)
 	assert_float_equal(seconds(&c, &fused), seconds(&c, &stack), 1e-15);
 }
 
+/* Host and device take turns in layers of experts that are exchanged, and only there. */
+static void overlapped_experts_expose_the_host(void **state)
+{
+	struct mt_stack open = stack, idle = stack;
+	struct mt_case c = with_experts(), plain = dense(), alone = c;
+
+	open.ep_exposes_host = true;
+	idle.host_forward_us = idle.host_backward_us = idle.host_comm_us = idle.host_expert_us = idle.host_cast_us = 0;
+	double host_s = 1e-6 * (open.host_forward_us + open.host_backward_us + 2 * open.host_expert_us + 4 * open.host_comm_us +
+				2 * open.host_cast_us * (2 + 2 * c.experts / c.ep));
+
+	assert_float_equal(seconds(&c, &open), seconds(&c, &idle) + host_s, 1e-9);
+	assert_true(seconds(&c, &open) > seconds(&c, &stack));
+	alone.ep = 1;
+	assert_float_equal(seconds(&alone, &open), seconds(&alone, &stack), 1e-15);
+	assert_float_equal(seconds(&plain, &open), seconds(&plain, &stack), 1e-15);
+}
+
 static void broadcasts_grow_with_the_ranks_that_share_the_state(void **state)
 {
 	struct mt_stack sends = stack;
@@ -159,6 +177,7 @@ int main(void)
 		cmocka_unit_test(each_further_rank_of_a_ring_costs_a_step),
 		cmocka_unit_test(clamped_gates_cost_experts_only),
 		cmocka_unit_test(fused_experts_save_in_8_bits_only),
+		cmocka_unit_test(overlapped_experts_expose_the_host),
 		cmocka_unit_test(broadcasts_grow_with_the_ranks_that_share_the_state),
 	};
 	return cmocka_run_group_tests_name("tuner_layer", tests, open_profiles, close_profiles);

@@ -339,6 +339,7 @@ static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_pa
 	       host_back_s = p->host_back_s;
 	double backward_s = p->backward_s + p->core_back_s + BACKWARD_VECTOR * p->vector_s + tp_s + p->ep_s + cp_back_s;
 	double passes = c->recompute == MT_CASE_FULL ? 3 : 2;
+	bool open = s->blocking_launches || (s->ep_exposes_host && c->experts > 0 && c->ep > 1 && !dense);
 
 	memset(card, 0, sizeof *card);
 	if (c->recompute == MT_CASE_SELECTIVE)
@@ -353,8 +354,8 @@ static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_pa
 	card->tp_s = passes * tp_s;
 	card->ep_s = passes * p->ep_s;
 	card->cp_s = cp_s + cp_back_s + (c->recompute == MT_CASE_FULL ? cp_s : 0);
-	card->forward_s = s->blocking_launches ? forward_s + p->host_s : later(forward_s, p->host_s);
-	card->backward_s = s->blocking_launches ? backward_s + again_s + host_back_s : later(backward_s + again_s, host_back_s);
+	card->forward_s = open ? forward_s + p->host_s : later(forward_s, p->host_s);
+	card->backward_s = open ? backward_s + again_s + host_back_s : later(backward_s + again_s, host_back_s);
 	card->host_s = card->forward_s - forward_s + card->backward_s - backward_s - again_s;
 	card->forward_s *= f->of[MT_FACTOR_LAYER];
 	card->backward_s *= f->of[MT_FACTOR_LAYER];

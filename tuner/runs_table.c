@@ -73,10 +73,15 @@ static bool matches(const struct mt_yaml *rule, const char *key, const char *tex
 
 static const char *choose(const struct mt_yaml *map, const char *what, const struct mt_csv *csv, int row)
 {
-	static const char *const keys[][2] = {{"hardware", "hardware"},   {"interconnect", "interconnect"},
-					      {"source", "source_repo"},  {"version", "container_or_version"},
-					      {"attention", "attention"}, {"zero", "zero_stage"},
-					      {"model", "model"},         {"arch", "arch"},
+	static const char *const keys[][2] = {{"hardware", "hardware"},
+					      {"interconnect", "interconnect"},
+					      {"source", "source_repo"},
+					      {"version", "container_or_version"},
+					      {"attention", "attention"},
+					      {"zero", "zero_stage"},
+					      {"model", "model"},
+					      {"arch", "arch"},
+					      {"vp", "vp"},
 					      {"notes", "notes"}};
 
 	for (size_t i = 0; map && i < map->count; i++) {
@@ -94,7 +99,7 @@ static const char *choose(const struct mt_yaml *map, const char *what, const str
 static enum mt_status check_map(const struct mt_yaml *map, const char *path)
 {
 	static const char *const known[] = {"hardware", "interconnect", "source", "version", "attention", "zero",
-					    "model",    "arch",         "notes",  "machine", "stack"};
+					    "model",    "arch",         "vp",     "notes",   "machine",   "stack"};
 
 	if (!map || map->kind != MT_YAML_LIST)
 		return mt_fail(MT_INPUT, "%s: no list 'map:' of rules such as {hardware: \"*a100*\", machine: a100-80g-sxm}", path);

@@ -109,6 +109,7 @@ static const struct mt_option stack_options[] = {
 	FLAG("gathers_narrow", S(gathers_narrow), "false", "sharded parameters are gathered in 8 bits where products want these"),
 	NUM("sharded_overlap_frac", S(sharded_overlap_frac), "0.9", 0, 1, "the same under ZeRO-3, of each pass"),
 	NUM("tp_overlap_frac", S(tp_overlap_frac), "0", 0, 1, "share of tensor-parallel communication that is hidden"),
+	FLAG("tp_copies", S(tp_copies), "false", "what sequence parallelism gathers or scatters is copied once more"),
 	NUM("tp_switch_frac", S(tp_switch_frac), "0", 0, 1, "the same where a switch is on that is off by default; 0: no switch"),
 	NUM("tp_switch_buffers", S(tp_switch_buffers), "0", 0, 100, "a layer's gathered inputs that this switch keeps room for"),
 	NUM("ep_overlap_frac", S(ep_overlap_frac), "0", 0, 1, "share of the exchange with experts that is hidden"),

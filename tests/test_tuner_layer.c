@@ -154,6 +154,24 @@ static void overlapped_experts_expose_the_host(void **state)
 	assert_float_equal(seconds(&plain, &open), seconds(&plain, &stack), 1e-15);
 }
 
+/* Two gathers of 8 bits and two scatters of 16 a pass, each read and written; no overlap hides them. */
+static void copies_of_gathered_rows_are_never_hidden(void **state)
+{
+	struct mt_stack copies = stack, none = stack;
+	struct mt_case c = dense(), narrow = c, whole = c;
+	double copied_s;
+
+	copies.tp_copies = true;
+	copied_s = layer_of(&c, &copies).tp_s - layer_of(&c, &none).tp_s;
+	assert_float_equal(copied_s, 2 * 2 * mt_target_vector_s(&target, 2 * c.mbs * c.seq * c.hidden * (1 + 2)), 1e-9);
+	copies.tp_overlap_frac = none.tp_overlap_frac = 1;
+	assert_float_equal(layer_of(&c, &copies).tp_s - layer_of(&c, &none).tp_s, copied_s, 1e-9);
+	narrow.tp = 1;
+	narrow.sp = whole.sp = false;
+	assert_float_equal(seconds(&narrow, &copies), seconds(&narrow, &none), 1e-15);
+	assert_float_equal(seconds(&whole, &copies), seconds(&whole, &none), 1e-15);
+}
+
 static void broadcasts_grow_with_the_ranks_that_share_the_state(void **state)
 {
 	struct mt_stack sends = stack;
@@ -178,6 +196,7 @@ int main(void)
 		cmocka_unit_test(clamped_gates_cost_experts_only),
 		cmocka_unit_test(fused_experts_save_in_8_bits_only),
 		cmocka_unit_test(overlapped_experts_expose_the_host),
+		cmocka_unit_test(copies_of_gathered_rows_are_never_hidden),
 		cmocka_unit_test(broadcasts_grow_with_the_ranks_that_share_the_state),
 	};
 	return cmocka_run_group_tests_name("tuner_layer", tests, open_profiles, close_profiles);

@@ -209,6 +209,16 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 	return one_s;
 }
 
+/* Copies beside the collectives of one pass: where the batch is the outermost dimension, the parts of ranks lie apart in what is
+ * gathered, as the products want it, and in what is reduced and scattered. */
+static double tensor_copies_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
+			      const struct mt_factors *f, double tokens, bool dense)
+{
+	double times = c->experts > 0 && !dense ? 1 : 2, bytes = 2 * tokens * c->hidden * (mt_target_width_bytes(c->width) + 2);
+
+	return s->tp_copies && c->sp && c->tp > 1 ? f->of[MT_FACTOR_MEMORY] * times * mt_target_vector_s(t, bytes) : 0;
+}
+
 /* Heads for rows and back: queries, keys and values one way, outputs the other; backward outputs and their gradients, then the
  * gradients of the three. */
 static double heads_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, bool backward)
@@ -324,6 +334,7 @@ static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const
 	p->vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, s, tokens, dense)) +
 						 (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
 	p->tp_s = tensor_s(c, t, f, tokens, dense);
+	p->tp_copy_s = tensor_copies_s(c, t, s, f, tokens, dense);
 	more_us = host_more_us(c, s, routed);
 	p->host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
 	p->host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
@@ -332,7 +343,9 @@ static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const
 static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_parts *p, const struct mt_case *c,
 			 const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f, bool dense)
 {
-	double tokens = c->mbs * c->seq / c->cp, tp_s = p->tp_s * (1 - (c->tp_overlap ? s->tp_switch_frac : s->tp_overlap_frac));
+	double tokens = c->mbs * c->seq / c->cp, tp_s;
+
+	tp_s = p->tp_copy_s + p->tp_s * (1 - (c->tp_overlap ? s->tp_switch_frac : s->tp_overlap_frac));
 	double cp_s = context_s(c, t, s, f, tokens, p->core_s, false),
 	       cp_back_s = context_s(c, t, s, f, tokens, p->core_back_s, true);
 	double forward_s = p->forward_s + p->core_s + p->vector_s + tp_s + p->ep_s + cp_s, again_s = 0,

@@ -17,6 +17,15 @@ setup() {
 	check '!grep { !$_->{why} } @{$d->{skipped}}' "$OUT"
 }
 
+@test "a cell that is no number is told by its column, and other rows are predicted" {
+	sed -E '2s/,[0-9.]+,dgxc/,nan,dgxc/; 3s/,64,8,llama/,sixty,8,llama/' "$RUNS/sample.csv" >"$GIVEN/cells.csv"
+	attempt megatune validate "$GIVEN/cells.csv" --json
+	finished
+	check '$d->{skipped}[0]{why} eq "step_time_s \x27nan\x27 is not a number of 0 or more"' "$OUT"
+	check '$d->{skipped}[1]{why} eq "gpus \x27sixty\x27 is not a number of 0 or more"' "$OUT"
+	check '$d->{predicted} > 30' "$OUT"
+}
+
 # choices MBS...: a table of one choice: layouts that took 20 s, of these micro-batches, and one, said to be slower, that took 10 s.
 choices() {
 	head -1 "$RUNS/sample.csv"

@@ -210,6 +210,25 @@ static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, co
 		c->ep = 1;
 }
 
+/* A cell that should hold a number and does not. */
+static bool bad_cell(struct mt_measured_run *run, const struct mt_csv *csv, int row)
+{
+	static const char *const numbers[] = {
+		"gpus", "gpus_per_node", "layers", "hidden", "heads", "kv_heads",   "ffn",        "experts",
+		"topk", "seq",           "vocab",  "tp",     "sp",    "pp",         "vp",         "cp",
+		"ep",   "etp",           "dp",     "mbs",    "gbs",   "zero_stage", "step_time_s"};
+
+	for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+		const char *text = mt_csv_cell(csv, row, mt_csv_column(csv, numbers[i]));
+
+		if (*text && number(csv, row, numbers[i], -1) < 0) {
+			snprintf(run->skip, sizeof run->skip, "%s '%.40s' is not a number of 0 or more", numbers[i], text);
+			return true;
+		}
+	}
+	return false;
+}
+
 static void find_fault(struct mt_measured_run *run, const char *model)
 {
 	const struct mt_case *c = &run->layout;
@@ -256,7 +275,8 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 	MT_TRY(find_stack(table, stack, &run->stack));
 	read_model(&run->layout, csv, row);
 	read_layout(&run->layout, csv, row, &table->stacks[run->stack]);
-	find_fault(run, model);
+	if (!bad_cell(run, csv, row))
+		find_fault(run, model);
 	const struct mt_case *c = &run->layout;
 	snprintf(run->same, sizeof run->same, "%.60s %s %.0f gpus L%.0f h%.0f s%.0f b%.0f w%d", model,
 		 table->targets[run->target].name, run->gpus, c->layers, c->hidden, c->seq, c->gbs, (int)c->width);

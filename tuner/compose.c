@@ -215,10 +215,9 @@ static struct mt_key footprints_key(const struct composition *k)
 /* By stage: to the byte, or without holes. */
 static enum mt_status find_footprints(const struct composition *k, bool exact, const struct mt_footprint **found)
 {
-	struct mt_schedule_shape shape = exact ? k->shape : mt_schedule_settled(&k->shape, 1);
-	struct mt_footprint_query query = {.shape = &shape, .apart = mt_logits_apart(&k->run.layout)};
+	struct mt_footprint_query query = {.shape = &k->shape, .apart = mt_logits_apart(&k->run.layout)};
 	const struct mt_key key = footprints_key(k);
-	const struct mt_action_list *lists;
+	struct mt_schedule_pair pair;
 	struct mt_footprints *kept;
 	struct mt_footprint *made;
 	enum mt_status st = MT_OK;
@@ -227,16 +226,19 @@ static enum mt_status find_footprints(const struct composition *k, bool exact, c
 	*found = exact ? kept->exact : kept->floors;
 	if (*found)
 		return MT_OK;
-	MT_TRY(mt_schedules_find(&k->cache->schedules, &shape, &lists));
-	made = calloc((size_t)shape.stages, sizeof *made);
+	if (exact)
+		MT_TRY(mt_schedules_find(&k->cache->schedules, &k->shape, &pair.lists[0]));
+	else
+		MT_TRY(mt_schedules_pair(&k->cache->schedules, &k->shape, &pair));
+	made = calloc((size_t)k->shape.stages + 1, sizeof *made);
 	if (!made)
-		return mt_fail(MT_NOMEM, "no memory for %d stages", shape.stages);
-	for (query.index = 0; query.index < shape.stages && st == MT_OK; query.index++) {
+		return mt_fail(MT_NOMEM, "no memory for %d stages", k->shape.stages);
+	for (query.index = 0; query.index < k->shape.stages && st == MT_OK; query.index++) {
 		struct mt_footprint *f = &made[query.index];
 
 		query.stage = &k->stages[query.index];
 		query.card = card_of(k, query.index);
-		st = (exact ? mt_footprint_find : mt_footprint_floor)(f, &query, &lists[query.index]);
+		st = (exact ? mt_footprint_find : mt_footprint_floor)(f, &query, &pair.lists[0][query.index]);
 	}
 	if (st != MT_OK) {
 		free(made);

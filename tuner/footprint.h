@@ -22,8 +22,8 @@ struct mt_footprint_query {
  * those that pass until memory looks as it did before, and the same actions follow. */
 enum mt_status mt_footprint_find(struct mt_footprint *footprint, const struct mt_footprint_query *query,
 				 const struct mt_action_list *actions);
-/* The same without holes: no layout takes less. `actions`: as many micro-batches as mt_schedule_settled leaves are enough. Costs
- * some microseconds a layer and nanoseconds an action. */
+/* The same without holes: no layout takes less. `actions`: those of mt_schedules_pair are enough. Costs some microseconds a
+ * layer and nanoseconds an action. */
 enum mt_status mt_footprint_floor(struct mt_footprint *footprint, const struct mt_footprint_query *query,
 				  const struct mt_action_list *actions);
 

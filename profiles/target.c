@@ -110,6 +110,7 @@ static const struct mt_option stack_options[] = {
 	NUM("sharded_overlap_frac", S(sharded_overlap_frac), "0.9", 0, 1, "the same under ZeRO-3, of each pass"),
 	NUM("tp_overlap_frac", S(tp_overlap_frac), "0", 0, 1, "share of tensor-parallel communication that is hidden"),
 	FLAG("tp_copies", S(tp_copies), "false", "what sequence parallelism gathers or scatters is copied once more"),
+	FLAG("tp_gathers_wide", S(tp_gathers_wide), "false", "tensor-parallel ranks gather 16 bits also for 8-bit products"),
 	NUM("tp_switch_frac", S(tp_switch_frac), "0", 0, 1, "the same where a switch is on that is off by default; 0: no switch"),
 	NUM("tp_switch_buffers", S(tp_switch_buffers), "0", 0, 100, "a layer's gathered inputs that this switch keeps room for"),
 	NUM("ep_overlap_frac", S(ep_overlap_frac), "0", 0, 1, "share of the exchange with experts that is hidden"),

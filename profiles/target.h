@@ -66,6 +66,7 @@ struct mt_stack {
 	double sharded_overlap_frac;   /* the same where parameters are sharded (ZeRO-3): of each pass */
 	double tp_overlap_frac;        /* of tensor-parallel communication hidden behind products */
 	bool tp_copies;                /* what sequence parallelism gathers or scatters lies apart and is copied once more */
+	bool tp_gathers_wide;          /* these are gathered in 16 bits also where products want 8 or 4, and cast after */
 	double tp_switch_frac;         /* the same where a switch that is off by default is on; 0: there is none */
 	double tp_switch_buffers;      /* gathered inputs of a layer that the switch keeps room for */
 	double ep_overlap_frac;        /* of the exchange with experts hidden beside another micro-batch */

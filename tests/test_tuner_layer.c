@@ -172,6 +172,20 @@ static void copies_of_gathered_rows_are_never_hidden(void **state)
 	assert_float_equal(seconds(&whole, &copies), seconds(&whole, &none), 1e-15);
 }
 
+/* Then each rank casts all rows: what sequence parallelism saves elsewhere is not saved. */
+static void what_is_gathered_wide_is_cast_whole(void **state)
+{
+	struct mt_stack wide = stack;
+	struct mt_case sp = dense(), whole = dense(), same = dense();
+
+	wide.tp_gathers_wide = true;
+	whole.sp = false;
+	assert_float_equal(layer_of(&sp, &wide).products_s, layer_of(&whole, &wide).products_s, 1e-12);
+	assert_true(layer_of(&sp, &wide).tp_s > layer_of(&sp, &stack).tp_s);
+	same.width = MT_WIDTH_16;
+	assert_float_equal(seconds(&same, &wide), seconds(&same, &stack), 1e-15);
+}
+
 static void broadcasts_grow_with_the_ranks_that_share_the_state(void **state)
 {
 	struct mt_stack sends = stack;
@@ -197,6 +211,7 @@ int main(void)
 		cmocka_unit_test(fused_experts_save_in_8_bits_only),
 		cmocka_unit_test(overlapped_experts_expose_the_host),
 		cmocka_unit_test(copies_of_gathered_rows_are_never_hidden),
+		cmocka_unit_test(what_is_gathered_wide_is_cast_whole),
 		cmocka_unit_test(broadcasts_grow_with_the_ranks_that_share_the_state),
 	};
 	return cmocka_run_group_tests_name("tuner_layer", tests, open_profiles, close_profiles);

@@ -63,9 +63,15 @@ struct casts {
 
 /* With sequence parallelism, what is gathered from all tensor-parallel ranks is cast before: three of four bytes for a rank's own
  * rows, the transposed copy for all. */
-static double gathered(const struct mt_case *c)
+static double gathered(const struct mt_case *c, const struct mt_stack *s)
 {
-	return c->sp ? 0.75 / c->tp + 0.25 : 1;
+	return c->sp && !s->tp_gathers_wide ? 0.75 / c->tp + 0.25 : 1;
+}
+
+/* Bytes an element of what tensor-parallel ranks gather for a product. */
+static double gathered_bytes(const struct mt_case *c, const struct mt_stack *s)
+{
+	return s->tp_gathers_wide ? 2 : mt_target_width_bytes(c->width);
 }
 
 static const struct casts both = {1, 1};
@@ -188,7 +194,8 @@ static void experts(struct linear *sum, double *ep_s, const struct mt_case *c, c
 }
 
 /* Tensor-parallel communication of one pass: two all-reduces, or gathers and scatters that move as much. */
-static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_factors *f, double tokens, bool dense)
+static double tensor_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f,
+		       double tokens, bool dense)
 {
 	struct mt_span span = mt_target_span(t, c->tp, 1);
 	double bytes = 2 * tokens * c->hidden, one_s;
@@ -197,7 +204,7 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 	if (c->tp <= 1)
 		return 0;
 	if (c->sp) /* gathered as the products want it, reduced in 16 bits */
-		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes * mt_target_width_bytes(c->width) / 2) +
+		one_s = mt_forecast_collective(t, f, MT_ALL_GATHER, span, bytes * gathered_bytes(c, s) / 2) +
 			mt_forecast_collective(t, f, MT_REDUCE_SCATTER, span, bytes);
 	else
 		one_s = mt_forecast_collective(t, f, MT_ALL_REDUCE, span, bytes);
@@ -214,7 +221,7 @@ static double tensor_s(const struct mt_case *c, const struct mt_target *t, const
 static double tensor_copies_s(const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			      const struct mt_factors *f, double tokens, bool dense)
 {
-	double times = c->experts > 0 && !dense ? 1 : 2, bytes = 2 * tokens * c->hidden * (mt_target_width_bytes(c->width) + 2);
+	double times = c->experts > 0 && !dense ? 1 : 2, bytes = 2 * tokens * c->hidden * (gathered_bytes(c, s) + 2);
 
 	return s->tp_copies && c->sp && c->tp > 1 ? f->of[MT_FACTOR_MEMORY] * times * mt_target_vector_s(t, bytes) : 0;
 }
@@ -269,21 +276,21 @@ static void attention_linears(struct linear *lin, const struct mt_case *c, const
 			add_linear(lin, c, t, s, f, 1, own, c->q_rank, c->hidden, both);
 		add_linear(lin, c, t, s, f, 1, own, c->kv_rank + c->rope_dim, c->hidden, both);
 		add_linear(lin, c, t, s, f, 1, tokens, q / c->tp, c->q_rank > 0 ? c->q_rank : c->hidden,
-			   (struct casts){gathered(c), 1});
+			   (struct casts){gathered(c, s), 1});
 		add_linear(lin, c, t, s, f, 1, tokens, (q - c->heads * c->rope_dim + v) / c->tp, c->kv_rank,
-			   (struct casts){gathered(c), 1});
+			   (struct casts){gathered(c, s), 1});
 	} else {
-		add_linear(lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden, (struct casts){gathered(c), 1});
+		add_linear(lin, c, t, s, f, 1, tokens, (q + 2 * kv) / c->tp, c->hidden, (struct casts){gathered(c, s), 1});
 	}
-	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, v / c->tp, (struct casts){1, gathered(c)});
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, v / c->tp, (struct casts){1, gathered(c, s)});
 }
 
 /* An MLP, whole or the one that all tokens meet beside the experts. */
 static void mlp_linears(struct linear *lin, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			const struct mt_factors *f, double tokens, double width)
 {
-	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden, (struct casts){gathered(c), 1});
-	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp, (struct casts){1, gathered(c)});
+	add_linear(lin, c, t, s, f, 1, tokens, (c->gated ? 2 : 1) * width / c->tp, c->hidden, (struct casts){gathered(c, s), 1});
+	add_linear(lin, c, t, s, f, 1, tokens, c->hidden, width / c->tp, (struct casts){1, gathered(c, s)});
 }
 
 /* What selective recompute does again; attention_s: of the attention. A norm reads and writes its rows, two of them a layer; the
@@ -333,7 +340,7 @@ static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const
 	p->core_s = attention_s(c, t, s, f, &p->core_back_s);
 	p->vector_s = f->of[MT_FACTOR_MEMORY] * (s->elementwise_passes * mt_target_vector_s(t, vector_bytes(c, s, tokens, dense)) +
 						 (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
-	p->tp_s = tensor_s(c, t, f, tokens, dense);
+	p->tp_s = tensor_s(c, t, s, f, tokens, dense);
 	p->tp_copy_s = tensor_copies_s(c, t, s, f, tokens, dense);
 	more_us = host_more_us(c, s, routed);
 	p->host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);

@@ -124,6 +124,9 @@ setup() {
 	refused "no layout fits"
 	attempt megatune plan llama3-8b --machine a100-80g-sxm --stack megatron-cor --gpus 8
 	refused "did you mean 'megatron-core'"
+	attempt megatune plan llama3-8b --machine gb30 --gpus 16
+	refused "no machine 'gb30'"
+	refused "did you mean 'gb300'"
 	attempt megatune scale llama3-8b
 	refused "--machine"
 	attempt megatune scale llama3-8b --machine b200 --gpus 8..4

@@ -1,6 +1,7 @@
 /* plan for a machine that is described, not measured: the forecast's search, its document, and the choice as a run file. */
 #include "tuner/command_forecast.h"
 
+#include "base/catalog.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "tuner/goal.h"
@@ -35,6 +36,9 @@ enum mt_status mt_forecast_wanted(const struct mt_cli *cli, const struct mt_tune
 				  const struct mt_setting_options *options, bool *wanted)
 {
 	*wanted = options->stack || mt_setting_names_machine(tune->machine);
+	if (!*wanted && tune->machine && !strchr(tune->machine, '/') && !strstr(tune->machine, ".yaml") &&
+	    !mt_file_exists(tune->machine))
+		return mt_catalog_unknown("machines", tune->machine, "give the path of a file that megatune probe wrote");
 	if (*wanted && !tune->machine)
 		return mt_fail(MT_INPUT, "command line: --stack needs --machine NAME of profiles/machines");
 	return check_options(cli, *wanted);

@@ -103,6 +103,7 @@ static const struct mt_option stack_options[] = {
 	NUM("message_us", S(message_us), "0", 0, 1e6, "launches and wait of a pipeline message, us"),
 	NUM("microbatch_us", S(microbatch_us), "1000", 0, 1e7, "host time of a micro-batch, us"),
 	NUM("step_us", S(step_us), "10000", 0, 1e8, "host time of a step, us"),
+	NUM("accumulate_bytes", S(accumulate_bytes), "0", 0, 100, "traffic of summing gradients, bytes a weight and micro-batch"),
 	NUM("grad_bytes", S(grad_bytes), "4", 1, 8, "bytes of a gradient element on the wire"),
 	NUM("dp_overlap_frac", S(dp_overlap_frac), "0.8", 0, 1, "share of a backward pass that hides reductions"),
 	NUM("strided_nic_frac", S(strided_nic_frac), "1", 0.01, 1, "of the cards' rate for data-parallel groups apart in a node"),

@@ -59,6 +59,7 @@ struct mt_stack {
 	double message_us;             /* of a pipeline message, a pass of a chunk: launches and the wait for the other stage */
 	bool expert_dedup;             /* a token goes to a node once */
 	double microbatch_us, step_us; /* host time a micro-batch; a step */
+	double accumulate_bytes;       /* memory traffic a weight and micro-batch of summing gradients; 0: the products do it */
 	double grad_bytes;             /* bytes of a gradient element on the wire */
 	double dp_overlap_frac;        /* of the last backward pass that may hide reductions */
 	double strided_nic_frac;       /* of the cards' rate for data-parallel groups with several ranks on a node where tp > 1 */

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAIR_LEAST = 10 };
+/* Runs, and groups where the run is of none of them, that speak for a pair: n bound the next with a chance of n / (n + 1). */
+enum { PAIR_LEAST = 10, GROUPS_LEAST = 9 };
 
 static bool same_pair(const struct mt_measured_run *a, const struct mt_measured_run *b, const struct mt_runs_table *table)
 {
@@ -98,10 +99,12 @@ static double miss(const struct mt_runs_table *table, const double *predicted_s,
 	return fabs(log(table->runs[i].measured_s / predicted_s[i]));
 }
 
-/* How much wider a quantile must be for a group that is none of `groups`: runs of one group err alike. */
-static double wider(int groups)
+/* Of a group that is none of `groups`: runs of one group err alike, so that few of them say little. */
+static double half_of_new(double half, int groups, double all)
 {
-	return groups > 0 ? 1 + 1.0 / groups : 1;
+	if (groups > 0)
+		half *= 1 + 1.0 / groups;
+	return groups < GROUPS_LEAST && half < all ? all : half;
 }
 
 static bool same_group(const struct mt_measured_run *a, const struct mt_measured_run *b)
@@ -132,8 +135,8 @@ static double half_of_all(const struct mt_fit_check *check, const struct mt_runs
 }
 
 /* From the errors of the other folds' runs of the same pair: of runs with a layer that was measured, or of all as if none had
- * been. 0: too few. */
-static double half_of_pair(const struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int i,
+ * been; no less than `all`, that of all pairs, where few groups speak for a new one. 0: too few runs. */
+static double half_of_pair(const struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int i, double all,
 			   double *errors, int *from)
 {
 	const double *predicted_s = check->seen[i] ? check->predicted_s : check->new_s;
@@ -154,7 +157,9 @@ static double half_of_pair(const struct mt_fit_check *check, const struct mt_run
 		from[count] = j;
 		errors[count++] = miss(table, predicted_s, j);
 	}
-	return count < PAIR_LEAST ? 0 : quantile_of(errors, count) * (own ? 1 : wider(groups));
+	if (count < PAIR_LEAST)
+		return 0;
+	return own ? quantile_of(errors, count) : half_of_new(quantile_of(errors, count), groups, all);
 }
 
 static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_table *table, const int *fold, int folds)
@@ -172,7 +177,7 @@ static enum mt_status halves(struct mt_fit_check *check, const struct mt_runs_ta
 	for (int i = 0; st == MT_OK && i < table->count; i++) {
 		if (!(check->predicted_s[i] > 0))
 			continue;
-		check->half_frac[i] = half_of_pair(check, table, fold, i, errors, from);
+		check->half_frac[i] = half_of_pair(check, table, fold, i, all[fold[i]], errors, from);
 		if (check->half_frac[i] <= 0)
 			check->half_frac[i] = all[fold[i]] > 0 ? all[fold[i]] : table->stacks[table->runs[i].stack].spread_frac;
 	}
@@ -257,6 +262,10 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 	int *size = calloc(n, sizeof *size);
 	enum mt_status st = seen && fresh && room && size ? MT_OK : mt_fail(MT_NOMEM, "no memory for intervals");
 
+	for (int i = 0; st == MT_OK && i < table->count; i++)
+		size[i] = group_size(table, check, i);
+	if (st == MT_OK)
+		model->half_new_frac = half_of_all(check, table, NULL, 0, room, size);
 	for (int k = 0; st == MT_OK && k < model->count; k++) {
 		struct mt_fit_key *key = &model->keys[k];
 		int count = 0, seen_count = 0, groups = 0;
@@ -283,14 +292,10 @@ enum mt_status mt_fit_intervals(struct mt_fit_model *model, const struct mt_runs
 		key->runs = count;
 		key->mape_frac /= count > 0 ? count : 1;
 		if (count >= PAIR_LEAST)
-			key->half_frac = key->half_new_frac = quantile_of(fresh, count) * wider(groups);
+			key->half_frac = key->half_new_frac = half_of_new(quantile_of(fresh, count), groups, model->half_new_frac);
 		if (seen_count >= PAIR_LEAST)
 			key->half_frac = quantile_of(seen, seen_count);
 	}
-	for (int i = 0; st == MT_OK && i < table->count; i++)
-		size[i] = group_size(table, check, i);
-	if (st == MT_OK)
-		model->half_new_frac = half_of_all(check, table, NULL, 0, room, size);
 	free(seen);
 	free(fresh);
 	free(room);

@@ -68,6 +68,7 @@ struct mt_layer_parts {
 	double forward_s, backward_s, wgrad_s;
 	double core_s, core_back_s, vector_s, tp_s, ep_s, host_s, host_back_s;
 	double tp_copy_s; /* of what tp_s gathers and scatters: a pass, never hidden */
+	double sum_s;     /* of weight gradients to those of the micro-batches before */
 };
 struct mt_forecast_parts {
 	struct mt_layer_parts layer, dense;

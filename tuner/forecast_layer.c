@@ -320,11 +320,18 @@ static double host_more_us(const struct mt_case *c, const struct mt_stack *s, bo
 	return more_us + calls * s->host_comm_us * (1 + log2(c->tp));
 }
 
+/* Adding a micro-batch's gradients of so many weights to the sum of those before, where no product does it as it writes. */
+static double sum_s(const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f, double weights)
+{
+	return s->accumulate_bytes > 0 ? f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, s->accumulate_bytes * weights) : 0;
+}
+
 /* A layer, with experts where the model has them and `dense` is not set. */
 static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const struct mt_target *t, const struct mt_stack *s,
 			const struct mt_factors *f, bool dense)
 {
 	double tokens = c->mbs * c->seq / c->cp, more_us;
+	struct mt_case_weights w = mt_case_layer_weights(c, dense);
 	bool routed = c->experts > 0 && !dense;
 	struct linear lin = {0};
 
@@ -342,6 +349,7 @@ static void layer_parts(struct mt_layer_parts *p, const struct mt_case *c, const
 						 (s->fused_elementwise ? 6 : 14) * t->kernel_us * 1e-6);
 	p->tp_s = tensor_s(c, t, s, f, tokens, dense);
 	p->tp_copy_s = tensor_copies_s(c, t, s, f, tokens, dense);
+	p->sum_s = sum_s(t, s, f, w.split / c->tp + w.whole + w.expert / (c->ep * mt_case_etp(c)));
 	more_us = host_more_us(c, s, routed);
 	p->host_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_forward_us + more_us);
 	p->host_back_s = f->of[MT_FACTOR_HOST] * 1e-6 * (s->host_backward_us + more_us);
@@ -357,7 +365,7 @@ static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_pa
 	       cp_back_s = context_s(c, t, s, f, tokens, p->core_back_s, true);
 	double forward_s = p->forward_s + p->core_s + p->vector_s + tp_s + p->ep_s + cp_s, again_s = 0,
 	       host_back_s = p->host_back_s;
-	double backward_s = p->backward_s + p->core_back_s + BACKWARD_VECTOR * p->vector_s + tp_s + p->ep_s + cp_back_s;
+	double backward_s = p->backward_s + p->core_back_s + BACKWARD_VECTOR * p->vector_s + p->sum_s + tp_s + p->ep_s + cp_back_s;
 	double passes = c->recompute == MT_CASE_FULL ? 3 : 2;
 	bool open = s->blocking_launches || (s->ep_exposes_host && c->experts > 0 && c->ep > 1 && !dense);
 
@@ -370,7 +378,7 @@ static void finish_layer(struct mt_pass_forecast *card, const struct mt_layer_pa
 	}
 	card->products_s = p->forward_s + p->backward_s;
 	card->attention_s = p->core_s + p->core_back_s;
-	card->vector_s = (1 + BACKWARD_VECTOR) * p->vector_s;
+	card->vector_s = (1 + BACKWARD_VECTOR) * p->vector_s + p->sum_s;
 	card->tp_s = passes * tp_s;
 	card->ep_s = passes * p->ep_s;
 	card->cp_s = cp_s + cp_back_s + (c->recompute == MT_CASE_FULL ? cp_s : 0);
@@ -393,7 +401,7 @@ static double words_of(const struct mt_case *c, const struct mt_stack *s)
 static void make_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecast *head, const struct mt_case *c,
 		      const struct mt_target *t, const struct mt_stack *s, const struct mt_factors *f)
 {
-	double tokens = c->mbs * c->seq / c->cp, words = words_of(c, s), tp_s = 0;
+	double tokens = c->mbs * c->seq / c->cp, words = words_of(c, s), more_s = sum_s(t, s, f, words * c->hidden), tp_s = 0;
 	struct mt_case wide = *c;
 	struct linear lin = {0};
 
@@ -406,12 +414,12 @@ static void make_ends(struct mt_pass_forecast *embedding, struct mt_pass_forecas
 	embedding->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (c->dropout ? 11 : 4) * tokens * c->hidden);
 	embedding->tp_s = 2 * tp_s;
 	embedding->forward_s = embedding->vector_s + tp_s;
-	embedding->backward_s = embedding->vector_s + tp_s;
+	embedding->backward_s = embedding->vector_s + more_s + tp_s;
 	head->products_s = lin.forward_s + lin.backward_s;
 	head->vector_s = f->of[MT_FACTOR_MEMORY] * mt_target_vector_s(t, (s->fused_elementwise ? 18 : 24) * tokens * words);
 	head->tp_s = 2 * tp_s;
 	head->forward_s = lin.forward_s + 0.6 * head->vector_s + tp_s;
-	head->backward_s = lin.backward_s + 0.4 * head->vector_s + tp_s;
+	head->backward_s = lin.backward_s + 0.4 * head->vector_s + more_s + tp_s;
 	head->wgrad_s = lin.wgrad_s;
 }
 

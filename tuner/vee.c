@@ -1,41 +1,35 @@
 #include "tuner/vee.h"
 
+#include "tuner/keyed.h"
 #include "tuner/pipeline.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-enum { GRID = 24, MORE = 8, MOST_MORE = 16, FIRST_SLOTS = 1024, CHUNKS = 2 };
+enum { GRID = 24, MORE = 8, MOST_MORE = 16, CHUNKS = 2 };
 
 /* Without memory for a replay; no step takes so long. */
 static const double NEVER_S = 1e30;
 
+/* Where a replay is asked for. */
 struct corner {
-	int stages;                 /* 0: free */
-	int forward, weights, more; /* more: of the first stage, in steps of 1 / MORE */
+	int stages, forward, weights, more; /* shares of passes in steps of 1 / GRID; more: of the first stage, of 1 / MORE */
 	int64_t microbatches;
+};
+
+struct replayed {
+	struct mt_key key;
 	double end_s; /* of passes that take 1 s together */
 };
 
 struct mt_vee {
 	struct mt_schedules schedules;
-	struct corner *corners; /* owned: open addressing */
-	size_t slots, count;
+	struct mt_keyed corners;
 };
 
 struct mt_vee *mt_vee_create(void)
 {
-	struct mt_vee *vee = calloc(1, sizeof *vee);
-
-	if (!vee)
-		return NULL;
-	vee->slots = FIRST_SLOTS;
-	vee->corners = calloc(vee->slots, sizeof *vee->corners);
-	if (!vee->corners) {
-		free(vee);
-		return NULL;
-	}
-	return vee;
+	return calloc(1, sizeof(struct mt_vee));
 }
 
 void mt_vee_destroy(struct mt_vee *vee)
@@ -43,37 +37,8 @@ void mt_vee_destroy(struct mt_vee *vee)
 	if (!vee)
 		return;
 	mt_schedules_free(&vee->schedules);
-	free(vee->corners);
+	mt_keyed_free(&vee->corners, free);
 	free(vee);
-}
-
-static struct corner *slot_of(struct corner *corners, size_t slots, const struct corner *key)
-{
-	uint64_t hash = ((uint64_t)key->stages * 1000003 + (uint64_t)key->microbatches) * 1000003 +
-			(uint64_t)((key->forward * (GRID + 1) + key->weights) * (MOST_MORE + 1) + key->more);
-	size_t at = (size_t)(hash * 0x9E3779B97F4A7C15u >> 20) & (slots - 1);
-
-	while (corners[at].stages > 0 &&
-	       (corners[at].stages != key->stages || corners[at].microbatches != key->microbatches ||
-		corners[at].forward != key->forward || corners[at].weights != key->weights || corners[at].more != key->more))
-		at = (at + 1) & (slots - 1);
-	return &corners[at];
-}
-
-/* Twice the room; as it is where there is no memory. */
-static void grow(struct mt_vee *vee)
-{
-	struct corner *more = calloc(2 * vee->slots, sizeof *more);
-
-	if (!more)
-		return;
-	for (size_t i = 0; i < vee->slots; i++) {
-		if (vee->corners[i].stages > 0)
-			*slot_of(more, 2 * vee->slots, &vee->corners[i]) = vee->corners[i];
-	}
-	free(vee->corners);
-	vee->corners = more;
-	vee->slots *= 2;
 }
 
 static double replay(struct mt_schedules *schedules, const struct corner *at)
@@ -107,17 +72,21 @@ static double replay(struct mt_schedules *schedules, const struct corner *at)
 
 static double corner_end_s(struct mt_vee *vee, struct corner at)
 {
-	struct corner *slot = slot_of(vee->corners, vee->slots, &at);
+	const struct mt_key key = {.numbers = {at.stages, at.microbatches, at.forward, at.weights, at.more}};
+	struct replayed *there = mt_keyed_find(&vee->corners, &key);
+	double end_s;
 
-	if (slot->stages > 0)
-		return slot->end_s;
-	at.end_s = replay(&vee->schedules, &at);
-	if (vee->count + 1 == vee->slots) /* no memory for more: one stays free */
-		return at.end_s;
-	*slot = at;
-	if (++vee->count > vee->slots / 2)
-		grow(vee);
-	return at.end_s;
+	if (there)
+		return there->end_s;
+	end_s = replay(&vee->schedules, &at);
+	there = calloc(1, sizeof *there);
+	if (!there)
+		return end_s;
+	there->key = key;
+	there->end_s = end_s;
+	if (mt_keyed_add(&vee->corners, there) != MT_OK)
+		free(there);
+	return end_s;
 }
 
 /* Of passes whose shares are x and y steps of the grid, between the three corners around. */

@@ -116,7 +116,7 @@ JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threa
 			grep -q "fit the memory of a rank" "$ERR"
 		else
 			finished
-			check '$d->{searched} > 0' "$OUT"
+			grep -q '^  "searched": [1-9]' "$OUT" # whole documents are read by Perl elsewhere, which takes a second each
 		fi
 	done
 }

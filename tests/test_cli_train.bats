@@ -172,5 +172,5 @@ same_losses() {
 	cmp "$GIVEN/plain" "$GIVEN/placed"
 	attempt "${MPIRUN[@]}" megatune train "$GIVEN/run.yaml" --rank-order 2,0,3,3
 	[ "$status" -eq 2 ]
-	grep -q 'must name each of 0 to 3 once' "$ERR"
+	grep -q 'name each of 0 to 3 once' "$ERR"
 }

@@ -217,7 +217,7 @@ $(BUILD)/tests/test_base_nvml $(BUILD)/tests/test_probes_links: | $(NVML_DOUBLE)
 
 # What the build, the program and the tests use; installed only where something is missing.
 DEPS := openmpi-bin libopenmpi-dev libhwloc-dev gnuplot-nox libdnnl-dev libcmocka-dev libjansson-dev libsqlite3-dev libxxhash-dev libyaml-dev bats \
-	iproute2 g++ libpcre2-dev libutf8proc-dev
+	iproute2 g++ libpcre2-dev libutf8proc-dev libjson-xs-perl
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 deps:
 	@missing=""; for p in $(DEPS); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

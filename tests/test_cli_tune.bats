@@ -93,6 +93,15 @@ launcher() {
 	check '$d->{slices} > 0 && $d->{slices_run} == 0 && is_count($d->{kernels}) && $d->{store} eq "results/profile.db"' "$OUT"
 }
 
+@test "trials have fewer steps where the budget has no room for all" {
+	attempt megatune tune gpt-tiny "${SMALL[@]}" --top 1 --trial-steps 6 --trial-budget-s 0 --no-report --out short
+	finished
+	grep -q '^  steps: 4$' short/trials/01.yaml # two timed, after two that warm up
+	attempt megatune tune gpt-tiny "${SMALL[@]}" --top 1 --trial-steps 6 --no-report --out whole
+	finished
+	grep -q '^  steps: 8$' whole/trials/01.yaml
+}
+
 @test "a trial that fails is a result: the others decide" {
 	measured_before
 	launcher 'case "$*" in *" train "*/01.yaml*) echo "error: the first trial breaks" >&2; exit 7 ;; esac'

@@ -10,10 +10,21 @@
 #include "tuner/trial.h"
 
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { TRIAL_WARMUP = 2 };
+enum { TRIAL_WARMUP = 2, LEAST_STEPS = 2 };
+
+/* Timed steps: as many as are asked for, fewer where this layout's share of the budget has no room for them. */
+static int64_t timed_steps(const struct mt_session *s, const struct mt_candidate *c)
+{
+	const struct mt_tune_options *o = &s->options;
+	double room = o->top > 0 && c->step_s > 0 ? floor(o->trial_budget_s / (double)o->top / c->step_s) - TRIAL_WARMUP : 0;
+	int64_t fit = room < LEAST_STEPS ? LEAST_STEPS : room < (double)o->trial_steps ? (int64_t)room : o->trial_steps;
+
+	return fit < o->trial_steps ? fit : o->trial_steps;
+}
 
 static enum mt_status write_trial(const struct mt_session *s, const struct mt_candidate *c, const char *path)
 {
@@ -24,7 +35,7 @@ static enum mt_status write_trial(const struct mt_session *s, const struct mt_ca
 	mt_model_free(&run.model);
 	run.model = s->model;
 	run.layout = c->layout;
-	run.train.steps = s->options.trial_steps + TRIAL_WARMUP;
+	run.train.steps = timed_steps(s, c) + TRIAL_WARMUP;
 	run.train.seed = s->options.seed;
 	run.train.peak_tflops =
 		mt_machine_tflops(&s->machine, (enum mt_dtype)c->layout.dtype, (int)s->base.threads, s->costs[0].ranks_per_host);

@@ -114,20 +114,55 @@ static double least_of_all(const struct mt_machine *m, const struct mt_model *mo
 static void none_of_all_orders_is_better(void **state)
 {
 	const struct {
-		int tp, pp, dp;
-	} shapes[] = {{2, 3, 1}, {3, 1, 2}, {1, 3, 2}, {2, 1, 3}, {1, 1, 6}, {1, 6, 1}};
-	struct mt_model model = model_of();
+		int tp, pp, dp, ep;
+	} shapes[] = {{2, 3, 1, 1}, {3, 1, 2, 1}, {1, 3, 2, 1}, {2, 1, 3, 1}, {1, 1, 6, 1},
+		      {1, 6, 1, 1}, {1, 1, 6, 2}, {1, 1, 6, 3}, {1, 2, 3, 3}, {2, 1, 3, 3}};
+	struct mt_model dense = model_of(), experts = model_of();
 
+	experts.experts = 6;
+	experts.top_k = 2;
+	experts.expert_ffn = 512;
 	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
 		int host[6] = {0, 1, 0, 1, 1, 0}, device[6] = {0, 1, 2, 3, 4, 5};
 		struct mt_layout l = layout_of(shapes[i].tp, shapes[i].pp, shapes[i].dp);
+		const struct mt_model *model = shapes[i].ep > 1 ? &experts : &dense;
 
+		l.ep = shapes[i].ep;
 		shuffle(host, 6, i);
 		struct mt_machine m = machine_of(6, host);
-		struct mt_placement p = find(&m, &model, &l);
-		double least = least_of_all(&m, &model, &l, device, 0);
+		struct mt_placement p = find(&m, model, &l);
+		double least = least_of_all(&m, model, &l, device, 0);
 		if (!(p.placed_s <= least * (1 + 1e-9)))
 			fail_msg("shape %zu: %.6g s, best of all orders %.6g s", i, p.placed_s, least);
+		mt_placement_free(&p);
+	}
+	mt_model_free(&experts);
+	mt_model_free(&dense);
+}
+
+/* Rows of an exchange go to all ranks of a group, so that it is cheapest within a host. */
+static void expert_groups_come_together_on_shuffled_hosts(void **state)
+{
+	struct mt_model model;
+
+	if (mt_model_load(&model, "mixtral-8x7b") != MT_OK)
+		fail_msg("%s", mt_error_message());
+	for (int i = 0; i < 8; i++) {
+		int host[MOST];
+		struct mt_layout l = layout_of(1 + i % 2, 1, MOST / (1 + i % 2));
+
+		l.sp = l.tp > 1;
+		l.etp = 1;
+		l.ep = 4;
+		l.gbs = 256 * l.dp; /* many micro-batches: rows weigh more than gradients */
+		for (int d = 0; d < MOST; d++)
+			host[d] = d / 4;
+		shuffle(host, MOST, 50 + (uint64_t)i);
+		struct mt_machine m = machine_of(MOST, host);
+		struct mt_placement p = find(&m, &model, &l);
+		for (int r = 0; r < MOST; r++)
+			if (host[p.device[r]] != host[p.device[r - r % 4]])
+				fail_msg("seed %d: ranks %d and %d of one ep group are on different hosts", i, r - r % 4, r);
 		mt_placement_free(&p);
 	}
 	mt_model_free(&model);
@@ -252,6 +287,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tensor_parallel_groups_come_together_on_shuffled_hosts),
 		cmocka_unit_test(none_of_all_orders_is_better),
+		cmocka_unit_test(expert_groups_come_together_on_shuffled_hosts),
 		cmocka_unit_test(no_random_order_is_better_and_the_launchers_never),
 		cmocka_unit_test(the_same_input_gives_the_same_order_and_text_reads_back),
 		cmocka_unit_test(sorted_devices_come_host_by_host),

@@ -6,10 +6,13 @@
  *   cp    keys and values once round in the forward pass, twice in the backward                    ring, 3 (n-1) kv
  *   dp    gradients once, f32, over all ranks with the same parameters                             ring, 2 (n-1) g / n
  *   pp    e forward and back a micro-batch and edge
+ *   ep    rows to their experts and back, forward and backward, a layer of experts                 exchange, 4 k e / ep a peer
+ *   edp   gradients of experts, over the ranks that have the same                                  ring
  *
- * A ring is as slow as its slowest link, all groups of a kind work at once, and their kinds one after the other:
+ * A ring is as slow as its slowest link, an exchange as the rank whose links to all others take longest; all groups of a kind work
+ * at once, and their kinds one after the other:
  *
- *     cost = sum over kinds of max over groups of (messages * latency + bytes / bandwidth) on the slowest link
+ *     cost = sum over kinds of max over groups of (messages * latency + bytes / bandwidth) on those links
  *
  * Start: ranks one by one, each on the free device that is cheapest to those placed. Then swaps of two devices, worse ones too
  * with a probability that falls (Kirkpatrick et al. 1983); the best seen is kept, and the launcher's order where nothing beats it.
@@ -28,10 +31,15 @@
 const char *const mt_rank_order_names[] = {[MT_RANKS_DP_PP] = "tp-cp-ep-dp-pp", [MT_RANKS_PP_DP] = "tp-cp-ep-pp-dp"};
 
 #define SEED 20240917
-enum { KINDS = 4, SWAPS_A_RANK = 400 };
+enum { TP, CP, DP, PP, EP, EDP, KINDS };
+enum { SWAPS_A_RANK = 400 };
 
-/* Traffic along each link of the rings (pp: edges) of a kind of group. */
+enum pattern { RING, EDGES, EXCHANGE };
+
+/* Traffic along each link of the groups of a kind: between neighbours, in an exchange between any two. */
 struct traffic {
+	enum pattern pattern;
+	bool experts; /* the axis is one of mt_layout_expert_group */
 	char axis;
 	int size;
 	double messages, bytes;
@@ -62,22 +70,48 @@ bool mt_placement_matters(const struct mt_machine *m)
 	return false;
 }
 
-static void ring(struct traffic *t, double bytes)
+/* All-reduces of so many bytes. */
+static void reduce(struct traffic *t, double times, double bytes)
 {
 	double n = t->size;
 
-	t->messages += 2 * (n - 1);
-	t->bytes += 2 * (n - 1) / n * bytes;
+	t->messages = times * 2 * (n - 1);
+	t->bytes = times * 2 * (n - 1) / n * bytes;
+}
+
+static double expert_parameters(const struct mt_model *m)
+{
+	double matrices = m->mlp == MT_MODEL_SWIGLU ? 3 : 2;
+
+	return (double)mt_model_expert_layers(m) * (double)m->experts * matrices * (double)(m->expert_ffn * m->hidden);
+}
+
+/* `rows`: of hidden states that a rank sends through experts, `layers` on a stage. */
+static void survey_experts(struct traffic traffic[KINDS], const struct mt_model *model, const struct mt_layout *l, double rows,
+			   double layers, double element)
+{
+	bool same_rows = l->tp > 1 && !l->sp; /* then each has its own slice of experts (engine/experts.h) */
+	double m = (double)mt_layout_microbatches(l), slice = (double)(mt_layout_etp(l) * l->ep);
+	struct traffic *ep = &traffic[EP], *edp = &traffic[EDP];
+
+	*ep = (struct traffic){.pattern = EXCHANGE,
+			       .experts = true,
+			       .axis = same_rows ? 'e' : 'x',
+			       .size = (int)(same_rows ? l->ep : mt_layout_etp(l) * l->ep)};
+	*edp = (struct traffic){.experts = true, .axis = 'd', .size = (int)mt_layout_edp(l)};
+	ep->messages = 4 * m * layers;
+	ep->bytes = ep->messages * (double)model->top_k * rows * (double)model->hidden * element / (double)l->ep;
+	reduce(edp, 1, 4 * expert_parameters(model) / (slice * (double)l->pp));
 }
 
 static void survey(struct ground *g, const struct mt_machine *machine, const struct mt_model *model, const struct mt_layout *l)
 {
 	double m = (double)mt_layout_microbatches(l), element = l->dtype == MT_F64 ? 8 : l->dtype == MT_F32 ? 4 : 2;
 	double rows = (double)(l->mbs * l->seq) / (double)l->cp, layers = (double)model->layers / (double)l->pp;
-	double activation = rows * (double)model->hidden * element;
 	double keys = 2 * rows * (double)(model->kv_heads * model->head_dim) / (double)l->tp * element;
-	double gradient = 4.0 * (double)mt_model_parameters(model) / (double)(l->tp * l->pp);
-	struct traffic *tp = &g->traffic[0], *cp = &g->traffic[1], *dp = &g->traffic[2], *pp = &g->traffic[3];
+	double dense = (double)mt_model_parameters(model) - expert_parameters(model);
+	double own_rows = l->sp ? rows / (double)l->tp : rows;
+	struct traffic *tp = &g->traffic[TP], *cp = &g->traffic[CP], *dp = &g->traffic[DP], *pp = &g->traffic[PP];
 
 	g->machine = machine;
 	g->layout = l;
@@ -85,15 +119,15 @@ static void survey(struct ground *g, const struct mt_machine *machine, const str
 	*tp = (struct traffic){.axis = 't', .size = (int)l->tp};
 	*cp = (struct traffic){.axis = 'c', .size = (int)l->cp};
 	*dp = (struct traffic){.axis = 'r', .size = (int)mt_layout_replicas(l)};
-	*pp = (struct traffic){.axis = 'p', .size = (int)l->pp};
-	ring(tp, activation);
-	tp->messages *= 4 * m * layers;
-	tp->bytes *= 4 * m * layers;
+	*pp = (struct traffic){.pattern = EDGES, .axis = 'p', .size = (int)l->pp};
+	reduce(tp, 4 * m * layers, rows * (double)model->hidden * element);
 	cp->messages = 3 * m * layers * (cp->size - 1);
 	cp->bytes = cp->messages * keys;
-	ring(dp, gradient);
+	reduce(dp, 1, 4 * dense / (double)(l->tp * l->pp));
 	pp->messages = 2 * m * (double)l->vp;
-	pp->bytes = pp->messages * (l->sp ? activation / (double)l->tp : activation);
+	pp->bytes = pp->messages * own_rows * (double)model->hidden * element;
+	if (model->experts > 0)
+		survey_experts(g->traffic, model, l, own_rows, (double)mt_model_expert_layers(model) / (double)l->pp, element);
 }
 
 static double link_s(const struct ground *g, const struct traffic *t, int a, int b)
@@ -108,15 +142,26 @@ static const int *members_of(const struct ground *g, int kind, int group)
 	return g->members + (size_t)kind * (size_t)g->world + (size_t)group * (size_t)g->traffic[kind].size;
 }
 
-/* The slowest link of a group; only a pipeline does not close its ring. */
+/* Neighbours of a group that it has links between, from each to the next; only a pipeline does not close its ring. */
+static int links_of(const struct traffic *t)
+{
+	return t->size == 2 || t->pattern == EDGES ? t->size - 1 : t->size;
+}
+
 static double group_s(const struct ground *g, int kind, int group, const int *device)
 {
 	const struct traffic *t = &g->traffic[kind];
 	const int *ranks = members_of(g, kind, group);
-	int links = t->size == 2 || t->axis == 'p' ? t->size - 1 : t->size;
 	double most = 0;
 
-	for (int i = 0; i < links; i++)
+	for (int i = 0; i < t->size && t->pattern == EXCHANGE; i++) {
+		double sum = 0;
+
+		for (int k = 0; k < t->size; k++)
+			sum += k == i ? 0 : link_s(g, t, device[ranks[i]], device[ranks[k]]);
+		most = fmax(most, sum);
+	}
+	for (int i = 0; i < links_of(t) && t->pattern != EXCHANGE; i++)
 		most = fmax(most, link_s(g, t, device[ranks[i]], device[ranks[(i + 1) % t->size]]));
 	return most;
 }
@@ -155,19 +200,21 @@ static double cost_of(struct ground *g, const int *device)
 	return sum_kinds(g);
 }
 
+/* Of a kind that the model has: its groups have two ranks or more. */
 static void find_groups(struct ground *g, int kind)
 {
+	const struct traffic *t = &g->traffic[kind];
 	int *members = g->members + (size_t)kind * (size_t)g->world, *group = g->group + (size_t)kind * (size_t)g->world, count = 0;
 
 	for (int r = 0; r < g->world; r++)
 		group[r] = -1;
 	for (int r = 0; r < g->world; r++) {
-		int *ranks = members + (size_t)count * (size_t)g->traffic[kind].size;
+		int *ranks = members + (size_t)count * (size_t)t->size;
 
 		if (group[r] >= 0)
 			continue;
-		mt_layout_group(g->layout, r, g->traffic[kind].axis, ranks, NULL);
-		for (int i = 0; i < g->traffic[kind].size; i++)
+		(t->experts ? mt_layout_expert_group : mt_layout_group)(g->layout, r, t->axis, ranks, NULL);
+		for (int i = 0; i < t->size; i++)
 			group[ranks[i]] = count;
 		count++;
 	}
@@ -192,27 +239,36 @@ static enum mt_status open_ground(struct ground *g, const struct mt_machine *mac
 	if (!g->members || !g->group || !g->seconds)
 		return mt_fail(MT_NOMEM, "no memory for the placement of %d ranks", machine->world);
 	survey(g, machine, model, layout);
-	for (int k = 0; k < KINDS; k++)
-		find_groups(g, k);
+	for (int k = 0; k < KINDS; k++) {
+		if (g->traffic[k].size > 1)
+			find_groups(g, k);
+	}
 	return MT_OK;
 }
 
-/* What rank r has to do with rank q: links of rings between them. */
+/* Whether two ranks of a group are joined. */
+static bool joined(const struct traffic *t, const int *ranks, int r, int q)
+{
+	for (int i = 0; i < links_of(t) && t->pattern != EXCHANGE; i++) {
+		int next = ranks[(i + 1) % t->size];
+
+		if ((ranks[i] == r && next == q) || (ranks[i] == q && next == r))
+			return true;
+	}
+	return t->pattern == EXCHANGE;
+}
+
+/* What rank r has to do with rank q: the links between them. */
 static double affinity_s(const struct ground *g, int r, int q, int a, int b)
 {
 	double sum = 0;
 
 	for (int k = 0; k < KINDS; k++) {
 		const struct traffic *t = &g->traffic[k];
-		const int *group = g->group + (size_t)k * (size_t)g->world, *ranks = members_of(g, k, group[r]);
+		const int *group = g->group + (size_t)k * (size_t)g->world;
 
-		for (int i = 0; t->size > 1 && group[r] == group[q] && i < t->size; i++) {
-			int next = ranks[(i + 1) % t->size];
-
-			if ((t->axis == 'p' && i == t->size - 1) || !((ranks[i] == r && next == q) || (ranks[i] == q && next == r)))
-				continue;
+		if (t->size > 1 && group[r] == group[q] && joined(t, members_of(g, k, group[r]), r, q))
 			sum += link_s(g, t, a, b);
-		}
 	}
 	return sum;
 }

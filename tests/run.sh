@@ -1,7 +1,7 @@
 #!/bin/bash
 # run.sh [NAME...]: runs the built tests and counts. Names select (a part of the name is enough); none: all.
 #
-#   build/tests/test_*   cmocka programs, one process each; the counts are read from cmocka's closing lines
+#   build/tests/test_*   cmocka programs, one process each, TEST_JOBS of them at once; the counts are read from cmocka's closing lines
 #   build/tests/mpi_*    under mpirun, once for each number in the line "ranks: 1 2 4 8" of the source;
 #                        their last line is "N passed, N failed, N skipped"
 #   tests/*.bats         the command line and the scripts
@@ -9,13 +9,15 @@
 # A program that dies, says nothing or outlives its limit counts as one failure more. The output of a program that failed
 # is shown. The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed or none ran.
 #
-# TEST_LIMIT_S (900) a program, TEST_TOTAL_S (0: none) for all: what has not run by then fails. BUILD (build): where they are.
+# TEST_LIMIT_S (900) a program, TEST_TOTAL_S (0: none) for all: what has not run by then fails. TEST_JOBS (as many as
+# processors). BUILD (build): where they are.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 
 BUILD=${BUILD:-build}
 TEST_LIMIT_S=${TEST_LIMIT_S:-900}
 TEST_TOTAL_S=${TEST_TOTAL_S:-0}
+TEST_JOBS=${TEST_JOBS:-$(nproc)}
 export BUILD
 
 # Nothing of the caller's tuning may reach the tests.
@@ -58,8 +60,8 @@ limited() {
 		[ "$left" -le 0 ] && { echo "not run: the limit of $TEST_TOTAL_S s for all tests is over" >"$OUTPUT"; return 124; }
 		[ "$left" -lt "$limit" ] && limit=$left
 	fi
-	rm -rf "$SCRATCH/tmp" && mkdir "$SCRATCH/tmp"
-	TMPDIR=$SCRATCH/tmp timeout -k 10 "$limit" "$@" >"$OUTPUT" 2>&1 </dev/null
+	rm -rf "$OUTPUT.tmp" && mkdir "$OUTPUT.tmp"
+	TMPDIR=$OUTPUT.tmp timeout -k 10 "$limit" "$@" >"$OUTPUT" 2>&1 </dev/null
 	status=$?
 	[ $status -eq 124 ] || [ $status -eq 137 ] && echo "killed: it ran longer than $limit s" >>"$OUTPUT"
 	return $status
@@ -93,11 +95,31 @@ seconds_since() { # a value of $EPOCHREALTIME
 	awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'
 }
 
-run_unit() {
-	local name=$1 start=$EPOCHREALTIME status
-	limited "$BUILD/tests/$name"
-	status=$?
-	record "$name" $status "$(sum_of '[  PASSED  ]')" "$(sum_of '[  FAILED  ]')" "$(sum_of '[  SKIPPED ]')" "$(seconds_since "$start")"
+units=()   # names of programs that were started
+recorded=0 # of them, the first
+
+start_unit() {
+	local name=$1
+	[ "$(jobs -rp | wc -l)" -lt "$TEST_JOBS" ] || wait -n
+	units+=("$name")
+	(
+		OUTPUT=$SCRATCH/${#units[@]} start=$EPOCHREALTIME
+		limited "$BUILD/tests/$name"
+		echo "$? $(seconds_since "$start")" >"$OUTPUT.over"
+	) &
+	record_units
+}
+
+# In the order in which they were started.
+record_units() {
+	local OUTPUT status seconds
+	while [ "$recorded" -lt ${#units[@]} ] && [ -s "$SCRATCH/$((recorded + 1)).over" ]; do
+		OUTPUT=$SCRATCH/$((recorded + 1))
+		read -r status seconds <"$OUTPUT.over"
+		record "${units[recorded]}" "$status" "$(sum_of '[  PASSED  ]')" "$(sum_of '[  FAILED  ]')" "$(sum_of '[  SKIPPED ]')" \
+			"$seconds"
+		recorded=$((recorded + 1))
+	done
 }
 
 mpi_command() { # RANKS: fills MPIRUN
@@ -156,8 +178,10 @@ for source in tests/test_*.c; do
 	case $name in
 	test_cuda_host_*) [ -x "$BUILD/tests/$name" ] || command -v "${CXX:-g++}" >/dev/null || { skip "$name" "g++ is not installed"; continue; } ;;
 	esac
-	run_unit "$name"
+	start_unit "$name"
 done
+wait
+record_units
 for source in tests/mpi_*.c; do
 	name=$(basename "$source" .c)
 	selected "$name" || continue

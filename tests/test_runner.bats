@@ -2,7 +2,7 @@
 
 setup() {
 	export BUILD=build TEST_LIMIT_S=20
-	unset TEST_TOTAL_S
+	unset TEST_TOTAL_S TEST_JOBS
 	TREE=$BATS_TEST_TMPDIR/tree
 	mkdir -p "$TREE/tests/sanitizers" "$TREE/build/tests"
 	cp "$BATS_TEST_DIRNAME/run.sh" "$TREE/tests/"
@@ -32,6 +32,15 @@ last() {
 	run "$TREE/tests/run.sh"
 	last "5 passed, 0 failed, 1 skipped"
 	[ "$status" -eq 0 ]
+}
+
+@test "programs run at once are told in the order of their names, each with its own output" {
+	program test_a "sleep 0.3; echo of a; $(closing 1 1 0)"
+	program test_b "sleep 0.1; $(closing 2 0 0)"
+	program test_c "echo of c; $(closing 0 1 0)"
+	TEST_JOBS=2 run "$TREE/tests/run.sh"
+	last "3 passed, 2 failed, 0 skipped"
+	[[ "$output" == *"of a"*FAIL*test_a*ok*test_b*"of c"*FAIL*test_c*"failed: test_a"*"failed: test_c"* ]]
 }
 
 @test "a failure fails the run and its output is shown" {
@@ -69,7 +78,7 @@ last() {
 @test "what has not run when the time for all is over is a failure" {
 	program test_a "sleep 60"
 	program test_b "$(closing 1 0 0)"
-	TEST_TOTAL_S=1 run "$TREE/tests/run.sh"
+	TEST_JOBS=1 TEST_TOTAL_S=1 run "$TREE/tests/run.sh"
 	last "0 passed, 2 failed, 0 skipped"
 	[[ "$output" == *"not run"* ]]
 }

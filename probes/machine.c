@@ -32,6 +32,7 @@ static const struct mt_field machine_fields[] = {
 	INT64(mt_machine, rank_memory_bytes),
 	INT64(mt_machine, process_bytes),
 	DOUBLE(mt_machine, step_jitter_frac, false),
+	DOUBLE(mt_machine, step_drift_frac, false),
 };
 static const struct mt_field host_fields[] = {
 	TEXT(mt_machine_host, name, true),       INT(mt_machine_host, ranks, true, 1),

@@ -102,6 +102,7 @@ struct mt_machine {
 	int64_t rank_memory_bytes;  /* what one rank may use: the host's available over its ranks, less a reserve */
 	int64_t process_bytes;      /* resident size of a rank before the engine: program, libraries, fabric */
 	double step_jitter_frac;    /* spread of a fixed piece of work over repetitions: MAD / median */
+	double step_drift_frac;     /* of the same training steps, minutes apart: standard deviation, relative; 0: not profiled */
 };
 
 const char *mt_provenance_name(enum mt_provenance provenance); /* "measured", "interpolated", "published", "specification" */

@@ -199,7 +199,8 @@ enum mt_status mt_page_provenance(const struct page *page)
 	     "exact "
 	     "shape where possible, else scaled from the nearest one; collectives come from the curves above.");
 	term(page, "90% interval of a prediction",
-	     "From the machine's jitter, the share of kernel time that was never measured for its shape, and the error the model "
+	     "From the machine's jitter, how much the same steps of profile differed minutes apart, the share of kernel time that "
+	     "was never measured for its shape, and the error the model "
 	     "itself "
 	     "is known to have; a measurement is expected to lie inside nine times of ten.");
 	term(page, "Measured step time",

@@ -8,6 +8,7 @@
 #include "tests/tuner_problem.h"
 #include "tuner/keyed.h"
 #include "tuner/pipeline.h"
+#include "tuner/slice.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -431,6 +432,25 @@ static void what_is_kept_under_a_key_is_found_by_it_alone(void **state)
 	mt_keyed_free(&keyed, free);
 }
 
+/* Two slices slowed by 10 and by 20% of themselves, one that was run once. */
+static void drift_is_what_rounds_differ_by_and_widens_the_interval(void **state)
+{
+	struct mt_slice slices[3] = {
+		{.step_s = {2, 2.2}, .rounds = 2}, {.step_s = {1.2, 1}, .rounds = 2}, {.step_s = {9}, .rounds = 1}};
+	struct mt_machine machine = {.step_jitter_frac = 0.03};
+	struct mt_cost_model cost = {.machine = &machine, .model_error_frac = 0.04};
+	struct mt_candidate c = {.step_s = 10};
+
+	assert_float_equal(mt_slices_drift(slices, 3), 1.4826 * log(1.1 * 1.2) / 2 / sqrt(2), 1e-12);
+	assert_true(mt_slices_drift(slices + 2, 1) == 0 && mt_slices_drift(slices, 0) == 0);
+	mt_predict_interval(&c, &cost);
+	assert_float_equal(c.hi_s, 10 * (1 + 1.645 * 0.05), 1e-9);
+	machine.step_drift_frac = 0.12;
+	mt_predict_interval(&c, &cost);
+	assert_float_equal(c.hi_s, 10 * (1 + 1.645 * 0.13), 1e-9);
+	assert_float_equal(c.lo_s, 10 / (1 + 1.645 * 0.13), 1e-9);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -445,6 +465,7 @@ int main(void)
 		cmocka_unit_test(messages_of_both_follow_the_links),
 		cmocka_unit_test(schedules_that_are_kept_are_their_shapes),
 		cmocka_unit_test(what_is_kept_under_a_key_is_found_by_it_alone),
+		cmocka_unit_test(drift_is_what_rounds_differ_by_and_widens_the_interval),
 	};
 	return cmocka_run_group_tests_name("tuner predict", tests, NULL, NULL);
 }

@@ -20,6 +20,7 @@ struct profiler {
 	struct mt_slice *slices; /* owned */
 	int slice_count, run_count;
 	int64_t process_bytes;
+	double drift_frac; /* mt_slices_drift of the rank where it is most */
 	struct mt_slice_timing timing;
 	struct mt_nvml_watched *gpus; /* owned */
 	int gpu_count;
@@ -61,9 +62,6 @@ static enum mt_status is_known(struct profiler *p, struct mt_group *world, const
 	return MT_OK;
 }
 
-/* Slices are run in rounds, so that a disturbance of seconds meets none of them in all its steps. */
-enum { ROUNDS = 2 };
-
 /* All that was measured so far, anew from the slices' steps. */
 static enum mt_status settle(struct profiler *p)
 {
@@ -77,7 +75,7 @@ static enum mt_status settle(struct profiler *p)
 /* In the first round a slice whose kernels are all known is left out, and so it is later. */
 static enum mt_status run_round(struct profiler *p, struct mt_group *world, int round, struct mt_progress *progress)
 {
-	double share_s = p->session.options.profile_budget_s / ROUNDS / (p->slice_count ? p->slice_count : 1);
+	double share_s = p->session.options.profile_budget_s / MT_SLICE_ROUNDS / (p->slice_count ? p->slice_count : 1);
 
 	for (int i = 0; i < p->slice_count; i++) {
 		struct mt_slice *slice = &p->slices[i];
@@ -103,8 +101,8 @@ static enum mt_status run_all(struct profiler *p, struct mt_group *world)
 	enum mt_status st = MT_OK;
 
 	if (p->leader)
-		mt_progress_start(&progress, "profile", ROUNDS * p->slice_count);
-	for (int round = 0; round < ROUNDS && st == MT_OK; round++)
+		mt_progress_start(&progress, "profile", MT_SLICE_ROUNDS * p->slice_count);
+	for (int round = 0; round < MT_SLICE_ROUNDS && st == MT_OK; round++)
 		st = run_round(p, world, round, &progress);
 	if (p->leader)
 		mt_progress_finish(&progress);
@@ -155,7 +153,19 @@ static void print_timing(const struct mt_slice_timing *t)
 		       sum->pieces, (unsigned long long)(sum->dropped + sum->without_time));
 }
 
-/* Rank 0's rows go to the store; the machine file learns the size of a rank's process. */
+/* The machine file learns the size of a rank's process, and how much steps drift. */
+static enum mt_status tell_machine(struct profiler *p)
+{
+	struct mt_machine *m = &p->session.machine;
+
+	if (!p->session.options.machine || (p->process_bytes <= m->process_bytes && p->drift_frac <= 0))
+		return MT_OK;
+	m->process_bytes = p->process_bytes > m->process_bytes ? p->process_bytes : m->process_bytes;
+	m->step_drift_frac = p->drift_frac > 0 ? p->drift_frac : m->step_drift_frac;
+	return mt_machine_save(m, p->session.options.machine);
+}
+
+/* Rank 0's rows go to the store. */
 static enum mt_status save(struct profiler *p, bool json)
 {
 	char *path = mt_session_store_path(&p->session);
@@ -167,10 +177,7 @@ static enum mt_status save(struct profiler *p, bool json)
 	MT_GOTO(out, path ? mt_store_open(&store, path) : mt_fail(MT_NOMEM, "no memory for a path"));
 	MT_GOTO(out, mt_profile_rows(p->session.costs[0].profile, &rows, &count));
 	MT_GOTO(out, mt_store_put(store, p->session.machine.fingerprint, rows, count));
-	if (p->process_bytes > p->session.machine.process_bytes && p->session.options.machine) {
-		p->session.machine.process_bytes = p->process_bytes;
-		MT_GOTO(out, mt_machine_save(&p->session.machine, p->session.options.machine));
-	}
+	MT_GOTO(out, tell_machine(p));
 	if (json)
 		st = mt_cli_print_json(json_pack("{s:i, s:i, s:i, s:s, s:o, s:o}", "slices", p->slice_count, "slices_run",
 						 p->run_count, "kernels", count, "store", path, "timing", timing_json(&p->timing),
@@ -190,14 +197,16 @@ out:
 static enum mt_status profile(struct profiler *p, bool json)
 {
 	struct mt_group *world = NULL;
-	double bytes;
+	double most[2]; /* of a process' bytes, of drift */
 	enum mt_status st = MT_OK;
 
 	MT_GOTO(out, mt_group_create_all(p->fabric, "profile", &world));
 	MT_GOTO(out, run_watched(p, world));
-	bytes = (double)p->process_bytes;
-	MT_GOTO(out, mt_comm_host_all_reduce(world, &bytes, 1, MT_MAX));
-	p->process_bytes = (int64_t)bytes;
+	most[0] = (double)p->process_bytes;
+	most[1] = mt_slices_drift(p->slices, p->slice_count);
+	MT_GOTO(out, mt_comm_host_all_reduce(world, most, 2, MT_MAX));
+	p->process_bytes = (int64_t)most[0];
+	p->drift_frac = most[1];
 	if (p->leader)
 		st = save(p, json);
 out:

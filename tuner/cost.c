@@ -57,11 +57,12 @@ struct mt_profile_rates mt_cost_fallback(const struct mt_machine *machine, int t
 }
 
 /* 90% of a normal distribution lie within 1.645 standard deviations. Jitter of single kernels averages out over a step;
- * what is left is the machine's own drift and the model's error. Guessed kernels count with 30%. */
+ * what is left is the machine's own, short and over minutes, and the model's error. Guessed kernels count with 30%. */
 void mt_predict_interval(struct mt_candidate *candidate, const struct mt_cost_model *cost)
 {
-	double jitter = cost->machine->step_jitter_frac, guessed = 0.3 * candidate->guessed_frac;
-	double sigma = sqrt(jitter * jitter + cost->model_error_frac * cost->model_error_frac + guessed * guessed);
+	double jitter = cost->machine->step_jitter_frac, drift = cost->machine->step_drift_frac,
+	       guessed = 0.3 * candidate->guessed_frac;
+	double sigma = sqrt(jitter * jitter + drift * drift + cost->model_error_frac * cost->model_error_frac + guessed * guessed);
 
 	candidate->lo_s = candidate->step_s / (1 + 1.645 * sigma);
 	candidate->hi_s = candidate->step_s * (1 + 1.645 * sigma);

@@ -6,6 +6,7 @@
 #include "tuner/cost.h"
 #include "tuner/memory.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +117,7 @@ static bool narrow(const double *seconds, int count)
 	return interval.hi - interval.lo < 0.02 * mt_stats_median(seconds, (size_t)count);
 }
 
-/* Steps until the step time is known closely or the budget is spent; all ranks stop together. */
+/* Steps until the step time is known closely or the budget is spent, one at least; all ranks stop together. */
 static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world, struct mt_tracer *tracer,
 				struct mt_steady *steady, double budget_s, double *median_s)
 {
@@ -136,7 +137,7 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 		values[0] = mt_clock_s() - start_s;
 		values[1] = !narrow(seconds, step + 1);
 		MT_TRY(mt_comm_host_all_reduce(world, values, 2, MT_MAX));
-		if (step + 1 >= LEAST_STEPS && (values[0] > budget_s || values[1] == 0))
+		if (values[0] > budget_s || (step + 1 >= LEAST_STEPS && values[1] == 0))
 			break;
 	}
 	return MT_OK;
@@ -155,13 +156,13 @@ static void add_timing(struct mt_slice_timing *timing, const struct mt_tracer *t
 	}
 }
 
-/* Where tracing costs, the same steps are run without it first, for a third of the budget. */
+/* Where tracing costs, the same steps are run without it first, for a third of the budget. *traced_s: the median step. */
 static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *world, struct mt_device *device,
-				 struct mt_steady *steady, double budget_s, struct mt_slice_timing *timing)
+				 struct mt_steady *steady, double budget_s, struct mt_slice_timing *timing, double *traced_s)
 {
 	struct mt_step_stats stats;
 	struct mt_tracer *tracer = NULL;
-	double plain_s = 0, traced_s = 0;
+	double plain_s = 0;
 	enum mt_status st;
 
 	MT_TRY(mt_engine_step(engine, &stats)); /* first touch, primitives created */
@@ -170,8 +171,8 @@ static enum mt_status time_steps(struct mt_engine *engine, struct mt_group *worl
 		budget_s -= budget_s / 3;
 	}
 	MT_TRY(mt_tracer_start(&tracer, device, NULL, mt_steady_collect, steady));
-	st = run_steps(engine, world, tracer, steady, budget_s, &traced_s);
-	add_timing(timing, tracer, plain_s, traced_s);
+	st = run_steps(engine, world, tracer, steady, budget_s, traced_s);
+	add_timing(timing, tracer, plain_s, *traced_s);
 	mt_tracer_stop(tracer);
 	return st;
 }
@@ -185,6 +186,7 @@ enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, st
 	struct mt_dataset *dataset = NULL;
 	struct mt_engine *engine = NULL;
 	struct mt_group *world = NULL;
+	double step_s = 0;
 	enum mt_status st;
 
 	MT_GOTO(out, mt_group_create_all(fabric, "slice", &world));
@@ -195,7 +197,9 @@ enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, st
 	if (!slice->steady)
 		MT_GOTO(out, mt_steady_create(&slice->steady, profile));
 	MT_GOTO(out, mt_engine_create(&engine, &config));
-	MT_GOTO(out, time_steps(engine, world, device, slice->steady, budget_s, timing));
+	MT_GOTO(out, time_steps(engine, world, device, slice->steady, budget_s, timing, &step_s));
+	if (step_s > 0 && slice->rounds < MT_SLICE_ROUNDS)
+		slice->step_s[slice->rounds++] = step_s;
 	note_process(engine, device, process_bytes);
 out:
 	mt_engine_destroy(engine);
@@ -203,6 +207,25 @@ out:
 	mt_fabric_destroy(config.fabric);
 	mt_group_destroy(world);
 	return st;
+}
+
+/* Each change counts up and down: drift has no direction. Both rounds of a pair vary, hence the root of 2. */
+double mt_slices_drift(const struct mt_slice *slices, int count)
+{
+	double *changes = calloc(2 * (size_t)count * MT_SLICE_ROUNDS + 1, sizeof *changes), drift = 0;
+	size_t n = 0;
+
+	for (int i = 0; i < count && changes; i++) {
+		for (int round = 1; round < slices[i].rounds; round++) {
+			changes[n++] = log(slices[i].step_s[round] / slices[i].step_s[round - 1]);
+			changes[n] = -changes[n - 1];
+			n++;
+		}
+	}
+	if (n > 0)
+		drift = mt_stats_mad(changes, n) / sqrt(2);
+	free(changes);
+	return drift;
 }
 
 enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing)

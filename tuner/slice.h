@@ -11,9 +11,14 @@
 #include "profiles/tracer.h"
 #include "tuner/candidate.h"
 
+/* A slice is run so many times, others between, so that a disturbance of seconds meets none of them in all its steps. */
+#define MT_SLICE_ROUNDS 2
+
 struct mt_slice {
-	struct mt_run run;        /* shallow: the model's strings are borrowed */
-	struct mt_steady *steady; /* owned: kernels of all its steps; NULL: not run */
+	struct mt_run run;              /* shallow: the model's strings are borrowed */
+	struct mt_steady *steady;       /* owned: kernels of all its steps; NULL: not run */
+	double step_s[MT_SLICE_ROUNDS]; /* median of the timed steps of each time that it was run */
+	int rounds;                     /* times that it was run */
 };
 
 /* The distinct slices of a space. */
@@ -32,11 +37,14 @@ struct mt_slice_timing {
 	int steps, undisturbed; /* of this rank: timed, and those whose kernels count (profiles/steady.h) */
 };
 
-/* Collective: runs the slice on the fabric for about budget_s (at least two timed steps), after what was run of it before.
+/* Collective: runs the slice on the fabric for about budget_s (at least one timed step), after what was run of it before.
  * *process_bytes grows to what the process holds beyond the engine's arenas. Its kernels are in the profile, which the slice
  * borrows, once it is settled. */
 enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, struct mt_device *device, struct mt_profile *profile,
 			    double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing);
+/* How much the same steps differ from one round to the next: the standard deviation of one round, relative, from the median change
+ * of all slices, as a disturbance of few is left out elsewhere too; 0 when none was run in two rounds. */
+double mt_slices_drift(const struct mt_slice *slices, int count);
 /* Adds the kernels of its undisturbed steps to the profile; nothing when it was not run. */
 enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing);
 

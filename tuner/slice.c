@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_LAYERS = 2, LEAST_STEPS = 2, MOST_STEPS = 50 };
+enum { SLICE_LAYERS = 2, MOST_STEPS = 50 };
 
 static bool same_slice(const struct mt_layout *a, const struct mt_layout *b)
 {
@@ -137,7 +137,7 @@ static enum mt_status run_steps(struct mt_engine *engine, struct mt_group *world
 		values[0] = mt_clock_s() - start_s;
 		values[1] = !narrow(seconds, step + 1);
 		MT_TRY(mt_comm_host_all_reduce(world, values, 2, MT_MAX));
-		if (values[0] > budget_s || (step + 1 >= LEAST_STEPS && values[1] == 0))
+		if (values[0] > budget_s || values[1] == 0)
 			break;
 	}
 	return MT_OK;

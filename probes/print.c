@@ -38,8 +38,6 @@ static void print_memory(const struct mt_machine *m, FILE *file)
 	fprintf(file, "triad             %.1f GB/s a host, %.1f GB/s one rank alone%s\n", m->memory_gbps, m->memory_one_gbps,
 		fits ? " (fits the L3)" : "");
 	fprintf(file, "jitter            %.1f%% of a fixed piece of work\n", 100 * m->step_jitter_frac);
-	if (m->step_drift_frac > 0)
-		fprintf(file, "drift             %.1f%% of the same steps, minutes apart\n", 100 * m->step_drift_frac);
 }
 
 static void print_rates(const struct mt_machine *m, FILE *file)

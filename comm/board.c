@@ -114,6 +114,16 @@ static enum mt_status ask(const struct mt_board *board, struct mt_board_request 
 	return await_reply(board, answer, room, got);
 }
 
+/* To a port of the host's own that nobody serves yet, a connection may be given that very port, and so meet itself. */
+static bool meets_itself(int fd)
+{
+	struct sockaddr_storage own = {0}, other = {0};
+	socklen_t own_bytes = sizeof own, other_bytes = sizeof other;
+	return getsockname(fd, (struct sockaddr *)&own, &own_bytes) == 0 &&
+	       getpeername(fd, (struct sockaddr *)&other, &other_bytes) == 0 && own_bytes == other_bytes &&
+	       memcmp(&own, &other, own_bytes) == 0;
+}
+
 /* One try; -1 with errno. */
 static int dial(const struct addrinfo *address)
 {
@@ -132,6 +142,11 @@ static int dial(const struct addrinfo *address)
 	errno = cause ? cause : ETIMEDOUT;
 	return -1;
 joined:
+	if (meets_itself(fd)) {
+		close(fd);
+		errno = ECONNREFUSED;
+		return -1;
+	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	return fd;
 }

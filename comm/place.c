@@ -2,12 +2,14 @@
 #define _GNU_SOURCE
 #include "comm/place.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-#define SLURM_PORT_FIRST 20000
-#define SLURM_PORTS      20000
 /* Steps that are no srun: batch, extern, interactive have numbers from here on. */
 #define SLURM_STEP_MOST 0xfffffff0u
 
@@ -115,7 +117,7 @@ static enum mt_status from_slurm(struct mt_place *p)
 		MT_TRY(mt_place_first_host(hosts, p->address, sizeof p->address));
 	else
 		return mt_fail(MT_INPUT, "srun says no list of hosts (SLURM_STEP_NODELIST): set MASTER_ADDR to the host of rank 0");
-	p->port = SLURM_PORT_FIRST + (int)(((unsigned)job * 31u + (unsigned)step) % SLURM_PORTS);
+	p->port = MT_PLACE_PORT_FIRST + (int)(((unsigned)job * 31u + (unsigned)step) % MT_PLACE_PORTS);
 	return get("MEGATUNE_PORT") || get("MASTER_PORT") ? find_port(p) : MT_OK;
 }
 
@@ -138,4 +140,29 @@ enum mt_status mt_place_find(struct mt_place *place, bool *found)
 	place->token = find_token(place);
 	place->watched = get("MEGATUNE_TOKEN") != NULL;
 	return MT_OK;
+}
+
+static bool is_free(int port)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_ANY)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool free = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
+	if (fd >= 0)
+		close(fd);
+	return free;
+}
+
+enum mt_status mt_place_free_port(int *port)
+{
+	unsigned start = 0;
+	if (getrandom(&start, sizeof start, 0) != (ssize_t)sizeof start)
+		return mt_fail(MT_FAILED, "the system gives no random number");
+	for (unsigned i = 0; i < MT_PLACE_PORTS; i++) {
+		*port = MT_PLACE_PORT_FIRST + (int)((start % MT_PLACE_PORTS + i) % MT_PLACE_PORTS);
+		if (is_free(*port))
+			return MT_OK;
+	}
+	return mt_fail(MT_FAILED, "no port from %d to %d is free for the ranks to meet at", MT_PLACE_PORT_FIRST,
+		       MT_PLACE_PORT_FIRST + MT_PLACE_PORTS - 1);
 }

@@ -11,7 +11,13 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
+
+/* Where a port is chosen for a job, it is one of these: below those that Linux gives to connections (32768 on, ip(7)), any of which
+ * keeps its port from being served, with its end for a minute longer. */
+#define MT_PLACE_PORT_FIRST 20000
+#define MT_PLACE_PORTS      12000
 
 struct mt_place {
 	int rank, size;
@@ -24,6 +30,8 @@ struct mt_place {
 
 /* *found false: nothing says that there are several ranks. MT_INPUT when what is said makes no sense. */
 enum mt_status mt_place_find(struct mt_place *place, bool *found);
+/* One that nobody on this host serves now; until rank 0 takes it, somebody could. MT_FAILED when there is none. */
+enum mt_status mt_place_free_port(int *port);
 /* The first host of a list as Slurm writes it: "gpu[03-07,11],login" is gpu03. */
 enum mt_status mt_place_first_host(const char *list, char *host, size_t bytes);
 

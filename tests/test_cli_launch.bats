@@ -242,7 +242,7 @@ SH
 	agent
 	one_rank
 	run_file three.yaml "tp: 2, pp: 2"
-	attempt megatune launch --hosts 127.0.0.1:1,elsewhere:3 --port $((30000 + RANDOM)) --agent "$GIVEN/agent" megatune train "$GIVEN/three.yaml"
+	attempt megatune launch --hosts 127.0.0.1:1,elsewhere:3 --port $((20000 + RANDOM % 12000)) --agent "$GIVEN/agent" megatune train "$GIVEN/three.yaml"
 	finished
 	[ "$(cat "$AGENT_LOG")" = elsewhere ]
 	losses_of "$OUT" >"$GIVEN/two"
@@ -252,7 +252,7 @@ SH
 @test "hosts: what is on another host ends with the launcher, however that ends" {
 	agent
 	run_file two.yaml "dp: 2, mbs: 1"
-	megatune launch --hosts 127.0.0.1:1,elsewhere:1 --port $((30000 + RANDOM)) --agent "$GIVEN/agent" \
+	megatune launch --hosts 127.0.0.1:1,elsewhere:1 --port $((20000 + RANDOM % 12000)) --agent "$GIVEN/agent" \
 		sh -c 'echo $$ >"pid$RANK"; exec megatune train "$0" --steps 1000000' "$GIVEN/two.yaml" >"$OUT" 2>"$ERR" &
 	local pid=$!
 	for _ in $(seq 600); do [ "$(wc -l <"$OUT")" -ge 2 ] && break; sleep 0.1; done
@@ -268,7 +268,7 @@ SH
 
 @test "ranks that torchrun or srun would start find each other" {
 	run_file two.yaml "dp: 2, mbs: 1"
-	local port=$((30000 + RANDOM)) pid
+	local port=$((20000 + RANDOM % 12000)) pid
 	export SLURM_STEP_NUM_TASKS=2 SLURM_JOB_ID=1 SLURM_STEP_ID=0 SLURM_STEP_NODELIST=127.0.0.1 MEGATUNE_PORT=$port
 	SLURM_PROCID=1 SLURM_LOCALID=1 megatune train "$GIVEN/two.yaml" >"$GIVEN/second" 2>&1 &
 	pid=$!

@@ -1,4 +1,5 @@
 /* What launchers say in the environment is understood, and what makes no sense is refused. */
+#include "comm/board.h"
 #include "comm/comm.h"
 #include "comm/place.h"
 
@@ -97,7 +98,7 @@ static void slurm_is_understood(void **state)
 	assert_int_equal(p.size, 16);
 	assert_int_equal(p.local_rank, 1);
 	assert_string_equal(p.address, "gpu03");
-	assert_in_range(p.port, 20000, 39999);
+	assert_in_range(p.port, MT_PLACE_PORT_FIRST, MT_PLACE_PORT_FIRST + MT_PLACE_PORTS - 1);
 	/* A batch script is no rank, nor is a step of one task. */
 	find("SLURM_PROCID=0 SLURM_JOB_ID=812 SLURM_JOB_NODELIST=a", false);
 	find("SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_JOB_ID=812 SLURM_STEP_ID=4294967291", false);
@@ -119,6 +120,21 @@ static void hosts_are_read_as_slurm_writes_them(void **state)
 	mt_error_clear();
 	assert_int_equal(mt_place_first_host("a-name-too-long-for-it", host, sizeof host), MT_INPUT);
 	mt_error_clear();
+}
+
+static void a_free_port_is_none_of_those_in_use(void **state)
+{
+	struct mt_board_server *servers[8] = {NULL};
+	int ports[8];
+	for (int i = 0; i < 8; i++) {
+		assert_int_equal(mt_place_free_port(&ports[i]), MT_OK);
+		assert_in_range(ports[i], MT_PLACE_PORT_FIRST, MT_PLACE_PORT_FIRST + MT_PLACE_PORTS - 1);
+		for (int k = 0; k < i; k++)
+			assert_int_not_equal(ports[i], ports[k]);
+		assert_int_equal(mt_board_serve(&servers[i], ports[i], 1, true), MT_OK);
+	}
+	for (int i = 0; i < 8; i++)
+		mt_board_stop(servers[i], 0);
 }
 
 static void nonsense_is_refused(void **state)
@@ -162,6 +178,7 @@ int main(void)
 		cmocka_unit_test(torchrun_is_understood),
 		cmocka_unit_test(slurm_is_understood),
 		cmocka_unit_test(hosts_are_read_as_slurm_writes_them),
+		cmocka_unit_test(a_free_port_is_none_of_those_in_use),
 		cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(the_fabric_is_that_of_the_launcher),
 	};

@@ -2,6 +2,7 @@
  * not come ends the others. Each test is a job of processes that are this program again. */
 #include "base/clock.h"
 #include "base/process.h"
+#include "comm/place.h"
 
 #define BENCH_FABRIC     "tcp"
 #define BENCH_DEVICE_OPS bench_device_ops()
@@ -176,15 +177,12 @@ static int run_as_rank(const char *name)
 /* Starts `came` of `size` ranks; what they printed to stderr goes to `said`, their exit codes to `codes`. */
 static void run_job(const char *name, int size, int came, char said[4096], int *codes)
 {
-	static int port = 0;
 	char *self = mt_process_self(), number[16];
-	int pipe_ends[2];
+	int pipe_ends[2], port;
 	pid_t ranks[8];
 	size_t used = 0;
 	ssize_t n;
-	if (!port)
-		port = 21000 + getpid() % 30000;
-	port++;
+	assert_int_equal(mt_place_free_port(&port), MT_OK);
 	assert_int_equal(pipe(pipe_ends), 0);
 	for (int r = 0; r < came; r++) {
 		ranks[r] = fork();
@@ -196,6 +194,7 @@ static void run_job(const char *name, int size, int came, char said[4096], int *
 				setenv(names[i], number, 1);
 			}
 			setenv("MASTER_ADDR", "127.0.0.1", 1);
+			setenv("MEGATUNE_JOIN_S", "60", 0);
 			dup2(pipe_ends[1], STDERR_FILENO);
 			execl(self, self, name, (char *)NULL);
 			_exit(127);

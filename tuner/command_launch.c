@@ -4,12 +4,12 @@
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/process.h"
+#include "comm/place.h"
 #include "kernels/device.h"
 #include "tuner/cli.h"
 #include "tuner/commands.h"
 #include "tuner/ranks.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define REMOTE_PORT 29517
@@ -122,20 +121,6 @@ static enum mt_status one_host(struct job *j)
 	return MT_OK;
 }
 
-/* One that nobody has now; until rank 0 takes it, somebody could. */
-static enum mt_status free_port(int *port)
-{
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t length = sizeof address;
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool found = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-		     getsockname(fd, (struct sockaddr *)&address, &length) == 0;
-	if (fd >= 0)
-		close(fd);
-	*port = ntohs(address.sin_port);
-	return found ? MT_OK : mt_fail(MT_FAILED, "no free port for the ranks to meet at: give one with --port");
-}
-
 static enum mt_status make_token(char token[2 * TOKEN_BYTES + 1])
 {
 	unsigned char bytes[TOKEN_BYTES];
@@ -167,7 +152,7 @@ static enum mt_status settle(struct job *j)
 		j->nodes[i].first = j->nodes[i - 1].first + j->nodes[i - 1].ranks;
 	j->port = c->port ? (int)c->port : REMOTE_PORT;
 	if (!c->port && !c->hosts)
-		MT_TRY(free_port(&j->port));
+		MT_TRY(mt_place_free_port(&j->port));
 	j->processes = calloc((size_t)(j->size + j->node_count), sizeof *j->processes);
 	if (!j->processes)
 		return mt_fail(MT_NOMEM, "no memory for %d ranks", j->size);

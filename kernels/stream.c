@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "kernels/backends.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -72,6 +73,7 @@ static bool spin(const struct mt_stream *stream, uint64_t ticket)
 				return true;
 			pause_briefly();
 		}
+		sched_yield();
 	} while (mt_clock_ns() < end_ns);
 	return false;
 }

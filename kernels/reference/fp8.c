@@ -1,8 +1,7 @@
 /* fp8: amax      *amax = the greatest of it and |x(count)|; a NaN is greater than all
  *      fp8_scale scale = most / amax / 2^margin, inverse = 1 / scale
  *      quantize  y(R,C) = x(R,C) * scale rounded to e4m3 or e5m2, y_t(C,R + pad) its transpose and zeros
- * in f32, each step rounded as it is written: every device gives the same bits.
- * The products of what was quantized: sums over k of codes, times the inverses. */
+ * in f32, each step rounded as it is written: every device gives the same bits. */
 #include "kernels/reference/reference.h"
 
 #include <string.h>
@@ -55,40 +54,4 @@ enum mt_status mt_reference_quantize(const struct mt_op *op)
 	for (int64_t c = 0; q->y_t && c < q->cols; c++)
 		memset((uint8_t *)q->y_t + c * (q->rows + q->pad) + q->rows, 0, (size_t)q->pad);
 	return q->amax ? mt_reference_amax(op) : MT_OK;
-}
-
-/* c(M,N) = sums over k of a(M,K) b(N,K), times `factor`. */
-static double dot_rows(enum mt_dtype a_type, const void *a, int64_t row, enum mt_dtype b_type, const void *b, int64_t col,
-		       int64_t depth)
-{
-	double sum = 0;
-	for (int64_t k = 0; k < depth; k++)
-		sum += load(a_type, a, row * depth + k) * load(b_type, b, col * depth + k);
-	return sum;
-}
-
-static double factor_of(const void *a, const void *b)
-{
-	return (double)*(const float *)a * (double)*(const float *)b;
-}
-
-enum mt_status mt_reference_linear_fp8(const struct mt_op *op)
-{
-	const struct mt_linear *l = &op->linear;
-	enum mt_dtype t = op->dtype, dy = mt_fp8_gradient(l->fp8);
-	for (int64_t r = 0; op->kind == MT_OP_LINEAR && r < l->rows; r++)
-		for (int64_t n = 0; n < l->out; n++) {
-			double sum = dot_rows(MT_E4M3, l->x, r, MT_E4M3, l->w, n, l->in) * factor_of(l->x_inverse, l->w_inverse);
-			mt_reference_store_y(op, r * l->out + n, sum + (l->bias ? load(t, l->bias, n) : 0));
-		}
-	for (int64_t r = 0; op->kind == MT_OP_LINEAR_DGRAD && r < l->rows; r++)
-		for (int64_t k = 0; k < l->in; k++)
-			mt_reference_store_dx(op, r, k,
-					      dot_rows(dy, l->dy, r, MT_E4M3, l->w, k, l->out) *
-						      factor_of(l->dy_inverse, l->w_inverse));
-	for (int64_t n = 0; op->kind == MT_OP_LINEAR_WGRAD && n < l->out; n++)
-		for (int64_t k = 0; k < l->in; k++)
-			accumulate(wide(op), l->dw, n * l->in + k,
-				   dot_rows(dy, l->dy, n, MT_E4M3, l->x, k, l->rows) * factor_of(l->dy_inverse, l->x_inverse));
-	return MT_OK;
 }

@@ -1,11 +1,12 @@
 #!/bin/bash
 # run.sh [NAME...]: runs the built tests and counts. Names select (a part of the name is enough); none: all.
 #
-#   build/tests/test_*   cmocka programs, one process each, TEST_JOBS of them at once; the counts are read from cmocka's closing lines
+#   build/tests/test_*   cmocka programs, one process each; the counts are read from cmocka's closing lines
 #   build/tests/mpi_*    under mpirun, once for each number in the line "ranks: 1 2 4 8" of the source;
 #                        their last line is "N passed, N failed, N skipped"
 #   tests/*.bats         the command line and the scripts
 #
+# Programs and scripts run TEST_JOBS at once, ranks and clusters alone.
 # A program that dies, says nothing or outlives its limit counts as one failure more. The output of a program that failed
 # is shown. The last line is "N passed, N failed, N skipped"; the exit status is 1 when any failed or none ran.
 #
@@ -95,31 +96,52 @@ seconds_since() { # a value of $EPOCHREALTIME
 	awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'
 }
 
-units=()   # names of programs that were started
+started=() # "KIND NAME" of what was started
 recorded=0 # of them, the first
 
-start_unit() {
-	local name=$1
+# start KIND NAME CMD...: beside the others, TEST_JOBS of them at once
+start() {
+	local kind=$1 name=$2
+	shift 2
 	[ "$(jobs -rp | wc -l)" -lt "$TEST_JOBS" ] || wait -n
-	units+=("$name")
-	(
-		OUTPUT=$SCRATCH/${#units[@]} start=$EPOCHREALTIME
-		limited "$BUILD/tests/$name"
-		echo "$? $(seconds_since "$start")" >"$OUTPUT.over"
-	) &
-	record_units
+	started+=("$kind $name")
+	run_started "$SCRATCH/${#started[@]}" "$@" &
+	record_started
+}
+
+run_started() { # FILE of its output, CMD...
+	local OUTPUT=$1 start=$EPOCHREALTIME
+	shift
+	limited "$@"
+	echo "$? $(seconds_since "$start")" >"$OUTPUT.over"
+}
+
+record_unit() { # NAME STATUS SECONDS
+	record "$1" "$2" "$(sum_of '[  PASSED  ]')" "$(sum_of '[  FAILED  ]')" "$(sum_of '[  SKIPPED ]')" "$3"
+}
+
+record_script() { # NAME STATUS SECONDS
+	local skip
+	skip=$(grep -c '^ok .*# skip' "$OUTPUT")
+	record "$1" "$2" $(($(grep -c '^ok ' "$OUTPUT") - skip)) "$(grep -c '^not ok ' "$OUTPUT")" "$skip" "$3"
+	grep '^ok .*# skip' "$OUTPUT" | sed 's/^ok [0-9]* /     skipped: /'
 }
 
 # In the order in which they were started.
-record_units() {
-	local OUTPUT status seconds
-	while [ "$recorded" -lt ${#units[@]} ] && [ -s "$SCRATCH/$((recorded + 1)).over" ]; do
+record_started() {
+	local OUTPUT kind name status seconds
+	while [ "$recorded" -lt ${#started[@]} ] && [ -s "$SCRATCH/$((recorded + 1)).over" ]; do
 		OUTPUT=$SCRATCH/$((recorded + 1))
 		read -r status seconds <"$OUTPUT.over"
-		record "${units[recorded]}" "$status" "$(sum_of '[  PASSED  ]')" "$(sum_of '[  FAILED  ]')" "$(sum_of '[  SKIPPED ]')" \
-			"$seconds"
+		read -r kind name <<<"${started[recorded]}"
+		"record_$kind" "$name" "$status" "$seconds"
 		recorded=$((recorded + 1))
 	done
+}
+
+all_over() {
+	wait
+	record_started
 }
 
 mpi_command() { # RANKS: fills MPIRUN
@@ -149,17 +171,6 @@ run_mpi() {
 	done
 }
 
-run_bats() {
-	local file=$1 start=$EPOCHREALTIME status ok bad skip
-	limited bats --tap "$file"
-	status=$?
-	skip=$(grep -c '^ok .*# skip' "$OUTPUT")
-	ok=$(($(grep -c '^ok ' "$OUTPUT") - skip))
-	bad=$(grep -c '^not ok ' "$OUTPUT")
-	record "$(basename "$file")" $status $ok "$bad" "$skip" "$(seconds_since "$start")"
-	grep '^ok .*# skip' "$OUTPUT" | sed 's/^ok [0-9]* /     skipped: /'
-}
-
 # skip NAME REASON: a test that cannot run here
 skip() {
 	skipped=$((skipped + 1))
@@ -178,10 +189,9 @@ for source in tests/test_*.c; do
 	case $name in
 	test_cuda_host_*) [ -x "$BUILD/tests/$name" ] || command -v "${CXX:-g++}" >/dev/null || { skip "$name" "g++ is not installed"; continue; } ;;
 	esac
-	start_unit "$name"
+	start unit "$name" "$BUILD/tests/$name"
 done
-wait
-record_units
+all_over
 for source in tests/mpi_*.c; do
 	name=$(basename "$source" .c)
 	selected "$name" || continue
@@ -191,14 +201,16 @@ for source in tests/mpi_*.c; do
 		skip "$name" "built without MPI, or no mpirun"
 	fi
 done
+# The simulated clusters are measured: each has the machine to itself.
 for source in tests/*.bats; do
-	selected "$(basename "$source")" || continue
-	if command -v bats >/dev/null; then
-		run_bats "$source"
-	else
-		skip "$(basename "$source")" "bats is not installed"
-	fi
+	name=$(basename "$source")
+	selected "$name" || continue
+	command -v bats >/dev/null || { skip "$name" "bats is not installed"; continue; }
+	[[ $name == test_cluster* ]] && all_over
+	start script "$name" bats --tap "$source"
+	[[ $name == test_cluster* ]] && all_over
 done
+all_over
 
 [ ${#failures[@]} -gt 0 ] && printf 'failed: %s\n' "${failures[@]}"
 [ $((passed + failed)) -eq 0 ] && echo "no test ran"

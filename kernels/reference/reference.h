@@ -110,7 +110,7 @@ enum mt_status mt_reference_combine(const struct mt_op *op);
 enum mt_status mt_reference_amax(const struct mt_op *op);
 enum mt_status mt_reference_fp8_scale(const struct mt_op *op);
 enum mt_status mt_reference_quantize(const struct mt_op *op);
-enum mt_status mt_reference_grouped(const struct mt_op *op);    /* all three kinds */
+enum mt_status mt_reference_grouped(const struct mt_op *op); /* all three kinds */
 enum mt_status mt_reference_route(const struct mt_op *op);
 enum mt_status mt_reference_route_sums(const struct mt_op *op);
 enum mt_status mt_reference_route_loss(const struct mt_op *op);

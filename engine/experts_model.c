@@ -29,7 +29,7 @@ int64_t mt_model_expert_modules(const struct mt_model *model)
 
 int64_t mt_model_expert_weights(const struct mt_model *model, bool met)
 {
-	int64_t matrices = model->mlp == MT_MODEL_SWIGLU ? 3 : 2, experts = met ? model->top_k : model->experts;
+	int64_t matrices = mt_model_mlp_matrices(model), experts = met ? model->top_k : model->experts;
 
 	if (model->experts == 0)
 		return 0;

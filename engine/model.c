@@ -167,12 +167,17 @@ enum mt_status mt_model_copy(struct mt_model *to, const struct mt_model *from)
 	return MT_OK;
 }
 
-/* Attention: engine/attention_model.c. MLP: up and down, with swiglu a gate. A multi-token module is a layer and a matrix of two
+int64_t mt_model_mlp_matrices(const struct mt_model *model)
+{
+	return model->mlp == MT_MODEL_SWIGLU ? 3 : 2;
+}
+
+/* Attention: engine/attention_model.c. A multi-token module is a layer and a matrix of two
  * hidden states. */
 int64_t mt_model_matmul_parameters(const struct mt_model *model)
 {
 	int64_t attention = mt_model_attention_weights(model), layers = model->layers + model->mtp;
-	int64_t mlp = model->hidden * model->ffn * (model->mlp == MT_MODEL_SWIGLU ? 3 : 2);
+	int64_t mlp = model->hidden * model->ffn * mt_model_mlp_matrices(model);
 	int64_t routed = mt_model_expert_layers(model) + mt_model_expert_modules(model);
 
 	return layers * attention + (layers - routed) * mlp + routed * mt_model_expert_weights(model, true) +

@@ -75,6 +75,8 @@ struct mt_model {
 enum mt_router_choice { MT_MODEL_SOFTMAX, MT_MODEL_SIGMOID };
 enum mt_drop_choice { MT_MODEL_DROP_LAST, MT_MODEL_DROP_LIGHTEST };
 
+/* Up and down, with swiglu a gate: of an MLP, and of each expert. */
+int64_t mt_model_mlp_matrices(const struct mt_model *model);
 /* experts_model.c. Whether a layer has experts in place of the MLP, and how many do. */
 bool mt_model_layer_has_experts(const struct mt_model *model, int64_t layer);
 int64_t mt_model_expert_layers(const struct mt_model *model);

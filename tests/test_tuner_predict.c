@@ -440,9 +440,12 @@ static void drift_is_what_rounds_differ_by_and_widens_the_interval(void **state)
 	struct mt_machine machine = {.step_jitter_frac = 0.03};
 	struct mt_cost_model cost = {.machine = &machine, .model_error_frac = 0.04};
 	struct mt_candidate c = {.step_s = 10};
+	double drift;
 
-	assert_float_equal(mt_slices_drift(slices, 3), 1.4826 * log(1.1 * 1.2) / 2 / sqrt(2), 1e-12);
-	assert_true(mt_slices_drift(slices + 2, 1) == 0 && mt_slices_drift(slices, 0) == 0);
+	assert_int_equal(mt_slices_drift(slices, 3, &drift), MT_OK);
+	assert_float_equal(drift, 1.4826 * log(1.1 * 1.2) / 2 / sqrt(2), 1e-12);
+	assert_true(mt_slices_drift(slices + 2, 1, &drift) == MT_OK && drift == 0);
+	assert_true(mt_slices_drift(slices, 0, &drift) == MT_OK && drift == 0);
 	mt_predict_interval(&c, &cost);
 	assert_float_equal(c.hi_s, 10 * (1 + 1.645 * 0.05), 1e-9);
 	machine.step_drift_frac = 0.12;

@@ -203,7 +203,7 @@ static enum mt_status profile(struct profiler *p, bool json)
 	MT_GOTO(out, mt_group_create_all(p->fabric, "profile", &world));
 	MT_GOTO(out, run_watched(p, world));
 	most[0] = (double)p->process_bytes;
-	most[1] = mt_slices_drift(p->slices, p->slice_count);
+	MT_GOTO(out, mt_slices_drift(p->slices, p->slice_count, &most[1]));
 	MT_GOTO(out, mt_comm_host_all_reduce(world, most, 2, MT_MAX));
 	p->process_bytes = (int64_t)most[0];
 	p->drift_frac = most[1];

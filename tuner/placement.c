@@ -81,9 +81,9 @@ static void reduce(struct traffic *t, double times, double bytes)
 
 static double expert_parameters(const struct mt_model *m)
 {
-	double matrices = m->mlp == MT_MODEL_SWIGLU ? 3 : 2;
+	int64_t expert = mt_model_mlp_matrices(m) * m->expert_ffn * m->hidden;
 
-	return (double)mt_model_expert_layers(m) * (double)m->experts * matrices * (double)(m->expert_ffn * m->hidden);
+	return (double)mt_model_expert_layers(m) * (double)m->experts * (double)expert;
 }
 
 /* `rows`: of hidden states that a rank sends through experts, `layers` on a stage. */

@@ -210,22 +210,23 @@ out:
 }
 
 /* Each change counts up and down: drift has no direction. Both rounds of a pair vary, hence the root of 2. */
-double mt_slices_drift(const struct mt_slice *slices, int count)
+enum mt_status mt_slices_drift(const struct mt_slice *slices, int count, double *drift_frac)
 {
-	double *changes = calloc(2 * (size_t)count * MT_SLICE_ROUNDS + 1, sizeof *changes), drift = 0;
+	double *changes = calloc(2 * (size_t)count * MT_SLICE_ROUNDS + 1, sizeof *changes);
 	size_t n = 0;
 
-	for (int i = 0; i < count && changes; i++) {
+	if (!changes)
+		return mt_fail(MT_NOMEM, "no memory for what %d slices differ by", count);
+	for (int i = 0; i < count; i++) {
 		for (int round = 1; round < slices[i].rounds; round++) {
 			changes[n++] = log(slices[i].step_s[round] / slices[i].step_s[round - 1]);
 			changes[n] = -changes[n - 1];
 			n++;
 		}
 	}
-	if (n > 0)
-		drift = mt_stats_mad(changes, n) / sqrt(2);
+	*drift_frac = n > 0 ? mt_stats_mad(changes, n) / sqrt(2) : 0;
 	free(changes);
-	return drift;
+	return MT_OK;
 }
 
 enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing)

@@ -44,7 +44,7 @@ enum mt_status mt_slice_run(struct mt_slice *slice, struct mt_fabric *fabric, st
 			    double budget_s, int64_t *process_bytes, struct mt_slice_timing *timing);
 /* How much the same steps differ from one round to the next: the standard deviation of one round, relative, from the median change
  * of all slices, as a disturbance of few is left out elsewhere too; 0 when none was run in two rounds. */
-double mt_slices_drift(const struct mt_slice *slices, int count);
+enum mt_status mt_slices_drift(const struct mt_slice *slices, int count, double *drift_frac);
 /* Adds the kernels of its undisturbed steps to the profile; nothing when it was not run. */
 enum mt_status mt_slice_settle(const struct mt_slice *slice, struct mt_slice_timing *timing);
 

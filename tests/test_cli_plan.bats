@@ -152,6 +152,23 @@ JSON_BEFORE='sub considered { my ($gpus, $gbs, $candidates) = @_; my ($n, %threa
 	grep -q 'placed [0-7,]*; predicted [0-9.]*% less' "$OUT"
 }
 
+@test "a placed run is rehearsed where its ranks are" {
+	ranks 8
+	attempt megatune plan "$ROOT/tests/data/cluster-model.yaml" --machine "$MACHINES/racks-8-shuffled.yaml" --gpus 8 --gbs 64 --seq 512 \
+		--threads 4 --out placed --no-report --json
+	finished
+	local placed launched
+	placed=$(json '$d->{placement}{step_s}' "$OUT") launched=$(json '$d->{placement}{launcher_step_s}' "$OUT")
+	rehearsal() { # RUN.yaml SECONDS: of a step, by the plan
+		attempt "${MPIRUN[@]}" megatune rehearse "$1" --machine "$MACHINES/racks-8-shuffled.yaml" --step_wall_s 0 --json
+		finished
+		check 'my $s = '"$2"'; $d->{memory_equal} && abs($d->{error_frac}) < 0.02 && abs($d->{dry_step_s} / $s - 1) < 0.01' "$OUT"
+	}
+	rehearsal placed/run.yaml "$placed"
+	grep -v rank_order placed/run.yaml >launched.yaml
+	rehearsal launched.yaml "$launched"
+}
+
 @test "the run file of a plan trains" {
 	attempt megatune plan gpt-tiny --gpus 1 --gbs 4 --seq 32
 	finished

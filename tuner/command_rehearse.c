@@ -2,6 +2,7 @@
 #include "tuner/cli.h"
 #include "tuner/commands.h"
 #include "tuner/job.h"
+#include "tuner/placement.h"
 #include "tuner/rehearse.h"
 
 #include <stdio.h>
@@ -38,7 +39,7 @@ static const struct mt_option_table table = {"command", options, sizeof options 
 
 struct rehearsal_setup {
 	struct mt_run run;
-	struct mt_machine machine;
+	struct mt_machine machine, placed; /* placed: as the ranks see it in the run's rank_order */
 	struct mt_cost_model cost;
 	struct mt_candidate dry;
 };
@@ -99,6 +100,26 @@ static enum mt_status load_costs(struct rehearsal_setup *s, const struct rehears
 	return o->store ? add_rows(s, o->store, o->kernel_stretch) : MT_OK;
 }
 
+/* The links as the run's rank_order has them. */
+static enum mt_status place(struct rehearsal_setup *s, const char *path)
+{
+	int world = (int)mt_layout_world(&s->run.layout), *device;
+	enum mt_status st;
+
+	if (s->machine.world != world)
+		return mt_fail(MT_INPUT, "%s: rank_order places ranks on a machine of as many: it has %d, the layout %d", path,
+			       s->machine.world, world);
+	device = malloc((size_t)world * sizeof *device);
+	st = device ? mt_placement_read(s->run.train.rank_order, &s->run.layout, device)
+		    : mt_fail(MT_NOMEM, "no memory for the order of %d ranks", world);
+	if (st == MT_OK)
+		st = mt_machine_place(&s->placed, &s->machine, device);
+	free(device);
+	if (st == MT_OK)
+		s->cost.machine = &s->placed;
+	return st;
+}
+
 /* What can be found wrong without the other ranks, and the prediction. */
 static enum mt_status prepare(struct rehearsal_setup *s, const struct mt_cli *cli, const struct rehearse_options *o, int ranks)
 {
@@ -109,15 +130,13 @@ static enum mt_status prepare(struct rehearsal_setup *s, const struct mt_cli *cl
 		return mt_fail(MT_INPUT, "%s: the layout needs %lld ranks, the job has %d: start it with `mpirun -n %lld`",
 			       cli->words[0], (long long)mt_layout_world(&s->run.layout), ranks,
 			       (long long)mt_layout_world(&s->run.layout));
-	if (s->run.train.rank_order)
-		return mt_fail(MT_INPUT,
-			       "%s: rank_order is not rehearsed: links are those of the machine file in the order of ranks",
-			       cli->words[0]);
 	if (o->links == LINKS_REAL && s->run.layout.offload_layers > 0)
 		return mt_fail(MT_INPUT,
 			       "%s: offload_layers is not rehearsed with real links: a host that sleeps copies nothing meanwhile",
 			       cli->words[0]);
 	MT_TRY(load_costs(s, o));
+	if (s->run.train.rank_order)
+		MT_TRY(place(s, o->machine));
 	s->dry.layout = s->run.layout;
 	return mt_predict_dry(&s->dry, &s->run.model, &s->cost, NULL);
 }
@@ -180,6 +199,7 @@ static void print(const struct rehearsal_setup *s, const struct mt_rehearsal *r,
 	printf("Memory     %s%s\n", differs[0] ? "differs: " : "of every rank and arena as in the dry run", differs);
 }
 
+/* Where links are real, `fabric` has the ranks in their order. */
 static enum mt_status rehearse(struct rehearsal_setup *s, const struct mt_cli *cli, const struct rehearse_options *o,
 			       struct mt_fabric *fabric)
 {
@@ -221,7 +241,7 @@ enum mt_status mt_command_rehearse(int argc, char **argv)
 		.values = {&o, &s.run.layout, &s.run.train},
 		.least_words = 1,
 		.most_words = 1};
-	struct mt_fabric *fabric = NULL;
+	struct mt_fabric *fabric = NULL, *ordered = NULL;
 	enum mt_status st, parsed;
 
 	mt_options_default(&table, &o);
@@ -231,11 +251,15 @@ enum mt_status mt_command_rehearse(int argc, char **argv)
 	parsed = st;
 	MT_GOTO(out, mt_job_open(&fabric));
 	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&s, &cli, &o, mt_fabric_size(fabric)) : parsed));
-	st = rehearse(&s, &cli, &o, fabric);
+	if (o.links == LINKS_REAL)
+		MT_GOTO(out, mt_job_order(&ordered, &s.run, fabric));
+	st = rehearse(&s, &cli, &o, ordered ? ordered : fabric);
 out:
+	mt_fabric_destroy(ordered);
 	mt_fabric_destroy(fabric);
 	free(s.dry.stage);
 	mt_profile_destroy(s.cost.profile);
+	mt_machine_unplace(&s.placed);
 	mt_machine_free(&s.machine);
 	mt_cli_free(&cli);
 	mt_run_free(&s.run);

@@ -7,7 +7,6 @@
 #include "tuner/fit_gpu.h"
 #include "tuner/health.h"
 #include "tuner/job.h"
-#include "tuner/placement.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,24 +49,6 @@ static void print_evaluation(void *context, int64_t step, double loss)
 	fflush(stdout);
 }
 
-/* The ranks in the order of the run's placement; NULL where it has none. `ordered` NULL: only whether it is one. */
-static enum mt_status order_ranks(struct mt_fabric **ordered, const struct mt_run *run, struct mt_fabric *fabric)
-{
-	int world = mt_fabric_size(fabric), *device;
-	enum mt_status st;
-
-	if (!run->train.rank_order)
-		return MT_OK;
-	device = malloc((size_t)world * sizeof *device);
-	if (!device)
-		return mt_fail(MT_NOMEM, "no memory for the order of %d ranks", world);
-	st = mt_placement_read(run->train.rank_order, &run->layout, device);
-	if (st == MT_OK && ordered)
-		st = mt_fabric_order(ordered, fabric, device);
-	free(device);
-	return st;
-}
-
 static enum mt_status check_fit(const struct mt_run *run, struct mt_fabric *fabric, const struct mt_device *device)
 {
 	struct mt_device_info first;
@@ -103,7 +84,7 @@ static enum mt_status prepare(struct mt_run *run, const struct mt_cli *cli, stru
 					    (uint64_t)run->train.seed));
 		mt_dataset_close(dataset);
 	}
-	MT_TRY(order_ranks(NULL, run, fabric));
+	MT_TRY(mt_job_order(NULL, run, fabric));
 	config.kind = run->train.device;
 	config.threads = (int)run->layout.threads;
 	config.local_rank = mt_fabric_local_rank(fabric);
@@ -199,7 +180,7 @@ enum mt_status mt_command_train(int argc, char **argv)
 	MT_GOTO(out, mt_job_agree(fabric, parsed == MT_OK ? prepare(&run, &cli, fabric, &device) : parsed));
 	MT_GOTO(out, mt_job_choose(&fabric, (enum mt_fabric_choice)run.train.fabric, run.train.device));
 	mt_fabric_set_deadline(fabric, run.train.watchdog_s);
-	MT_GOTO(out, order_ranks(&ordered, &run, fabric));
+	MT_GOTO(out, mt_job_order(&ordered, &run, fabric));
 	st = train(&cli, &run, &command, ordered ? ordered : fabric, device);
 out:
 	mt_device_destroy(device);

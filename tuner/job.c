@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "kernels/device.h"
+#include "tuner/placement.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -137,6 +138,23 @@ enum mt_status mt_job_choose(struct mt_fabric **fabric, enum mt_fabric_choice ch
 						      kinds[choice], joined));
 	MT_TRY(all_can(*fabric, device, choice == MT_FABRIC_NCCL, &can));
 	return can ? put_nccl_on(fabric) : MT_OK;
+}
+
+enum mt_status mt_job_order(struct mt_fabric **ordered, const struct mt_run *run, struct mt_fabric *fabric)
+{
+	int world = mt_fabric_size(fabric), *device;
+	enum mt_status st;
+
+	if (!run->train.rank_order)
+		return MT_OK;
+	device = malloc((size_t)world * sizeof *device);
+	if (!device)
+		return mt_fail(MT_NOMEM, "no memory for the order of %d ranks", world);
+	st = mt_placement_read(run->train.rank_order, &run->layout, device);
+	if (st == MT_OK && ordered)
+		st = mt_fabric_order(ordered, fabric, device);
+	free(device);
+	return st;
 }
 
 void mt_job_give_up(struct mt_fabric *fabric, enum mt_status st)

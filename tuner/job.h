@@ -18,6 +18,10 @@ enum mt_status mt_job_choose(struct mt_fabric **fabric, enum mt_fabric_choice ch
  * first one that failed. That rank has told its message, which nobody has to tell again. */
 enum mt_status mt_job_agree(struct mt_fabric *fabric, enum mt_status st);
 
+/* The ranks in the order that the run's rank_order says; *ordered stays as it is where there is none. `ordered` NULL: only whether
+ * it is one. Destroy it before the fabric. */
+enum mt_status mt_job_order(struct mt_fabric **ordered, const struct mt_run *run, struct mt_fabric *fabric);
+
 /* After a failure between collectives: tells the message and ends all ranks, for others may be waiting for this one. A job
  * of one rank goes on to its own clean-up. */
 void mt_job_give_up(struct mt_fabric *fabric, enum mt_status st);

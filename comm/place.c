@@ -142,15 +142,15 @@ enum mt_status mt_place_find(struct mt_place *place, bool *found)
 	return MT_OK;
 }
 
-static bool is_free(int port)
+static bool is_unused(int port)
 {
 	struct sockaddr_in address = {
 		.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_ANY)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool free = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
+	bool unused = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
 	if (fd >= 0)
 		close(fd);
-	return free;
+	return unused;
 }
 
 enum mt_status mt_place_free_port(int *port)
@@ -160,7 +160,7 @@ enum mt_status mt_place_free_port(int *port)
 		return mt_fail(MT_FAILED, "the system gives no random number");
 	for (unsigned i = 0; i < MT_PLACE_PORTS; i++) {
 		*port = MT_PLACE_PORT_FIRST + (int)((start % MT_PLACE_PORTS + i) % MT_PLACE_PORTS);
-		if (is_free(*port))
+		if (is_unused(*port))
 			return MT_OK;
 	}
 	return mt_fail(MT_FAILED, "no port from %d to %d is free for the ranks to meet at", MT_PLACE_PORT_FIRST,

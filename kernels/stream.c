@@ -20,7 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Waits are often for what takes microseconds, and to sleep and wake costs about that much twice. */
+/* Waits are often for what takes microseconds, and to sleep and wake costs about that much twice. Between looks the processor is
+ * given away: with more ranks than processors whoever is waited for may need it. */
 #define SPIN_NS     20000
 #define SPIN_PAUSES 16
 

@@ -142,7 +142,8 @@ enum mt_status mt_record_read(struct record *r, const json_t *document)
 		return mt_fail(MT_INPUT, "the result is no JSON object; give a result.json that megatune tune or plan wrote");
 	if (!json_object_get(document, "schema") && !json_object_get(document, "candidates"))
 		return mt_fail(MT_INPUT, "the file has neither 'schema' nor 'candidates': it is no result; give a result.json that "
-					 "megatune tune or plan wrote");
+					 "megatune tune or plan wrote, or a scale.json (the plan.json of a described "
+					 "machine has no report)");
 	int64_t schema = mt_json_get_int(document, "schema", SCHEMA);
 	if (schema > SCHEMA)
 		return mt_fail(MT_INPUT, "the result has schema %lld, this megatune reads up to %d; use the megatune that wrote it",

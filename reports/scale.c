@@ -147,6 +147,8 @@ enum mt_status mt_scale_report(const json_t *document, const char *directory)
 	struct mt_file file = {0};
 	enum mt_status st = path ? MT_OK : mt_fail(MT_NOMEM, "no memory for a path");
 
+	if (st == MT_OK && !json_is_array(json_object_get(document, "rows")))
+		st = mt_fail(MT_INPUT, "the file has no 'rows': it is no result; give a scale.json that megatune scale wrote");
 	if (st == MT_OK)
 		st = mt_file_make_directory(directory);
 	if (st == MT_OK)

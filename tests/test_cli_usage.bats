@@ -235,3 +235,27 @@ COMMANDS="doctor probe profile plan tune train ckpt validate calibrate report"
 	check '$d->{ok} + $d->{absent} + $d->{warn} == @{$d->{rows}}' "$OUT"
 	clean
 }
+
+@test "output that cannot be written is a failure" {
+	[ -c /dev/full ] || skip "no /dev/full"
+	local command
+	for command in --version "plan gpt-tiny --no-report" "plan llama3-8b --machine h100-80g-sxm --gpus 8 --gbs 64"; do
+		status=0
+		# shellcheck disable=SC2086 # words
+		megatune $command >/dev/full 2>"$ERR" || status=$?
+		[ "$status" -eq 4 ]
+		grep -q 'writing to standard output failed' "$ERR"
+	done
+}
+
+@test "a report is made of results alone" {
+	echo '{"command": "scale"}' >"$GIVEN/scale.json"
+	attempt megatune report "$GIVEN/scale.json"
+	[ "$status" -eq 2 ]
+	grep -q "no 'rows'" "$ERR"
+	[ ! -e "$GIVEN/scale.html" ]
+	echo '{"choice": {}}' >"$GIVEN/plan.json"
+	attempt megatune report "$GIVEN/plan.json"
+	[ "$status" -eq 2 ]
+	grep -q 'plan.json of a described machine has no report' "$ERR"
+}

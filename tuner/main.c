@@ -129,6 +129,8 @@ int main(int argc, char **argv)
 
 	mt_process_catch_signals();
 	st = dispatch(argc, argv);
+	if (fflush(stdout) != 0 || ferror(stdout))
+		st = st == MT_OK ? mt_fail(MT_IO, "writing to standard output failed: is the disk full?") : st;
 	if (st != MT_OK && mt_error_message()[0])
 		mt_error("%s", mt_error_message());
 	return mt_status_exit_code(st);

@@ -52,10 +52,12 @@ static void add_scaled(double *restrict sums, double a, const double *restrict b
 static enum mt_status multiply(const struct product *p, double **c)
 {
 	int64_t M = p->rows, N = p->cols, K = p->depth;
-	double *sums = calloc((size_t)(M * N + M * K + K * N) + 1, sizeof *sums), *a = sums + M * N, *b = a + M * K;
+	double *sums = calloc((size_t)(M * N + M * K + K * N) + 1, sizeof *sums), *a, *b;
 	if (!sums)
 		return mt_fail(MT_NOMEM, "reference device: no memory for a product of %lld x %lld x %lld", (long long)M,
 			       (long long)N, (long long)K);
+	a = sums + M * N;
+	b = a + M * K;
 	read_matrix(a, p->a_type, p->a, M, K, p->a_turned);
 	read_matrix(b, p->b_type, p->b, K, N, p->b_turned);
 	for (int64_t m = 0; m < M; m++)

@@ -4,8 +4,8 @@
 #define _GNU_SOURCE
 #include "tuner/runs_table.h"
 
-#include "base/units.h"
 #include "tuner/families.h"
+#include "tuner/runs_table_cells.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -152,88 +152,70 @@ static enum mt_status find_stack(struct mt_runs_table *table, const char *name, 
 
 /* --- one row --- */
 
-static double number(const struct mt_csv *csv, int row, const char *column, double otherwise)
-{
-	const char *text = mt_csv_cell(csv, row, mt_csv_column(csv, column));
-	double value;
-
-	return *text && mt_units_read(text, &value) && isfinite(value) && value >= 0 ? value : otherwise;
-}
-
 static void read_model(struct mt_case *c, const struct mt_csv *csv, int row)
 {
 	const char *arch = mt_csv_cell(csv, row, mt_csv_column(csv, "arch"));
 
-	c->layers = number(csv, row, "layers", 0);
-	c->hidden = number(csv, row, "hidden", 0);
-	c->heads = number(csv, row, "heads", 0);
-	c->kv_heads = number(csv, row, "kv_heads", c->heads);
-	c->ffn = number(csv, row, "ffn", 0);
-	c->vocab = number(csv, row, "vocab", 0);
-	c->seq = number(csv, row, "seq", 0);
-	c->experts = number(csv, row, "experts", 0);
-	c->topk = number(csv, row, "topk", 0);
-	mt_case_family(c, arch, strcmp(mt_csv_cell(csv, row, mt_csv_column(csv, "attention")), "flash") == 0);
+	c->layers = mt_runs_number(csv, row, "layers", 0);
+	c->hidden = mt_runs_number(csv, row, "hidden", 0);
+	c->heads = mt_runs_number(csv, row, "heads", 0);
+	c->kv_heads = mt_runs_number(csv, row, "kv_heads", c->heads);
+	c->ffn = mt_runs_number(csv, row, "ffn", 0);
+	c->vocab = mt_runs_number(csv, row, "vocab", 0);
+	c->seq = mt_runs_number(csv, row, "seq", 0);
+	c->experts = mt_runs_number(csv, row, "experts", 0);
+	c->topk = mt_runs_number(csv, row, "topk", 0);
+	mt_case_family(c, arch, mt_runs_word(csv, row, "attention", false));
 }
 
 static void read_layout(struct mt_case *c, const struct mt_csv *csv, int row, const struct mt_stack *stack)
 {
-	const char *recompute = mt_csv_cell(csv, row, mt_csv_column(csv, "recompute"));
-	const char *precision = mt_csv_cell(csv, row, mt_csv_column(csv, "precision"));
-	const char *attention = mt_csv_cell(csv, row, mt_csv_column(csv, "attention"));
-
-	c->tp = number(csv, row, "tp", 0);
-	c->pp = number(csv, row, "pp", 0);
-	c->vp = number(csv, row, "vp", 1);
-	c->cp = number(csv, row, "cp", 1);
-	c->ep = number(csv, row, "ep", 1);
-	c->dp = number(csv, row, "dp", 0);
-	c->etp = c->experts > 0 ? number(csv, row, "etp", stack->experts_whole) : 0;
-	c->mbs = number(csv, row, "mbs", 0);
-	c->gbs = number(csv, row, "gbs", 0);
-	c->sp = number(csv, row, "sp", stack->sp_default) > 0 && c->tp > 1;
-	c->zero = (int)number(csv, row, "zero_stage", stack->fused_attention);
-	c->recompute = strcmp(recompute, "full") == 0        ? MT_CASE_FULL
-		       : strcmp(recompute, "selective") == 0 ? MT_CASE_SELECTIVE
-		       : *recompute                          ? MT_CASE_NONE
-							     : (int)stack->recompute_default;
+	c->tp = mt_runs_number(csv, row, "tp", 0);
+	c->pp = mt_runs_number(csv, row, "pp", 0);
+	c->vp = mt_runs_number(csv, row, "vp", 1);
+	c->cp = mt_runs_number(csv, row, "cp", 1);
+	c->ep = mt_runs_number(csv, row, "ep", 1);
+	c->dp = mt_runs_number(csv, row, "dp", 0);
+	c->etp = c->experts > 0 ? mt_runs_number(csv, row, "etp", stack->experts_whole) : 0;
+	c->mbs = mt_runs_number(csv, row, "mbs", 0);
+	c->gbs = mt_runs_number(csv, row, "gbs", 0);
+	c->sp = mt_runs_number(csv, row, "sp", stack->sp_default) > 0 && c->tp > 1;
+	c->zero = (int)mt_runs_number(csv, row, "zero_stage", stack->fused_attention);
+	c->recompute = mt_runs_word(csv, row, "recompute", (int)stack->recompute_default);
 	c->selected = MT_CASE_ATTENTION;
-	c->width = strncmp(precision, "mx", 2) == 0 ? MT_WIDTH_MX8
-		   : strstr(precision, "fp8")       ? MT_WIDTH_8
-		   : strstr(precision, "fp4")       ? MT_WIDTH_4
-						    : MT_WIDTH_16;
+	c->width = (enum mt_width)mt_runs_word(csv, row, "precision", MT_WIDTH_16);
 	c->balanced_stages = stack->balanced_stages;
-	c->fused_attention = *attention ? strcmp(attention, "flash") == 0 : stack->fused_attention;
+	c->fused_attention = mt_runs_word(csv, row, "attention", stack->fused_attention);
 	if (c->vp < 1)
 		c->vp = 1;
 	if (c->ep < 1 || c->experts <= 0)
 		c->ep = 1;
 }
 
-/* A cell that should hold a number and does not. */
-static bool bad_cell(struct mt_measured_run *run, const struct mt_csv *csv, int row)
+/* Widths and sizes that do not go together, in any software. */
+static void find_misfit(struct mt_measured_run *run)
 {
-	static const char *const numbers[] = {
-		"gpus", "gpus_per_node", "layers", "hidden", "heads", "kv_heads",   "ffn",        "experts",
-		"topk", "seq",           "vocab",  "tp",     "sp",    "pp",         "vp",         "cp",
-		"ep",   "etp",           "dp",     "mbs",    "gbs",   "zero_stage", "step_time_s"};
+	const struct mt_case *c = &run->layout;
 
-	for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-		const char *text = mt_csv_cell(csv, row, mt_csv_column(csv, numbers[i]));
-
-		if (*text && number(csv, row, numbers[i], -1) < 0) {
-			snprintf(run->skip, sizeof run->skip, "%s '%.40s' is not a number of 0 or more", numbers[i], text);
-			return true;
-		}
-	}
-	return false;
+	if (fmod(c->gbs, c->dp * c->mbs) != 0)
+		snprintf(run->skip, sizeof run->skip, "gbs %.0f is no multiple of dp %.0f * mbs %.0f", c->gbs, c->dp, c->mbs);
+	else if (!(c->kv_heads > 0) || fmod(c->heads, c->kv_heads) != 0)
+		snprintf(run->skip, sizeof run->skip, "kv_heads %.0f does not divide heads %.0f", c->kv_heads, c->heads);
+	else if (fmod(c->head_dim, 1) != 0) /* no family says another than hidden / heads */
+		snprintf(run->skip, sizeof run->skip, "heads %.0f does not divide hidden %.0f", c->heads, c->hidden);
+	else if (c->experts > 0 && c->topk > c->experts)
+		snprintf(run->skip, sizeof run->skip, "topk %.0f is more than experts %.0f", c->topk, c->experts);
+	else if (c->experts > 0 && fmod(c->experts, c->ep) != 0)
+		snprintf(run->skip, sizeof run->skip, "ep %.0f does not divide experts %.0f", c->ep, c->experts);
 }
 
-static void find_fault(struct mt_measured_run *run, const char *model)
+static void find_fault(struct mt_measured_run *run, const struct mt_csv *csv, int row, const struct mt_target *target)
 {
 	const struct mt_case *c = &run->layout;
 	double world = c->tp * c->pp * c->cp * c->dp;
 
+	if (mt_runs_cell_fault(csv, row, run->skip, sizeof run->skip))
+		return;
 	if (!(run->measured_s > 0))
 		snprintf(run->skip, sizeof run->skip, "no step time");
 	else if (!(c->layers > 0 && c->hidden > 0 && c->heads > 0 && c->ffn > 0 && c->vocab > 0 && c->seq > 0))
@@ -244,10 +226,15 @@ static void find_fault(struct mt_measured_run *run, const char *model)
 	else if (world != run->gpus)
 		snprintf(run->skip, sizeof run->skip, "tp*pp*cp*dp = %.0f is not the number of accelerators, %.0f", world,
 			 run->gpus);
-	else if (strstr(model, "lora"))
+	else if (strstr(mt_csv_cell(csv, row, mt_csv_column(csv, "model")), "lora"))
 		snprintf(run->skip, sizeof run->skip, "most weights are frozen (LoRA): not modelled");
 	else if (c->experts > 0 && c->topk < 1)
 		snprintf(run->skip, sizeof run->skip, "experts without topk");
+	else if (mt_target_peak_tflops(target, c->width) <= 0)
+		snprintf(run->skip, sizeof run->skip, "precision '%.40s': %.60s has no such products",
+			 mt_csv_cell(csv, row, mt_csv_column(csv, "precision")), target->name);
+	else
+		find_misfit(run);
 }
 
 static enum mt_status read_row(struct mt_runs_table *table, int row, const struct mt_yaml *map, const char *machine,
@@ -260,8 +247,8 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 
 	run->id = mt_csv_cell(csv, row, mt_csv_column(csv, "id"));
 	run->group = mt_csv_cell(csv, row, mt_csv_column(csv, "group"));
-	run->gpus = number(csv, row, "gpus", 0);
-	run->measured_s = number(csv, row, "step_time_s", 0);
+	run->gpus = mt_runs_number(csv, row, "gpus", 0);
+	run->measured_s = mt_runs_number(csv, row, "step_time_s", 0);
 	run->target = run->stack = -1;
 	machine = machine ? machine : choose(map, "machine", csv, row);
 	stack = stack ? stack : choose(map, "stack", csv, row);
@@ -270,13 +257,13 @@ static enum mt_status read_row(struct mt_runs_table *table, int row, const struc
 			 machine ? "stack" : "machine", mt_csv_cell(csv, row, mt_csv_column(csv, "hardware")));
 		return MT_OK;
 	}
-	nic = mt_interconnect_gbps(mt_csv_cell(csv, row, mt_csv_column(csv, "interconnect")), number(csv, row, "gpus_per_node", 0));
+	nic = mt_interconnect_gbps(mt_csv_cell(csv, row, mt_csv_column(csv, "interconnect")),
+				   mt_runs_number(csv, row, "gpus_per_node", 0));
 	MT_TRY(find_target(table, machine, nic, &run->target));
 	MT_TRY(find_stack(table, stack, &run->stack));
 	read_model(&run->layout, csv, row);
 	read_layout(&run->layout, csv, row, &table->stacks[run->stack]);
-	if (!bad_cell(run, csv, row))
-		find_fault(run, model);
+	find_fault(run, csv, row, &table->targets[run->target]);
 	const struct mt_case *c = &run->layout;
 	snprintf(run->same, sizeof run->same, "%.60s %s %.0f gpus L%.0f h%.0f s%.0f b%.0f w%d", model,
 		 table->targets[run->target].name, run->gpus, c->layers, c->hidden, c->seq, c->gbs, (int)c->width);

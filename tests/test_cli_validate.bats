@@ -140,6 +140,70 @@ choices() {
 	[ "$(cut -d, -f6 "$GIVEN/rows.csv" | sort -u | wc -l)" = 4 ]
 }
 
+@test "nothing predicted is inconclusive, and both forms are printed" {
+	head -1 "$RUNS/sample.csv" >"$GIVEN/none.csv"
+	{ cat "$GIVEN/none.csv"; set_cells precision=int3; set_cells precision=int3; set_cells layers=; } >"$GIVEN/skipped.csv"
+	for table in none skipped; do
+		for more in "" --json "--folds 2"; do
+			attempt megatune validate "$GIVEN/$table.csv" $more
+			[ "$status" -eq 3 ]
+			[ "$(grep -c error: "$ERR")" = 1 ]
+			grep -q 'can be predicted' "$ERR"
+			[ -s "$OUT" ]
+		done
+	done
+	attempt megatune validate "$GIVEN/skipped.csv" --json
+	check '$d->{runs} == 3 && $d->{predicted} == 0 && @{$d->{skipped}} == 3' "$OUT"
+}
+
+@test "the text tells the most frequent reasons of skipped rows, in 80 columns" {
+	{
+		head -2 "$RUNS/sample.csv"
+		for cells in precision=int3 layers= layers= tp=1.5 pp=1.5 cp=1.5 dp=1.5 arch=$'\e[1m'; do set_cells "$cells"; done
+		set_cells recompute="$(printf 'é%.0s' {1..60})"
+		set_cells recompute=$'\e[1m'
+	} >"$GIVEN/reasons.csv"
+	attempt megatune validate "$GIVEN/reasons.csv"
+	finished
+	grep -A1 '^  9 of 11 rows skipped:$' "$OUT" | tail -1 | grep -q '^ *2  the model is incomplete: '
+	[ "$(sed '1,/rows skipped/d' "$OUT" | wc -l)" = 6 ]
+	tail -1 "$OUT" | grep -qx ' *3  for 3 other reasons; --json tells each'
+	narrow "$OUT"
+	{ head -1 "$RUNS/sample.csv"; set_cells recompute=$'\e[1m'; set_cells recompute="$(printf 'é%.0s' {1..60})"; } >"$GIVEN/odd.csv"
+	attempt megatune validate "$GIVEN/odd.csv"
+	grep -qF "recompute '?[1m' is none of none selective full" "$OUT"
+	narrow "$OUT"
+	perl -MEncode -0777 -ne 'decode("UTF-8", $_, Encode::FB_CROAK)' "$OUT"
+}
+
+# narrow FILE: no line is longer than 80 columns
+narrow() {
+	! grep -nE '^.{81,}' "$1"
+}
+
+@test "text is 80 columns wide" {
+	for table in sample published korthikanti; do
+		attempt megatune validate "$RUNS/$table.csv"
+		finished
+		narrow "$OUT"
+	done
+	grep -q '^  all  *8 ' "$OUT"
+	attempt megatune calibrate "$RUNS/sample.csv" --bootstrap 0
+	finished
+	narrow "$OUT"
+}
+
+@test "folds are two or more, and by run only where there are folds" {
+	attempt megatune validate "$RUNS/sample.csv" --folds 1
+	refused "--folds 1"
+	attempt megatune validate "$RUNS/sample.csv" --by-run
+	refused "--by-run"
+	attempt megatune validate "$RUNS/sample.csv" --folds 2 --by-run --json
+	finished
+	attempt megatune calibrate "$RUNS/sample.csv" --folds 1
+	refused "folds"
+}
+
 @test "bad tables, maps and calibrations are refused" {
 	attempt megatune validate no.csv
 	refused "no.csv"

@@ -26,8 +26,8 @@ static const struct mt_option validate_options[] = {
 	{"machine", MT_OPTION_STRING, V(machine), NULL, 0, 0, NULL, "machine of all rows, in place of the map's"},
 	{"stack", MT_OPTION_STRING, V(stack), NULL, 0, 0, NULL, "stack of all rows, in place of the map's"},
 	{"folds", MT_OPTION_INT, V(folds), "0", 0, 100, NULL,
-	 "predict each row from a calibration on the other folds of this table; 0: no cross-validation"},
-	{"by_run", MT_OPTION_BOOL, V(by_run), "false", 0, 0, NULL, "folds of runs instead of groups"},
+	 "2 or more: predict each row from a calibration on the other folds of this table; 0: no cross-validation"},
+	{"by_run", MT_OPTION_BOOL, V(by_run), "false", 0, 0, NULL, "folds of runs instead of groups, with --folds"},
 	{"rows", MT_OPTION_STRING, V(rows), NULL, 0, 0, NULL,
 	 "file for one line a run: measured, predicted, interval, where time goes"},
 };
@@ -116,6 +116,16 @@ static enum mt_status predict(const struct mt_runs_table *table, const struct mt
 	return o->rows ? mt_file_commit(&file) : MT_OK;
 }
 
+/* Rows that can be predicted. */
+static int usable_runs(const struct mt_runs_table *table)
+{
+	int usable = 0;
+
+	for (int i = 0; i < table->count; i++)
+		usable += !table->runs[i].skip[0];
+	return usable;
+}
+
 static enum mt_status validate(const struct mt_cli *cli, const struct validate_options *o)
 {
 	struct mt_runs_table table = {0};
@@ -123,6 +133,10 @@ static enum mt_status validate(const struct mt_cli *cli, const struct validate_o
 	double *predicted = NULL, *half = NULL;
 	enum mt_status st;
 
+	if (o->folds == 1)
+		return mt_fail(MT_INPUT, "--folds 1 leaves no other fold to calibrate on: 2 to 100, or 0 for no cross-validation");
+	if (o->by_run && o->folds == 0)
+		return mt_fail(MT_INPUT, "--by-run says how to make folds: give --folds 2 to 100 with it");
 	MT_TRY(mt_runs_table_load(&table, cli->words[0], o->machine_map, o->machine, o->stack));
 	predicted = calloc((size_t)table.count + 1, sizeof *predicted);
 	half = calloc((size_t)table.count + 1, sizeof *half);
@@ -135,6 +149,8 @@ static enum mt_status validate(const struct mt_cli *cli, const struct validate_o
 		st = mt_cli_print_json(mt_score_json(&table, predicted, half));
 	else if (st == MT_OK)
 		mt_score_print(&table, predicted, half, stdout);
+	if (st == MT_OK && usable_runs(&table) == 0)
+		st = mt_fail(MT_INCONCLUSIVE, "%s: none of its %d rows can be predicted", cli->words[0], table.count);
 	free(predicted);
 	free(half);
 	mt_fit_free(&model);
@@ -147,12 +163,11 @@ static enum mt_status calibrate(const struct mt_cli *cli, const struct validate_
 	struct mt_runs_table table = {0};
 	struct mt_fit_model model = {0};
 	struct mt_fit_check check = {0};
-	int usable = 0;
 	enum mt_status st;
+	int usable;
 
 	MT_TRY(mt_runs_table_load(&table, cli->words[0], o->machine_map, o->machine, o->stack));
-	for (int i = 0; i < table.count; i++)
-		usable += !table.runs[i].skip[0];
+	usable = usable_runs(&table);
 	st = MT_OK;
 	if (usable < 3)
 		st = mt_fail(MT_INPUT, "%s: %d of %d runs can be predicted, 3 are needed; megatune validate tells why",

@@ -230,11 +230,39 @@ json_t *mt_score_json(const struct mt_runs_table *table, const double *predicted
 	return o;
 }
 
+enum { COLUMNS = 80, NAME = 36, REASONS = 5 };
+
+static bool within_character(char byte)
+{
+	return ((unsigned char)byte & 0xc0) == 0x80; /* UTF-8 */
+}
+
+/* The text in at most `most` bytes: what is longer keeps its begin and its end. Control characters of a cell are not printed. */
+static const char *shortened(char *buf, size_t size, const char *text, size_t most)
+{
+	size_t length = strlen(text), begin = most - 3 - most / 3, end = most / 3;
+
+	while (length > most && begin > 0 && within_character(text[begin]))
+		begin--;
+	while (length > most && end > 0 && within_character(text[length - end]))
+		end--;
+	if (length <= most)
+		snprintf(buf, size, "%s", text);
+	else
+		snprintf(buf, size, "%.*s...%s", (int)begin, text, text + length - end);
+	for (char *at = buf; *at; at++)
+		if ((unsigned char)*at < ' ' || *at == 0x7f)
+			*at = '?';
+	return buf;
+}
+
 static void print_line(FILE *file, const char *name, struct errors *e)
 {
+	char buf[COLUMNS];
+
 	if (e->count > 0)
-		fprintf(file, "  %-46s %5d  %6.1f%%  %6.1f%%  %6.1f%%  %+6.1f%%  %5.0f%%\n", name, e->count,
-			100 * mt_stats_mean(e->ape, (size_t)e->count), 100 * mt_stats_median(e->ape, (size_t)e->count),
+		fprintf(file, "  %-*s %5d %5.1f%% %5.1f%% %5.1f%% %+6.1f%% %5.0f%%\n", NAME, shortened(buf, sizeof buf, name, NAME),
+			e->count, 100 * mt_stats_mean(e->ape, (size_t)e->count), 100 * mt_stats_median(e->ape, (size_t)e->count),
 			100 * mt_stats_quantile(e->ape, (size_t)e->count, 0.9), 100 * e->bias / e->count,
 			100 * e->covered / e->count);
 	e->count = 0;
@@ -254,24 +282,63 @@ static void print_regret(const struct mt_runs_table *table, const double *predic
 	}
 	if (n > 0)
 		fprintf(file,
-			"  %zu choices: the pick is %.1f%% over the fastest layout in the median, %.1f%% at worst; the best of the "
-			"first "
-			"three %.1f%% and %.1f%%\n",
+			"  %zu choices; over the fastest layout is the pick by %.1f%% in the median,\n"
+			"  %.1f%% at worst; the best of the first three by %.1f%% and %.1f%%\n",
 			n, 100 * mt_stats_median(one, n), 100 * mt_stats_quantile(one, n, 1), 100 * mt_stats_median(three, n),
 			100 * mt_stats_quantile(three, n, 1));
 	free(one);
 	free(three);
 }
 
+struct reason {
+	const char *text;
+	int rows;
+};
+
+static int reason_compare(const void *a, const void *b)
+{
+	const struct reason *x = a, *y = b;
+
+	return x->rows != y->rows ? y->rows - x->rows : strcmp(x->text, y->text);
+}
+
+/* Why rows were skipped, the most frequent reasons first. */
+static void print_skipped(const struct mt_runs_table *table, FILE *file)
+{
+	struct reason *reasons = calloc((size_t)table->count + 1, sizeof *reasons);
+	int skipped = 0, count = 0, other = 0, k;
+	char buf[COLUMNS];
+
+	for (int i = 0; i < table->count; i++) {
+		const char *why = table->runs[i].skip;
+
+		skipped += why[0] != 0;
+		for (k = 0; reasons && k < count && strcmp(reasons[k].text, why) != 0; k++)
+			;
+		if (!reasons || !why[0])
+			continue;
+		reasons[k].text = why;
+		reasons[k].rows++;
+		count += k == count;
+	}
+	fprintf(file, "  %d of %d rows skipped%s\n", skipped, table->count, skipped ? ":" : "");
+	if (count > 1)
+		qsort(reasons, (size_t)count, sizeof *reasons, reason_compare);
+	for (k = 0; k < count && k < REASONS; k++)
+		fprintf(file, "  %6d  %s\n", reasons[k].rows, shortened(buf, sizeof buf, reasons[k].text, COLUMNS - 10));
+	for (; k < count; k++)
+		other += reasons[k].rows;
+	if (other > 0)
+		fprintf(file, "  %6d  for %d other reasons; --json tells each\n", other, count - REASONS);
+	free(reasons);
+}
+
 void mt_score_print(const struct mt_runs_table *table, const double *predicted, const double *half, FILE *file)
 {
 	struct errors e = {.ape = calloc((size_t)table->count + 1, sizeof *e.ape)};
-	int skipped = 0;
 	char name[96];
 
-	for (int i = 0; i < table->count; i++)
-		skipped += table->runs[i].skip[0] != 0;
-	fprintf(file, "  %-46s %5s  %7s  %7s  %7s  %7s  %6s\n", "machine + stack", "runs", "MAPE", "median", "90%", "bias",
+	fprintf(file, "  %-*s %5s %6s %6s %6s %7s %6s\n", NAME, "machine + stack", "runs", "MAPE", "median", "90%", "bias",
 		"covers");
 	for (int s = 0; s < table->stack_count; s++) {
 		for (int t = 0; t < table->target_count; t++) {
@@ -291,6 +358,6 @@ void mt_score_print(const struct mt_runs_table *table, const double *predicted, 
 	sum_up(&e, table, predicted, half, -1, -1);
 	print_line(file, "all", &e);
 	print_regret(table, predicted, file);
-	fprintf(file, "  %d of %d rows skipped; --json tells why\n", skipped, table->count);
+	print_skipped(table, file);
 	free(e.ape);
 }

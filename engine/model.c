@@ -2,6 +2,7 @@
 
 #include "engine/model_private.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,8 +121,23 @@ static enum mt_status check_ranges(const struct mt_model *model, const char *whe
 	return MT_OK;
 }
 
+/* Names stand in comments and headings, which end with their line. */
+static enum mt_status check_name(const struct mt_model *model, const char *where)
+{
+	for (const char *c = model->name; c && *c; c++) {
+		if (iscntrl((unsigned char)*c))
+			return mt_fail(
+				MT_INPUT,
+				"%s: character %lld of the model's name is a control character (code %d): give a name of one "
+				"line, without tabs",
+				where, (long long)(c - model->name) + 1, *c);
+	}
+	return MT_OK;
+}
+
 enum mt_status mt_model_complete(struct mt_model *model, const char *where)
 {
+	MT_TRY(check_name(model, where));
 	MT_TRY(check_ranges(model, where));
 	if (!model->name && !(model->name = strdup("custom")))
 		return mt_fail(MT_NOMEM, "out of memory");

@@ -195,3 +195,111 @@ sourced() { # FILE: the array that it defines, one word a line
 	grep -qx megatune srun.words
 	grep -qx "$GIVEN/run.yaml" srun.words
 }
+
+words() { # WORD...: all in the arguments of $OUT
+	local word
+	for word in "$@"; do
+		check "grep { \$_ eq '$word' } @{\$d->{arguments}}" "$OUT"
+	done
+}
+
+@test "a plan in 8 bits is a run file in 8 bits, and Megatron-LM's arguments for it" {
+	attempt megatune plan llama3-70b --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 64 --precision fp8 --seed 77 --fix recompute=none --out "$GIVEN/narrow"
+	finished
+	grep -q '^  fp8: delayed$' "$GIVEN/narrow/run.yaml"
+	grep -q '^  seed: 77$' "$GIVEN/narrow/run.yaml"
+	attempt megatune export "$GIVEN/narrow" --json
+	finished
+	words --bf16
+	for pair in fp8-format:hybrid fp8-recipe:delayed fp8-margin:0 fp8-amax-history-len:16 fp8-amax-compute-algo:max; do
+		[ "$(value "${pair%%:*}")" = "${pair#*:}" ]
+	done
+	check '!grep { /no-fp8-wgrad|layers-bf16/ } @{$d->{arguments}}' "$OUT"
+	attempt megatune plan llama3-70b --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 64 --precision fp8 \
+		--fix recompute=selective,selected=norms --out "$GIVEN/again" # which Megatron-LM does with current scaling alone
+	finished
+	grep -q '^  fp8: current$' "$GIVEN/again/run.yaml"
+	attempt megatune export "$GIVEN/again" --json
+	finished
+	[ "$(value fp8-recipe)" = tensorwise ]
+	attempt megatune plan llama3-8b --machine b200 --stack megatron-core --gpus 16 --gbs 64 --precision mxfp8 --out "$GIVEN/finer"
+	finished
+	grep -q 'a run file does not have mxfp8' "$OUT"
+	grep -q '^# forecast for products in mxfp8' "$GIVEN/finer/run.yaml"
+	grep -q '^  fp8: none$' "$GIVEN/finer/run.yaml"
+	attempt megatune export "$GIVEN/finer" --json
+	finished
+	check 'grep { /mxfp8.*--fp8-recipe mxfp8/ } @{$d->{notes}}' "$OUT"
+	check '!grep { /^--fp8/ } @{$d->{arguments}}' "$OUT"
+}
+
+@test "every option of 8 bits finds its word, or a note" {
+	narrow() { # OPTIONS
+		printf 'model: llama3-8b\nlayout: {tp: 2, pp: 4, dp: 1, mbs: 1, gbs: 32, dtype: bf16, fp8_margin: 2, fp8_wgrad: false, fp8_skip_first: 1, %s}\n' \
+			"$1" >"$GIVEN/run.yaml"
+		attempt megatune export "$GIVEN/run.yaml" --json
+	}
+	narrow 'fp8: delayed, fp8_format: e4m3, fp8_amax: latest, fp8_history: 1024'
+	finished
+	words --no-fp8-wgrad
+	for pair in fp8-format:e4m3 fp8-recipe:delayed fp8-margin:2 fp8-amax-history-len:1024 fp8-amax-compute-algo:most_recent; do
+		[ "$(value "${pair%%:*}")" = "${pair#*:}" ]
+	done
+	check '!grep { /bf16-|layers-/ } grep { !/^--(decoder|num)-layers$/ } @{$d->{arguments}}' "$OUT"
+	check 'grep { /^fp8_skip_first/ } @{$d->{notes}}' "$OUT"
+	narrow 'fp8: current, fp8_skip_last: 8'
+	finished
+	words --first-last-layers-bf16
+	for pair in fp8-recipe:tensorwise num-layers-at-start-in-bf16:1 num-layers-at-end-in-bf16:8; do
+		[ "$(value "${pair%%:*}")" = "${pair#*:}" ]
+	done
+	check '!grep { /^--fp8-(margin|amax)/ || $_ eq "--no-fp8-wgrad" } @{$d->{arguments}}' "$OUT"
+	check '(grep { /^fp8_(margin|wgrad)/ } @{$d->{notes}}) == 2' "$OUT"
+	narrow 'fp8: current, fp8_skip_last: 9'
+	refused "fp8_skip_last must each be at most layers / pp"
+	narrow 'fp8: delayed, recompute: selective'
+	refused "with fp8 delayed norms are not recomputed"
+	narrow 'fp8: none'
+	finished
+	check '!grep { /fp8/ } @{$d->{arguments}}, @{$d->{notes}}' "$OUT"
+}
+
+@test "a plan for GPUs is a job that asks for GPUs" {
+	attempt megatune plan llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 64 --gbs 64 --fix tp=8,tp_overlap=1 --out "$GIVEN/po"
+	finished
+	grep -q '^  device: cuda$' "$GIVEN/po/run.yaml"
+	attempt megatune export "$GIVEN/po" --to slurm
+	finished
+	grep -q '^#SBATCH --gpus-per-node=8$' "$OUT"
+	# the switch is in plan.json alone: from the folder it is told, from the file it cannot be
+	attempt megatune export "$GIVEN/po" --json
+	finished
+	words --sequence-parallel --tp-comm-overlap
+	attempt megatune export "$GIVEN/po" --to slurm --program megatron
+	finished
+	grep -q -- '--tp-comm-overlap$' "$OUT"
+	attempt megatune export "$GIVEN/po/run.yaml" --json
+	finished
+	check '!grep { /tp-comm/ } @{$d->{arguments}}' "$OUT"
+	sed -i 's/  sp: true/  sp: false/' "$GIVEN/po/run.yaml"
+	attempt megatune export "$GIVEN/po" --json
+	finished
+	check '!grep { /tp-comm/ } @{$d->{arguments}}' "$OUT"
+	check 'grep { /^tp_overlap/ } @{$d->{notes}}' "$OUT"
+}
+
+@test "a model's name is one line" {
+	printf 'model: {name: "a\\ntouch here", layers: 2, hidden: 64, heads: 4, vocab: 300, seq: 32}\nlayout: {gbs: 1, dtype: bf16}\n' >"$GIVEN/run.yaml"
+	attempt megatune export "$GIVEN/run.yaml"
+	refused "character 2 of the model's name is a control character"
+}
+
+@test "options without a use are refused" {
+	printf 'model: gpt-tiny\nlayout: {gbs: 2, dtype: bf16}\n' >"$GIVEN/run.yaml"
+	for option in --partition=a --account=a --time=1:00 --program=megatron --gpus-per-node=4; do
+		attempt megatune export "$GIVEN/run.yaml" "$option"
+		refused "is of a batch script: give --to slurm too"
+	done
+	attempt megatune export "$GIVEN/run.yaml" --to slurm --json
+	refused "no JSON"
+}

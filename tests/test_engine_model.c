@@ -187,6 +187,8 @@ static void a_wrong_model_is_refused_with_line_and_cause(void **state)
 	refused(write_text("x.yaml", "{layers: 2, hidden: 64, heads: 4, vocab: 300, seq: 8, mlp: swiglu, ffn: 99}\n"), "bias", NULL,
 		NULL);
 	refused(write_text("x.yaml", "{layers: -2, hidden: 64, heads: 4, vocab: 300, seq: 8}\n"), "layers", NULL, NULL);
+	refused(write_text("x.yaml", "{name: \"a\\nb\", layers: 2, hidden: 64, heads: 4, vocab: 300, seq: 8}\n"), "x.yaml:1",
+		"character 2 of the model's name", "one line");
 	refused(directory, "config.json", NULL, NULL);
 }
 

@@ -44,9 +44,24 @@ enum mt_status mt_forecast_wanted(const struct mt_cli *cli, const struct mt_tune
 	return check_options(cli, *wanted);
 }
 
-static enum mt_status save_run(const struct mt_goal *g, const struct mt_model *model, const struct mt_setting *setting,
-			       const char *out)
+/* Every described machine has accelerators, and the engine has one kind of device for them. */
+static enum mt_status fill_train(struct mt_train_options *train, const struct mt_setting *setting, int64_t seed, int rank_order)
 {
+	const char *order = rank_order != MT_RANKS_DP_PP ? mt_rank_order_names[rank_order] : NULL;
+
+	free(train->device);
+	train->device = strdup("cuda");
+	train->rank_order = order ? strdup(order) : NULL;
+	train->seed = seed;
+	train->steps = 100;
+	train->peak_tflops = setting->target.tflops_16;
+	return train->device && !train->rank_order == !order ? MT_OK : mt_fail(MT_NOMEM, "no memory for the run file");
+}
+
+static enum mt_status save_run(const struct mt_goal *g, const struct mt_model *model, const struct mt_setting *setting,
+			       int64_t seed, const char *out)
+{
+	const char *lacks = mt_setting_run_lacks(&g->query);
 	const struct mt_survey_layout *l = &g->survey.best.points[0].layout;
 	char *path = mt_string("%s/run.yaml", out), text[MT_SURVEY_TEXT], *header;
 	struct mt_forecast f;
@@ -55,18 +70,16 @@ static enum mt_status save_run(const struct mt_goal *g, const struct mt_model *m
 
 	mt_survey_forecast(&f, &g->query, l);
 	mt_survey_text(l, text);
-	header = mt_string("%s on %lld of %s with %s: %s\nforecast %.4g s a step, MFU %.1f%%; not run", model->name,
+	header = mt_string("%s on %lld of %s with %s: %s\nforecast %.4g s a step, MFU %.1f%%; not run%s%s%s", model->name,
 			   (long long)g->query.gpus, setting->target.name, setting->stack.name, text, f.step_s,
-			   100 * mt_survey_mfu(&g->query, &f));
+			   100 * mt_survey_mfu(&g->query, &f), lacks ? "\nforecast for products in " : "", lacks ? lacks : "",
+			   lacks ? ", which a run file does not have: this one is of bf16" : "");
 	mt_run_default(&run);
 	mt_model_free(&run.model);
 	run.model = *model;
 	mt_setting_run_layout(&run.layout, &g->query, l);
-	run.train.steps = 100;
-	run.train.peak_tflops = setting->target.tflops_16;
-	if (l->rank_order != MT_RANKS_DP_PP && !(run.train.rank_order = strdup(mt_rank_order_names[l->rank_order])))
-		st = mt_fail(MT_NOMEM, "no memory for the run file");
-	else
+	st = fill_train(&run.train, setting, seed, l->rank_order);
+	if (st == MT_OK)
 		st = path && header ? mt_run_save(&run, path, header) : mt_fail(MT_NOMEM, "no memory for the run file");
 	memset(&run.model, 0, sizeof run.model); /* borrowed */
 	mt_run_free(&run);
@@ -115,7 +128,7 @@ static void print_sizes(const struct mt_goal *g, const struct mt_setting_options
 }
 
 static enum mt_status answer(const struct mt_goal *g, const struct mt_model *model, const struct mt_setting *setting,
-			     const struct mt_setting_options *o, const struct mt_cli *cli, const char *out)
+			     const struct mt_setting_options *o, const struct mt_cli *cli, int64_t seed, const char *out)
 {
 	json_t *doc = document(g, model, setting, o);
 	enum mt_status st = MT_OK;
@@ -127,7 +140,7 @@ static enum mt_status answer(const struct mt_goal *g, const struct mt_model *mod
 		if (st == MT_OK)
 			st = mt_json_save(doc, path);
 		if (st == MT_OK)
-			st = save_run(g, model, setting, out);
+			st = save_run(g, model, setting, seed, out);
 		free(path);
 	}
 	if (st == MT_OK && cli->common.json)
@@ -137,6 +150,8 @@ static enum mt_status answer(const struct mt_goal *g, const struct mt_model *mod
 		print_sizes(g, o);
 	if (st == MT_OK)
 		mt_survey_print(&g->survey, &g->query, setting->half, stdout);
+	if (st == MT_OK && out && mt_setting_run_lacks(&g->query))
+		printf("note: %s/run.yaml is of bf16: a run file does not have %s\n", out, mt_setting_run_lacks(&g->query));
 	return st;
 }
 
@@ -165,7 +180,7 @@ enum mt_status mt_forecast_plan(const struct mt_cli *cli, const struct mt_tune_o
 	MT_GOTO(out, mt_model_load(&model, cli->words[0]));
 	MT_GOTO(out, mt_setting_load(&setting, o, tune->machine));
 	MT_GOTO(out, mt_goal_search(&goal, &setting, o, &model, tune->gpus, tune->gbs, tune->seq));
-	st = goal.choice < 0 ? no_choice(&goal, o) : answer(&goal, &model, &setting, o, cli, out);
+	st = goal.choice < 0 ? no_choice(&goal, o) : answer(&goal, &model, &setting, o, cli, tune->seed, out);
 out:
 	mt_goal_free(&goal);
 	mt_setting_free(&setting);

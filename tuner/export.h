@@ -2,6 +2,7 @@
  *
  *   export_megatron.c         arguments of Megatron-LM, and notes of what does not map
  *   export_megatron_model.c   those of the model
+ *   export_megatron_fp8.c     those of products in 8 bits
  *   export_megatron_rules.c   what Megatron-LM asks of them, all at once instead of one assertion a start
  *   export_slurm.c            a batch script for Slurm */
 #ifndef MT_TUNER_EXPORT_H
@@ -19,11 +20,19 @@ struct mt_export {
 	bool one_connection; /* CUDA_DEVICE_MAX_CONNECTIONS=1 */
 };
 
+/* What a forecast chose and no run file has. */
+struct mt_export_beyond {
+	bool tp_overlap;    /* products hide what tensor-parallel ranks send */
+	char precision[16]; /* of products: "mxfp8", "fp4"; empty: as the run file says */
+};
+
 /* MT_INPUT with every rule that the run breaks. */
-enum mt_status mt_export_megatron(struct mt_export *e, const struct mt_run *run);
+enum mt_status mt_export_megatron(struct mt_export *e, const struct mt_run *run, const struct mt_export_beyond *beyond);
 void mt_export_free(struct mt_export *e);
 /* Lines for bash: notes as comments, environment, ARGS=(...). */
 void mt_export_write(const struct mt_export *e, FILE *file);
+/* At most `most` bytes of a text that stay within a comment: blanks in place of control characters. */
+void mt_export_comment(FILE *file, const char *text, size_t most);
 
 struct mt_megatron_rule {
 	int number; /* of the rule in docs/export.md */
@@ -42,6 +51,7 @@ struct mt_slurm_options {
 	int program; /* 0 megatune, 1 megatron */
 };
 /* `run_path`: of the run file, for the job. */
-enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const char *run_path, const struct mt_slurm_options *o);
+enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const struct mt_export_beyond *beyond, const char *run_path,
+			       const struct mt_slurm_options *o);
 
 #endif

@@ -3,6 +3,7 @@
 #include "tuner/export_words.h"
 #include "tuner/placement.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -209,13 +210,19 @@ static void put_rank_order(struct mt_export *e, const struct mt_run *r)
 		mt_export_note(e, "rank_order %.100s: list the hosts for torchrun in that order", text);
 }
 
-static void put_layout(struct mt_export *e, const struct mt_run *r)
+static void put_layout(struct mt_export *e, const struct mt_run *r, const struct mt_export_beyond *beyond)
 {
 	const struct mt_layout *l = &r->layout;
 
 	mt_export_integer(e, "--tensor-model-parallel-size", l->tp);
 	if (l->sp)
 		mt_export_flag(e, "--sequence-parallel");
+	if (beyond->tp_overlap && l->sp) {
+		mt_export_flag(e, "--tp-comm-overlap");
+		mt_export_note(e, "--tp-comm-overlap needs Transformer Engine; its buffers are tuned by --tp-comm-overlap-cfg");
+	} else if (beyond->tp_overlap) {
+		mt_export_note(e, "tp_overlap of the plan: --tp-comm-overlap needs sequence parallelism: left out");
+	}
 	put_pipeline(e, r);
 	put_context(e, l);
 	if (l->ep > 1)
@@ -229,6 +236,7 @@ static void put_layout(struct mt_export *e, const struct mt_run *r)
 		mt_export_flag(e, "--bf16");
 	else
 		mt_export_note(e, "f32: Megatron-LM's fused and flash attention want 16 bits; the unfused one is used");
+	mt_export_put_fp8(e, r, beyond);
 	mt_export_text(e, "--attention-backend", l->dtype == MT_BF16 ? "auto" : "unfused");
 	if (l->documents == MT_DOCUMENTS_APART) {
 		mt_export_flag(e, "--reset-position-ids");
@@ -336,13 +344,13 @@ static enum mt_status check(const struct mt_run *run)
 	return st;
 }
 
-enum mt_status mt_export_megatron(struct mt_export *e, const struct mt_run *run)
+enum mt_status mt_export_megatron(struct mt_export *e, const struct mt_run *run, const struct mt_export_beyond *beyond)
 {
 	memset(e, 0, sizeof *e);
 	MT_TRY(check(run));
 	e->arguments = json_array();
 	e->notes = json_array();
-	put_layout(e, run);
+	put_layout(e, run, beyond);
 	mt_export_put_model(e, run);
 	put_training(e, run);
 	put_data(e, run);
@@ -362,6 +370,12 @@ static void put_word(const char *word, FILE *file)
 	fputc('\'', file);
 }
 
+void mt_export_comment(FILE *file, const char *text, size_t most)
+{
+	for (const char *c = text; *c && (size_t)(c - text) < most; c++)
+		fputc(iscntrl((unsigned char)*c) ? ' ' : *c, file);
+}
+
 void mt_export_write(const struct mt_export *e, FILE *file)
 {
 	const json_t *one;
@@ -370,8 +384,7 @@ void mt_export_write(const struct mt_export *e, FILE *file)
 	json_array_foreach(e->notes, i, one)
 	{
 		fputs("# note: ", file);
-		for (const char *c = json_string_value(one); *c; c++) /* never out of the comment */
-			fputc(*c == '\n' || *c == '\r' ? ' ' : *c, file);
+		mt_export_comment(file, json_string_value(one), SIZE_MAX);
 		fputc('\n', file);
 	}
 	if (e->one_connection)

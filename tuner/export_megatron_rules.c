@@ -127,6 +127,21 @@ RULE(double_precision)
 	return r->layout.dtype == MT_F64;
 }
 
+RULE(narrow_norms)
+{
+	const struct mt_layout *l = &r->layout;
+
+	return l->fp8 == MT_FP8_DELAYED && l->recompute == MT_RECOMPUTE_SELECTIVE && l->recompute_norm;
+}
+
+RULE(narrow_layers)
+{
+	const struct mt_layout *l = &r->layout;
+	int64_t most = r->model.layers / l->pp;
+
+	return l->fp8 == MT_FP8_CURRENT && (l->fp8_skip_first > most || l->fp8_skip_last > most);
+}
+
 const struct mt_megatron_rule mt_megatron_rules[] = {
 	{7, "attention heads must be a multiple of tp", heads},
 	{8, "query groups (kv heads) must be a multiple of tp, or tp of them", kv_heads},
@@ -149,6 +164,8 @@ const struct mt_megatron_rule mt_megatron_rules[] = {
 	{51, "the sequence must be at most the model's positions", positions},
 	{51, "min_lr must be at most lr", learning_rate},
 	{49, "there is no f64", double_precision},
+	{0, "with fp8 delayed norms are not recomputed: fp8 current, or recompute_norm false", narrow_norms},
+	{0, "fp8_skip_first and fp8_skip_last must each be at most layers / pp", narrow_layers},
 };
 
 const int mt_megatron_rule_count = sizeof mt_megatron_rules / sizeof mt_megatron_rules[0];

@@ -77,7 +77,8 @@ static void put_megatron(FILE *file, const struct mt_export *e, int64_t per_node
 		(long long)per_node);
 }
 
-enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const char *run_path, const struct mt_slurm_options *o)
+enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const struct mt_export_beyond *beyond, const char *run_path,
+			       const struct mt_slurm_options *o)
 {
 	int64_t world = mt_layout_world(&run->layout), per_node = world < o->gpus_per_node ? world : o->gpus_per_node;
 	bool gpus = o->program == 1 || (run->train.device && strcmp(run->train.device, "cuda") == 0);
@@ -90,7 +91,7 @@ enum mt_status mt_export_slurm(FILE *file, const struct mt_run *run, const char 
 		return mt_fail(MT_INPUT, "%lld ranks do not fill nodes of %lld: give --gpus-per-node that divides them",
 			       (long long)world, (long long)per_node);
 	if (o->program == 1)
-		MT_TRY(mt_export_megatron(&e, run));
+		MT_TRY(mt_export_megatron(&e, run, beyond));
 	fputs("#!/bin/bash\n#SBATCH --job-name=", file);
 	put_name(run->model.name, file);
 	fprintf(file, "\n#SBATCH --nodes=%lld\n#SBATCH --ntasks-per-node=%lld\n", (long long)(world / per_node),

@@ -12,6 +12,8 @@ void mt_export_real(struct mt_export *e, const char *name, double value);
 /* A sentence about what has no argument. */
 void mt_export_note(struct mt_export *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Those of products in 8 bits, and notes of what a forecast chose beyond the run file. */
+void mt_export_put_fp8(struct mt_export *e, const struct mt_run *run, const struct mt_export_beyond *beyond);
 /* The arguments of the model. */
 void mt_export_put_model(struct mt_export *e, const struct mt_run *run);
 

@@ -330,4 +330,11 @@ void mt_setting_run_layout(struct mt_layout *layout, const struct mt_survey_quer
 	layout->recompute_activation = (selected & MT_CASE_ACTIVATION) != 0;
 	layout->recompute_norm = (selected & MT_CASE_NORMS) != 0;
 	layout->dtype = MT_BF16;
+	if (query->model.width == MT_WIDTH_8)
+		layout->fp8 = from->recompute == MT_CASE_SELECTIVE && layout->recompute_norm ? MT_FP8_CURRENT : MT_FP8_DELAYED;
+}
+
+const char *mt_setting_run_lacks(const struct mt_survey_query *query)
+{
+	return query->model.width == MT_WIDTH_4 || query->model.width == MT_WIDTH_MX8 ? precisions[query->model.width] : NULL;
 }

@@ -25,7 +25,10 @@ void mt_setting_free(struct mt_setting *setting);
 enum mt_status mt_setting_query(struct mt_survey_query *query, const struct mt_setting *setting,
 				const struct mt_setting_options *options, const struct mt_model *model, int64_t gpus, int64_t gbs,
 				int64_t seq);
-/* The layout as a run file has it. */
+/* The layout as a run file has it: products of 8 bits with delayed scaling, with current where norms are done
+ * again, as Megatron-LM does that with no delayed one. */
 void mt_setting_run_layout(struct mt_layout *layout, const struct mt_survey_query *query, const struct mt_survey_layout *from);
+/* The precision that no run file has, "mxfp8" or "fp4": its run file says bf16; NULL: it has this one. */
+const char *mt_setting_run_lacks(const struct mt_survey_query *query);
 
 #endif

@@ -56,7 +56,7 @@ static void put_row(const struct page *page, const json_t *row)
 	fputs("<tr>", page->out);
 	number_cell(page, mt_record_number(row, "gpus"), mt_text_count);
 	number_cell(page, mt_record_number(row, "gbs"), mt_text_count);
-	mt_page_layout(page, mt_json_get_string(best, "text", "no layout fits"));
+	mt_page_layout(page, mt_json_get_string(best, "text", mt_json_get_string(row, "why_not", "no layout fits")));
 	number_cell(page, mt_record_number(best, "step_s"), mt_text_seconds);
 	mt_page_number(page, mt_text_interval(text, mt_record_number(best, "lo_s"), mt_record_number(best, "hi_s")));
 	number_cell(page, mt_record_number(best, "mfu_frac"), percent);

@@ -113,7 +113,7 @@ setup() {
 	attempt megatune plan llama3-8b "${SMALL[@]}" --fix tq=3
 	refused "tq"
 	attempt megatune plan llama3-8b "${SMALL[@]}" --fix tp=3
-	refused "no layout keeps every rule"
+	refused "no layout has the values asked for"
 	attempt megatune plan llama3-8b "${SMALL[@]}" --set nonsense=3
 	refused "nonsense"
 	attempt megatune plan llama3-8b "${SMALL[@]}" --nic fast
@@ -166,4 +166,49 @@ setup() {
 	check 'my %s = map { $_->{parameter} => $_ } @{$d->{sensitivity}};
 		$s{tflops_16}{mfu_change_frac} < -0.02 && $s{nic_gbps}{mfu_change_frac} <= 0 && $s{nic_us}{change_frac} > 0' "$OUT"
 	check '!grep { $_->{choice_mfu_change_frac} < $_->{mfu_change_frac} - 1e-9 } grep { $_->{fits} } @{$d->{sensitivity}}' "$OUT"
+}
+
+# undecided TEXT: the last attempt ended inconclusive: one message with TEXT, no output
+undecided() {
+	[ "$status" -eq 3 ] && [ ! -s "$OUT" ] && [ "$(grep -c 'error:' "$ERR")" -eq 1 ] && grep -qF -- "$1" "$ERR"
+}
+
+@test "a search that time ends before a layout is found decides nothing, and says so" {
+	attempt megatune plan llama3-8b "${SMALL[@]}" --seconds 1e-9
+	undecided "were not reached; raise --seconds"
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --gpus 8..32 --seconds 1e-9
+	undecided "were not reached; raise --seconds"
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 8,16 --gbs 32 --json
+	finished
+	check '!grep { $_->{not_reached} != 0 || defined $_->{why_not} } @{$d->{rows}}' "$OUT"
+}
+
+@test "the rule that shuts out what --fix asks for is named first" {
+	local case
+	for case in 'zero=3|break: the software does not shard at this level of zero' \
+		'schedule=zb-h1|break: the software has no zero-bubble schedule' \
+		'rank_order=1,pp=1|break: without stages or without replicas both orders of ranks are one' \
+		'tp=7|no layout has the values asked for: tp has another value by --fix' \
+		'zero=5|no value of zero; there are: 0, 1, 2 or 3' \
+		'sp=yes|no value of sp; there are: true (1) or false (0)' \
+		'tp=0|no value of tp' 'zero=-1|no value of zero' 'recompute=some|none, selective or full'; do
+		attempt megatune plan llama3-8b "${SMALL[@]}" --fix "${case%|*}"
+		refused "${case#*|}"
+	done
+	attempt megatune plan llama3-8b "${SMALL[@]}" --fix sp=true,tp_overlap=false --json
+	finished
+	check '!grep { !$_->{layout}{sp} || $_->{layout}{tp_overlap} } @{$d->{best}}' "$OUT"
+}
+
+@test "a size that no rule admits is not one that the memory refuses" {
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --gpus 61,64 --gbs 120 --json
+	finished
+	check '!$d->{rows}[0]{best} && $d->{rows}[0]{why_not} =~ /^gbs must be/ && $d->{rows}[1]{best}' "$OUT"
+	attempt megatune scale llama3.1-405b --machine h100-80g-sxm --gpus 8,512 --gbs 512 --json
+	finished
+	check '$d->{rows}[0]{why_not} eq "no layout fits the memory"' "$OUT"
+	attempt megatune scale llama3-8b --machine h100-80g-sxm --gpus 61 --gbs 120
+	refused "gbs must be"
+	attempt megatune scale llama3.1-405b --machine h100-80g-sxm --gpus 8 --gbs 8
+	refused "no layout fits the memory"
 }

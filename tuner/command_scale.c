@@ -37,6 +37,22 @@ static enum mt_status answer(const struct mt_scale *scale, const struct mt_setti
 	return st;
 }
 
+/* No size has a layout: inconclusive when a larger --seconds may find one, else the reason at the largest. */
+static enum mt_status no_size(const struct mt_scale *scale, const struct mt_model *model, const struct mt_setting *setting)
+{
+	const struct mt_scale_row *last = &scale->rows[scale->count - 1];
+	int64_t cut = 0;
+
+	for (int i = 0; i < scale->count; i++)
+		cut += scale->rows[i].not_reached;
+	if (cut > 0)
+		return mt_fail(MT_INCONCLUSIVE,
+			       "%s on %s: time ended before a layout was found: %lld layouts were not reached; raise --seconds",
+			       model->name, setting->target.name, (long long)cut);
+	return mt_fail(MT_INPUT, "%s has no layout on any of these sizes of %s; on %lld with %lld sequences a step: %s; ask `plan`",
+		       model->name, setting->target.name, (long long)last->gpus, (long long)last->gbs, last->why);
+}
+
 static enum mt_status work(const struct mt_cli *cli, const struct mt_setting_options *options, const struct mt_scale_options *o)
 {
 	struct mt_setting setting = {0};
@@ -54,9 +70,7 @@ static enum mt_status work(const struct mt_cli *cli, const struct mt_setting_opt
 	MT_GOTO(out, mt_scale_run(&scale, &setting, options, o, &model));
 	for (int i = 0; i < scale.count; i++)
 		fits |= scale.rows[i].fits;
-	st = fits ? answer(&scale, &setting, options, o, &model, cli)
-		  : mt_fail(MT_INPUT, "%s fits none of these sizes of %s: raise --gpus, or ask `plan` for the reason", model.name,
-			    setting.target.name);
+	st = fits ? answer(&scale, &setting, options, o, &model, cli) : no_size(&scale, &model, &setting);
 out:
 	mt_scale_free(&scale);
 	mt_setting_free(&setting);

@@ -120,6 +120,18 @@ static int64_t batch(const struct mt_scale_options *o, int64_t size, const int64
 	return o->gbs > 0 ? o->gbs : sizes[count - 1];
 }
 
+/* Why a search found no layout. */
+static const char *no_layout(const struct mt_survey *survey)
+{
+	int rule;
+
+	if (survey->not_reached > 0)
+		return "time ended before a layout was found";
+	if (isfinite(survey->least_bytes))
+		return "no layout fits the memory";
+	return mt_survey_nearest(survey, &rule, 1) > 0 ? mt_survey_rule_text(rule) : "there is no layout";
+}
+
 static enum mt_status one_size(struct mt_scale *scale, struct mt_scale_row *row, const struct mt_survey_query *q,
 			       const struct mt_setting_options *options, const struct mt_scale_options *o)
 {
@@ -129,6 +141,8 @@ static enum mt_status one_size(struct mt_scale *scale, struct mt_scale_row *row,
 
 	MT_TRY(mt_survey_run(&survey, q));
 	row->fits = survey.best.count > 0;
+	row->not_reached = survey.not_reached;
+	row->why = row->fits ? NULL : no_layout(&survey);
 	if (row->fits) {
 		row->best = survey.best.points[0].layout;
 		mt_survey_forecast(&row->best_f, q, &row->best);
@@ -140,7 +154,7 @@ static enum mt_status one_size(struct mt_scale *scale, struct mt_scale_row *row,
 	for (const struct mt_scale_row *r = scale->rows; r <= row && !base; r++)
 		base = r->fits ? r : NULL;
 	if (!base) {
-		row->fixed_why = "no layout fits at this size or below";
+		row->fixed_why = "no layout was found at this size or below";
 		return MT_OK;
 	}
 	keep_layout(row, q, &base->best);

@@ -33,6 +33,8 @@ enum { MT_SCALE_SIZES = 64 };
 struct mt_scale_row {
 	int64_t gpus, gbs;
 	bool fits, fixed_fits;
+	int64_t not_reached; /* layouts, when --seconds ended the search */
+	const char *why;     /* why no layout was found; NULL: one was */
 	struct mt_survey_layout best, fixed;
 	struct mt_forecast best_f, fixed_f;
 	const char *fixed_why; /* why the layout that is kept cannot run here */

@@ -40,6 +40,8 @@ static json_t *row_json(const struct mt_scale_row *row, const struct mt_setting 
 	q->model.gbs = (double)row->gbs;
 	json_object_set_new(o, "gpus", json_integer(row->gpus));
 	json_object_set_new(o, "gbs", json_integer(row->gbs));
+	json_object_set_new(o, "not_reached", json_integer(row->not_reached));
+	json_object_set_new(o, "why_not", row->why ? json_string(row->why) : json_null());
 	json_object_set_new(o, "best", row->fits ? mt_survey_point_json(q, &row->best, s->half) : json_null());
 	if (row->fixed_fits)
 		fixed = mt_survey_point_json(q, &row->fixed, s->half);
@@ -92,7 +94,7 @@ static void print_row(const struct mt_scale_row *r, double best_mfu, double fixe
 	char step[MT_UNITS_TEXT], text[MT_SURVEY_TEXT], every[MT_UNITS_TEXT], kept[16] = "-";
 
 	if (!r->fits) {
-		fprintf(file, "  %7lld %7lld  no layout fits\n", (long long)r->gpus, (long long)r->gbs);
+		fprintf(file, "  %7lld %7lld  no layout: %s\n", (long long)r->gpus, (long long)r->gbs, r->why);
 		return;
 	}
 	if (r->fixed_fits)
@@ -126,6 +128,7 @@ void mt_scale_print(const struct mt_scale *scale, const struct mt_setting *setti
 		    const struct mt_scale_options *o, const struct mt_model *model, FILE *file)
 {
 	struct mt_survey_query q;
+	int64_t cut = 0;
 	bool any = false;
 
 	if (mt_setting_query(&q, setting, options, model, 1, 1, o->seq) != MT_OK)
@@ -139,12 +142,16 @@ void mt_scale_print(const struct mt_scale *scale, const struct mt_setting *setti
 		bool beyond_all = r->gpus > setting->stack.seen_gpus;
 
 		any |= beyond_all && r->fits;
+		cut += r->not_reached;
 		q.gpus = r->gpus;
 		print_row(r, mt_survey_mfu(&q, &r->best_f), mt_survey_mfu(&q, &r->fixed_f), beyond_all, file);
 	}
 	if (any)
 		fprintf(file, "\n  ~ extrapolates: more accelerators than the forecast was held against for this software (%lld)\n",
 			(long long)setting->stack.seen_gpus);
+	if (cut > 0)
+		fprintf(file, "\n  time ended before %lld layouts were reached: raise --seconds, others may be faster\n",
+			(long long)cut);
 	if (scale->sensitivity)
 		print_sensitivity(scale->sensitivity, file);
 }

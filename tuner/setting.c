@@ -166,10 +166,10 @@ static int64_t name_index(const char *const *names, int count, const char *value
 	return -1;
 }
 
-/* A value of an axis: a number, or where the axis has names one of these. */
+/* A value of an axis: a number of its range, or where the axis has names one of these. */
 static bool read_axis(const struct mt_survey_layout *fixed, const int *axis, const char *value, int64_t *number)
 {
-	static const char *const kinds[] = {"none", "selective", "full"};
+	static const char *const kinds[] = {"none", "selective", "full"}, *const switches[] = {"false", "true"};
 
 	*number = -1;
 	if (axis == &fixed->recompute)
@@ -180,43 +180,48 @@ static bool read_axis(const struct mt_survey_layout *fixed, const int *axis, con
 		*number = name_index(mt_rank_order_names, MT_RANK_ORDERS, value);
 	else if (axis == &fixed->cp_kind)
 		*number = name_index(mt_survey_context_names, MT_CONTEXT_HYBRID + 1, value);
+	else if (axis == &fixed->sp || axis == &fixed->tp_overlap)
+		*number = name_index(switches, 2, value);
 	else if (axis == &fixed->selected)
 		read_selected(value, number);
-	return *number >= 0 || (mt_units_read_int(value, number) && *number >= 0 && *number <= INT32_MAX);
+	return *number >= 0 || mt_units_read_int(value, number);
 }
 
 static enum mt_status fix_axis(struct mt_survey_layout *fixed, const char *name, const char *value)
 {
+	static const char sizes[] = "1, 2, 3 ...", counts[] = "0, 1, 2 ...", switches[] = "true (1) or false (0)";
 	const struct {
 		const char *name;
-		int *to;
-	} axes[] = {{"tp", &fixed->tp},
-		    {"cp", &fixed->cp},
-		    {"cp_kind", &fixed->cp_kind},
-		    {"cp_inner", &fixed->cp_inner},
-		    {"ep", &fixed->ep},
-		    {"etp", &fixed->etp},
-		    {"pp", &fixed->pp},
-		    {"first_less", &fixed->first_less},
-		    {"last_less", &fixed->last_less},
-		    {"vp", &fixed->vp},
-		    {"mbs", &fixed->mbs},
-		    {"sp", &fixed->sp},
-		    {"tp_overlap", &fixed->tp_overlap},
-		    {"zero", &fixed->zero},
-		    {"zero_group", &fixed->zero_group},
-		    {"recompute_layers", &fixed->recompute_layers},
-		    {"recompute", &fixed->recompute},
-		    {"selected", &fixed->selected},
-		    {"schedule", &fixed->schedule},
-		    {"rank_order", &fixed->rank_order}};
+		int *to, least, most;
+		const char *values;
+	} axes[] = {{"tp", &fixed->tp, 1, INT32_MAX, sizes},
+		    {"cp", &fixed->cp, 1, INT32_MAX, sizes},
+		    {"cp_kind", &fixed->cp_kind, 0, MT_CONTEXT_HYBRID, "ring, allgather, ulysses or hybrid"},
+		    {"cp_inner", &fixed->cp_inner, 1, INT32_MAX, sizes},
+		    {"ep", &fixed->ep, 1, INT32_MAX, sizes},
+		    {"etp", &fixed->etp, 1, INT32_MAX, sizes},
+		    {"pp", &fixed->pp, 1, INT32_MAX, sizes},
+		    {"first_less", &fixed->first_less, 0, INT32_MAX, counts},
+		    {"last_less", &fixed->last_less, 0, INT32_MAX, counts},
+		    {"vp", &fixed->vp, 1, INT32_MAX, sizes},
+		    {"mbs", &fixed->mbs, 1, INT32_MAX, sizes},
+		    {"sp", &fixed->sp, 0, 1, switches},
+		    {"tp_overlap", &fixed->tp_overlap, 0, 1, switches},
+		    {"zero", &fixed->zero, 0, 3, "0, 1, 2 or 3"},
+		    {"zero_group", &fixed->zero_group, 0, INT32_MAX, counts},
+		    {"recompute_layers", &fixed->recompute_layers, 0, INT32_MAX, counts},
+		    {"recompute", &fixed->recompute, 0, MT_CASE_FULL, "none, selective or full"},
+		    {"selected", &fixed->selected, 0, MT_CASE_SELECTIONS - 1, "attention, activation or norms, joined by +"},
+		    {"schedule", &fixed->schedule, 0, MT_SURVEY_SCHEDULES - 1, "1f1b, zb-h1 or zb-v"},
+		    {"rank_order", &fixed->rank_order, 0, MT_RANK_ORDERS - 1, "tp-cp-ep-dp-pp or tp-cp-ep-pp-dp"}};
 	int64_t number;
 
 	for (size_t i = 0; i < sizeof axes / sizeof axes[0]; i++) {
 		if (strcmp(axes[i].name, name) != 0)
 			continue;
-		if (!value || !read_axis(fixed, axes[i].to, value, &number))
-			return mt_fail(MT_INPUT, "--fix: '%s' is no value of %s", value ? value : "", name);
+		if (!value || !read_axis(fixed, axes[i].to, value, &number) || number < axes[i].least || number > axes[i].most)
+			return mt_fail(MT_INPUT, "--fix: '%s' is no value of %s; there are: %s", value ? value : "", name,
+				       axes[i].values);
 		*axes[i].to = (int)number;
 		return MT_OK;
 	}

@@ -135,13 +135,18 @@ const char *mt_survey_rule_text(int rule);
 int mt_survey_first_broken(const struct mt_survey_query *query, const struct mt_survey_layout *layout, enum mt_survey_level level);
 /* The same of all levels, for a whole layout. */
 int mt_survey_why_not(const struct mt_survey_query *query, const struct mt_survey_layout *layout);
+/* Of a search that left no layout: the rules broken by those that kept most others, that is, came to the last level; the last rule
+ * of it first. What --fix excludes only where nothing else does: the rest have the values asked for. Returns how many, `most` at
+ * most. */
+int mt_survey_nearest(const struct mt_survey *survey, int *rules, int most);
 
 /* The document (docs/prediction.md) and the text. `half`: half of the 90% interval, relative (of the logarithm). */
 json_t *mt_survey_json(const struct mt_survey *survey, const struct mt_survey_query *query, double half);
 json_t *mt_survey_point_json(const struct mt_survey_query *query, const struct mt_survey_layout *layout, double half);
 void mt_survey_print(const struct mt_survey *survey, const struct mt_survey_query *query, double half, FILE *file);
 double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *forecast);
-/* Why no layout is left: the rules that rejected most, or the memory of the smallest. Records the failure. */
+/* Why no layout was found: MT_INCONCLUSIVE when time ended first; else MT_INPUT with the memory of the smallest, or the rules that
+ * the nearest layouts break. Records the failure. */
 enum mt_status mt_survey_nothing(const struct mt_survey *survey, const struct mt_survey_query *query);
 
 #endif

@@ -208,8 +208,9 @@ void mt_survey_print(const struct mt_survey *s, const struct mt_survey_query *qu
 		(long long)s->counted, (long long)rejected, (long long)s->pruned_memory, (long long)s->pruned_time,
 		(long long)s->evaluated);
 	if (s->not_reached > 0)
-		fprintf(file, "           %lld not reached in time; none of them is faster than %s\n", (long long)s->not_reached,
-			mt_units_seconds(a, s->least_left_s));
+		fprintf(file, "           %lld not reached in time%s%s\n", (long long)s->not_reached,
+			s->least_left_s > 0 ? "; none of them is faster than " : "",
+			s->least_left_s > 0 ? mt_units_seconds(a, s->least_left_s) : "");
 	fprintf(file, "\n  best by time %45s step    MFU     memory\n", "");
 	print_points(&s->best, 10, query, file);
 	fprintf(file, "\n  least time for its memory\n");
@@ -218,29 +219,24 @@ void mt_survey_print(const struct mt_survey *s, const struct mt_survey_query *qu
 
 enum mt_status mt_survey_nothing(const struct mt_survey *s, const struct mt_survey_query *query)
 {
+	int rules[3], count = mt_survey_nearest(s, rules, 3);
 	char text[700] = "", a[MT_UNITS_TEXT], b[MT_UNITS_TEXT];
-	int64_t last = INT64_MAX;
+	bool asked = count > 0 && strncmp(mt_survey_rules[rules[0]].name, "fixed_", 6) == 0;
 	size_t used = 0;
 
+	if (s->not_reached > 0)
+		return mt_fail(MT_INCONCLUSIVE,
+			       "time ended before a layout was found: %lld of %lld layouts were not reached; raise --seconds",
+			       (long long)s->not_reached, (long long)s->counted);
 	if (isfinite(s->least_bytes))
 		return mt_fail(
 			MT_INPUT,
 			"no layout fits %s: the smallest needs at least %s on each of %lld accelerators; change --gpus or --gbs",
 			mt_units_bytes(a, query->memory_bytes), mt_units_bytes(b, s->least_bytes), (long long)query->gpus);
-	for (int n = 0; n < 4; n++) {
-		int most = -1;
-
-		for (int i = 0; i < mt_survey_rule_count; i++) {
-			if (s->rejected[i] > 0 && s->rejected[i] < last && (most < 0 || s->rejected[i] > s->rejected[most]))
-				most = i;
-		}
-		if (most < 0)
-			break;
-		last = s->rejected[most];
+	for (int i = 0; i < count && used < sizeof text; i++)
 		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s (%lld layouts)", used ? ";" : "",
-					 mt_survey_rule_text(most), (long long)last);
-	}
-	return mt_fail(MT_INPUT,
-		       "%lld accelerators with %.0f sequences a step: no layout keeps every rule:%s; change --gpus, --gbs or --fix",
-		       (long long)query->gpus, query->model.gbs, text);
+					 mt_survey_rule_text(rules[i]), (long long)s->rejected[rules[i]]);
+	return mt_fail(MT_INPUT, "%lld accelerators with %.0f sequences a step: no layout %s:%s; change --gpus, --gbs or --fix",
+		       (long long)query->gpus, query->model.gbs,
+		       asked ? "has the values asked for" : "keeps every rule; those that keep most break", text);
 }

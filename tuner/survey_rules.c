@@ -291,7 +291,7 @@ RULE(recompute_layers_divisible_by_vp)
 	ROW(fixed_zero, ZERO, "zero has another value by --fix")                                                                   \
 	ENGINE(zero_needs_dp, ZERO)                                                                                                \
 	ENGINE(zero_2_needs_whole_backward_passes, ZERO)                                                                           \
-	ROW(stack_has_zero, ZERO, "the software does not shard at this level")                                                     \
+	ROW(stack_has_zero, ZERO, "the software does not shard at this level of zero")                                             \
 	ROW(zero_2_needs_pp_1, ZERO, "ZeRO-2 reduces after every micro-batch of a pipeline: it needs pp 1")                        \
 	ROW(fixed_zero_group, GROUP, "zero_group has another value by --fix")                                                      \
 	ENGINE(zero_group_divides_dp, GROUP)                                                                                       \
@@ -409,4 +409,31 @@ int mt_survey_why_not(const struct mt_survey_query *query, const struct mt_surve
 	for (int level = MT_SURVEY_TP; level <= MT_SURVEY_ALL && rule < 0; level++)
 		rule = mt_survey_first_broken(query, layout, (enum mt_survey_level)level);
 	return rule;
+}
+
+/* The search asks of recompute after the orders of ranks. */
+static int turn(const struct mt_survey_rule *rule)
+{
+	return rule->level == MT_SURVEY_RECOMPUTE ? MT_SURVEY_RANKS
+	       : rule->level == MT_SURVEY_RANKS   ? MT_SURVEY_RECOMPUTE
+						  : rule->level;
+}
+
+int mt_survey_nearest(const struct mt_survey *survey, int *rules, int most)
+{
+	int last = -1, count = 0;
+
+	for (int i = 0; i < COUNT; i++) {
+		if (survey->rejected[i] > 0 && turn(&mt_survey_rules[i]) > last)
+			last = turn(&mt_survey_rules[i]);
+	}
+	for (int fixed = 0; fixed <= 1 && count == 0; fixed++) {
+		for (int i = COUNT - 1; i >= 0 && count < most; i--) {
+			const struct mt_survey_rule *r = &mt_survey_rules[i];
+
+			if (survey->rejected[i] > 0 && turn(r) == last && (strncmp(r->name, "fixed_", 6) == 0) == fixed)
+				rules[count++] = i;
+		}
+	}
+	return count;
 }

@@ -165,7 +165,7 @@ choices() {
 	} >"$GIVEN/reasons.csv"
 	attempt megatune validate "$GIVEN/reasons.csv"
 	finished
-	grep -A1 '^  9 of 11 rows skipped:$' "$OUT" | tail -1 | grep -q '^ *2  the model is incomplete: '
+	grep -A1 '^  9 of 11 rows skipped:$' "$OUT" | tail -1 | grep -qx ' *2  the model is incomplete: needs layers, hidden, heads, ffn, vocab, seq'
 	[ "$(sed '1,/rows skipped/d' "$OUT" | wc -l)" = 6 ]
 	tail -1 "$OUT" | grep -qx ' *3  for 3 other reasons; --json tells each'
 	narrow "$OUT"

@@ -219,8 +219,7 @@ static void find_fault(struct mt_measured_run *run, const struct mt_csv *csv, in
 	if (!(run->measured_s > 0))
 		snprintf(run->skip, sizeof run->skip, "no step time");
 	else if (!(c->layers > 0 && c->hidden > 0 && c->heads > 0 && c->ffn > 0 && c->vocab > 0 && c->seq > 0))
-		snprintf(run->skip, sizeof run->skip,
-			 "the model is incomplete: layers, hidden, heads, ffn, vocab and seq are needed");
+		snprintf(run->skip, sizeof run->skip, "the model is incomplete: needs layers, hidden, heads, ffn, vocab, seq");
 	else if (!(c->tp > 0 && c->pp > 0 && c->dp > 0 && c->mbs > 0 && c->gbs > 0))
 		snprintf(run->skip, sizeof run->skip, "the layout is incomplete: tp, pp, dp, mbs and gbs are needed");
 	else if (world != run->gpus)

@@ -4,7 +4,7 @@ configuration of its transformer.
 
     python3 tests/megatron_arguments.py MEGATRON_FOLDER EXPORT.json...
 
-Needs Megatron-LM's source and PyTorch, no GPU: where Megatron-LM asks the GPU for its compute capability, it hears 9.0.
+Needs Megatron-LM's source and PyTorch, no GPU: where Megatron-LM asks the GPU for its compute capability, it hears 9.0; where it asks for the version of Transformer Engine, 2.9.
 Prints one line a file; ends with 1 when an argument list is not taken.
 """
 import json
@@ -25,7 +25,10 @@ import torch  # noqa: E402
 
 torch.cuda.get_device_capability = lambda *_: (9, 0)
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(major=9, minor=0)
+from megatron.core import utils  # noqa: E402
 from megatron.training import argument_utils, arguments  # noqa: E402
+
+utils._te_version = utils.PkgVersion("2.9")
 
 
 def value(words, name):

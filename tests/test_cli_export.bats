@@ -303,3 +303,23 @@ words() { # WORD...: all in the arguments of $OUT
 	attempt megatune export "$GIVEN/run.yaml" --to slurm --json
 	refused "no JSON"
 }
+
+@test "f16 takes its loss scale along" {
+	half() { # TRAIN
+		printf 'model: gpt-tiny\nlayout: {gbs: 2, dtype: f16}\ntrain: {%s}\n' "$1" >"$GIVEN/run.yaml"
+		attempt megatune export "$GIVEN/run.yaml" --json
+		finished
+		words --fp16
+		check '!grep { $_ eq "--bf16" } @{$d->{arguments}}' "$OUT"
+	}
+	half 'loss_scale_initial: 65536, loss_scale_window: 500, loss_scale_hysteresis: 3, loss_scale_least: 4'
+	for pair in initial-loss-scale:65536 loss-scale-window:500 hysteresis:3 min-loss-scale:4 attention-backend:auto; do
+		[ "$(value "${pair%%:*}")" = "${pair#*:}" ]
+	done
+	check '!grep { /f32|loss_scale/ } @{$d->{notes}}' "$OUT"
+	half 'loss_scale: 128, loss_scale_growth: 4'
+	[ "$(value loss-scale)" = 128 ]
+	check '!grep { /initial/ } @{$d->{arguments}}' "$OUT"
+	half 'loss_scale_growth: 4'
+	check 'grep { /^loss_scale_growth/ } @{$d->{notes}}' "$OUT"
+}

@@ -70,6 +70,23 @@ setup() {
 	check 'my $q = $d->{seq}; grep { !$_->{fits} && $_->{seq} > $q } @{$d->{sizes}}' "$OUT"
 }
 
+@test "a plan's two files are both new or both old" {
+	small=(megatune plan gpt2-124m --machine h100-80g-sxm --stack megatron-core --gpus 8 --gbs 8 --out planned)
+	mkdir -p planned/run.yaml # a folder in the way
+	echo old >planned/plan.json
+	attempt "${small[@]}"
+	[ "$status" -ne 0 ]
+	grep -q 'run.yaml' "$ERR"
+	[ "$(cat planned/plan.json)" = old ]
+	[ "$(ls planned | wc -l)" -eq 2 ]
+	rmdir planned/run.yaml
+	rm planned/plan.json
+	mkdir planned/plan.json
+	attempt "${small[@]}"
+	[ "$status" -ne 0 ]
+	[ ! -e planned/run.yaml ]
+}
+
 @test "DeepSeek-V3 is cut as its authors cut it, in about their time" {
 	attempt megatune plan deepseek-v3 --machine h800-80g-sxm --stack megatron-core --gpus 2048 --gbs 15360 --seq 4096 \
 		--precision fp8 --out planned --json

@@ -3,7 +3,6 @@
 
 #include "base/catalog.h"
 #include "base/file.h"
-#include "base/json.h"
 #include "tuner/goal.h"
 
 #include <stdio.h>
@@ -127,22 +126,37 @@ static void print_sizes(const struct mt_goal *g, const struct mt_setting_options
 	printf("\n");
 }
 
+/* Both files or none: the document is written whole before the run file, and takes its name after it. */
+static enum mt_status save(const json_t *doc, const struct mt_goal *g, const struct mt_model *model,
+			   const struct mt_setting *setting, int64_t seed, const char *out)
+{
+	char *path = mt_string("%s/plan.json", out);
+	struct mt_file file = {0};
+	enum mt_status st;
+
+	if (!path)
+		return mt_fail(MT_NOMEM, "no memory for a path");
+	MT_GOTO(out, mt_file_make_directory(out));
+	MT_GOTO(out, mt_file_create(&file, path));
+	if (json_dumpf(doc, file.stream, JSON_INDENT(2) | JSON_PRESERVE_ORDER) != 0 || fputc('\n', file.stream) == EOF ||
+	    fflush(file.stream) != 0) {
+		st = mt_fail(MT_IO, "cannot write JSON to %s", path);
+		goto out;
+	}
+	MT_GOTO(out, save_run(g, model, setting, seed, out));
+	st = mt_file_commit(&file);
+out:
+	mt_file_abort(&file);
+	free(path);
+	return st;
+}
+
 static enum mt_status answer(const struct mt_goal *g, const struct mt_model *model, const struct mt_setting *setting,
 			     const struct mt_setting_options *o, const struct mt_cli *cli, int64_t seed, const char *out)
 {
 	json_t *doc = document(g, model, setting, o);
-	enum mt_status st = MT_OK;
+	enum mt_status st = out ? save(doc, g, model, setting, seed, out) : MT_OK;
 
-	if (out) {
-		char *path = mt_string("%s/plan.json", out);
-
-		st = path ? mt_file_make_directory(out) : mt_fail(MT_NOMEM, "no memory for a path");
-		if (st == MT_OK)
-			st = mt_json_save(doc, path);
-		if (st == MT_OK)
-			st = save_run(g, model, setting, seed, out);
-		free(path);
-	}
 	if (st == MT_OK && cli->common.json)
 		return mt_cli_print_json(doc);
 	json_decref(doc);

@@ -210,6 +210,21 @@ static void put_rank_order(struct mt_export *e, const struct mt_run *r)
 		mt_export_note(e, "rank_order %.100s: list the hosts for torchrun in that order", text);
 }
 
+static void put_loss_scale(struct mt_export *e, const struct mt_train_options *t)
+{
+	mt_export_flag(e, "--fp16");
+	if (t->loss_scale > 0) {
+		mt_export_real(e, "--loss-scale", t->loss_scale);
+		return;
+	}
+	mt_export_real(e, "--initial-loss-scale", t->loss_scale_initial);
+	mt_export_real(e, "--min-loss-scale", t->loss_scale_least);
+	mt_export_integer(e, "--loss-scale-window", t->loss_scale_window);
+	mt_export_integer(e, "--hysteresis", t->loss_scale_hysteresis);
+	if (t->loss_scale_growth != 2 || t->loss_scale_backoff != 0.5)
+		mt_export_note(e, "loss_scale_growth, loss_scale_backoff: Megatron-LM has 2 and 0.5");
+}
+
 static void put_layout(struct mt_export *e, const struct mt_run *r, const struct mt_export_beyond *beyond)
 {
 	const struct mt_layout *l = &r->layout;
@@ -234,10 +249,12 @@ static void put_layout(struct mt_export *e, const struct mt_run *r, const struct
 	put_recompute(e, r);
 	if (l->dtype == MT_BF16)
 		mt_export_flag(e, "--bf16");
+	else if (l->dtype == MT_F16)
+		put_loss_scale(e, &r->train);
 	else
 		mt_export_note(e, "f32: Megatron-LM's fused and flash attention want 16 bits; the unfused one is used");
 	mt_export_put_fp8(e, r, beyond);
-	mt_export_text(e, "--attention-backend", l->dtype == MT_BF16 ? "auto" : "unfused");
+	mt_export_text(e, "--attention-backend", mt_dtype_is_half((enum mt_dtype)l->dtype) ? "auto" : "unfused");
 	if (l->documents == MT_DOCUMENTS_APART) {
 		mt_export_flag(e, "--reset-position-ids");
 		mt_export_flag(e, "--reset-attention-mask");

@@ -201,8 +201,6 @@ static void find_misfit(struct mt_measured_run *run)
 		snprintf(run->skip, sizeof run->skip, "gbs %.0f is no multiple of dp %.0f * mbs %.0f", c->gbs, c->dp, c->mbs);
 	else if (!(c->kv_heads > 0) || fmod(c->heads, c->kv_heads) != 0)
 		snprintf(run->skip, sizeof run->skip, "kv_heads %.0f does not divide heads %.0f", c->kv_heads, c->heads);
-	else if (fmod(c->head_dim, 1) != 0) /* no family says another than hidden / heads */
-		snprintf(run->skip, sizeof run->skip, "heads %.0f does not divide hidden %.0f", c->heads, c->hidden);
 	else if (c->experts > 0 && c->topk > c->experts)
 		snprintf(run->skip, sizeof run->skip, "topk %.0f is more than experts %.0f", c->topk, c->experts);
 	else if (c->experts > 0 && fmod(c->experts, c->ep) != 0)

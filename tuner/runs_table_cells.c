@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "tuner/runs_table_cells.h"
 
 #include "base/units.h"
@@ -7,21 +8,22 @@
 #include <stdio.h>
 #include <string.h>
 
-/* docs/prediction.md lists them. */
+/* docs/prediction.md lists them. A cell means the first that it contains, in letters of either size: "FP8-cs" is fp8. */
 static const struct word {
 	const char *column, *text;
 	int meaning;
 } words[] = {
+	{"precision", "mxfp8", MT_WIDTH_MX8},
+	{"precision", "fp8", MT_WIDTH_8},
+	{"precision", "fp4", MT_WIDTH_4},
 	{"precision", "bf16", MT_WIDTH_16},
 	{"precision", "fp16", MT_WIDTH_16},
-	{"precision", "fp8", MT_WIDTH_8},
-	{"precision", "mxfp8", MT_WIDTH_MX8},
-	{"precision", "fp4", MT_WIDTH_4},
-	{"precision", "nvfp4", MT_WIDTH_4},
 	{"recompute", "none", MT_CASE_NONE},
 	{"recompute", "selective", MT_CASE_SELECTIVE},
 	{"recompute", "full", MT_CASE_FULL},
+	{"attention", "unfused", 0},
 	{"attention", "flash", 1},
+	{"attention", "fused", 1},
 	{"attention", "no", 0},
 };
 
@@ -65,7 +67,7 @@ int mt_runs_word(const struct mt_csv *csv, int row, const char *column, int othe
 	const char *text = cell(csv, row, column);
 
 	for (int i = 0; i < WORDS; i++)
-		if (strcmp(words[i].column, column) == 0 && strcmp(words[i].text, text) == 0)
+		if (strcmp(words[i].column, column) == 0 && strcasestr(text, words[i].text))
 			return words[i].meaning;
 	return otherwise;
 }

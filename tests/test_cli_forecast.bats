@@ -195,6 +195,13 @@ undecided() {
 	undecided "were not reached; raise --seconds"
 	attempt megatune scale llama3-8b --machine h100-80g-sxm --gpus 8..32 --seconds 1e-9
 	undecided "were not reached; raise --seconds"
+	# a space of 10^13 layouts, which no processor goes through in this time; what it finds till then is told as that
+	attempt megatune scale deepseek-v3 --machine h800-80g-sxm --stack megatron-core --gpus 2048 --gbs 15360 --seconds 0.5
+	if [ "$status" -eq 0 ]; then
+		grep -q 'layouts not reached in time: others may be faster; raise --seconds' "$OUT"
+	else
+		undecided "were not reached; raise --seconds"
+	fi
 	attempt megatune scale llama3-8b --machine h100-80g-sxm --stack megatron-core --gpus 8,16 --gbs 32 --json
 	finished
 	check '!grep { $_->{not_reached} != 0 || defined $_->{why_not} } @{$d->{rows}}' "$OUT"
@@ -228,4 +235,22 @@ undecided() {
 	refused "gbs must be"
 	attempt megatune scale llama3.1-405b --machine h100-80g-sxm --gpus 8 --gbs 8
 	refused "no layout fits the memory"
+}
+
+@test "texts fit 80 columns and lose no word of a layout" {
+	local machine=(--machine h100-80g-sxm --stack megatron-core)
+	attempt megatune plan llama3-8b "${machine[@]}" --gpus 64 --gbs 64 --fix recompute=selective --json
+	finished
+	json 'my @t = ($d->{choice}{text}, map { $_->{text} } @{$d->{best}}[0..9]); join("\n", split(" ", join(" ", @t)))' "$OUT" >"$GIVEN/words"
+	attempt megatune plan llama3-8b "${machine[@]}" --gpus 64 --gbs 64 --fix recompute=selective
+	finished
+	awk 'length > 80 { exit 1 }' "$OUT"
+	# without what stands before a layout its words are those of the document
+	awk '/Choice/ { sub(/ *Choice/, ""); print; chosen = 1; next } / on 64 of / { chosen = 0 } chosen
+		/best by time/ { lists = 1; next } /^$/ { lists = 0 } lists { print substr($0, 35) }' "$OUT" |
+		tr -s ' ' '\n' | grep . >"$GIVEN/printed"
+	diff "$GIVEN/words" "$GIVEN/printed"
+	attempt megatune scale llama3-8b "${machine[@]}" --gpus 61,64,1024
+	finished
+	awk 'length > 80 { exit 1 }' "$OUT"
 }

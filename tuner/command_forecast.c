@@ -113,15 +113,16 @@ static json_t *document(const struct mt_goal *g, const struct mt_model *model, c
 
 static void print_sizes(const struct mt_goal *g, const struct mt_setting_options *o)
 {
-	printf("  %8s %9s %10s %8s %14s  layout\n", "gpus", "seq", "step, s", "days", "cost");
+	printf("  %7s %8s %9s %7s %12s  layout\n", "gpus", "seq", "step, s", "days", "cost");
 	for (int i = 0; i < g->count; i++) {
 		const struct mt_goal_size *s = &g->sizes[i];
 		char text[MT_SURVEY_TEXT] = "does not fit";
 
 		if (s->fits)
 			mt_survey_text(&s->best.layout, text);
-		printf("%c %8lld %9lld %10.4g %8.1f %14.0f  %s\n", i == g->choice ? '*' : ' ', (long long)s->gpus,
-		       (long long)s->seq, s->best.step_s, s->days, s->cost, text);
+		printf("%c %7lld %8lld %9.4g %7.1f %12.0f  ", i == g->choice ? '*' : ' ', (long long)s->gpus, (long long)s->seq,
+		       s->best.step_s, s->days, s->cost);
+		mt_survey_print_words(text, 51, stdout);
 	}
 	printf("\n");
 }

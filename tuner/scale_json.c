@@ -91,19 +91,22 @@ json_t *mt_scale_json(const struct mt_scale *scale, const struct mt_setting *set
 
 static void print_row(const struct mt_scale_row *r, double best_mfu, double fixed_mfu, bool beyond_all, FILE *file)
 {
-	char step[MT_UNITS_TEXT], text[MT_SURVEY_TEXT], every[MT_UNITS_TEXT], kept[16] = "-";
+	char step[MT_UNITS_TEXT], layout[MT_SURVEY_TEXT], text[MT_SURVEY_TEXT + MT_UNITS_TEXT + 2], every[MT_UNITS_TEXT],
+		kept[16] = "-";
 
 	if (!r->fits) {
-		fprintf(file, "  %7lld %7lld  no layout: %s\n", (long long)r->gpus, (long long)r->gbs, r->why);
+		fprintf(file, " %7lld %7lld  none: ", (long long)r->gpus, (long long)r->gbs);
+		mt_survey_print_words(r->why, 24, file);
 		return;
 	}
 	if (r->fixed_fits)
 		snprintf(kept, sizeof kept, "%.1f%%", 100 * fixed_mfu);
-	mt_survey_text(&r->best, text);
-	fprintf(file, "%c %7lld %7lld %9s %6.1f%% %6s %6.1f%% %9s %6.1f%% %8.1f %11.3g  %s\n", beyond_all ? '~' : ' ',
+	mt_survey_text(&r->best, layout);
+	snprintf(text, sizeof text, "%s; %s", layout, mt_units_seconds(every, r->goodput.interval_s));
+	fprintf(file, "%c%7lld %7lld %11s %5.1f%% %6s %5.1f%% %6.1f%% %8.1f %9.3g\n%18s", beyond_all ? '~' : ' ',
 		(long long)r->gpus, (long long)r->gbs, mt_units_seconds(step, r->best_f.step_s), 100 * best_mfu, kept,
-		100 * r->efficiency_frac, mt_units_seconds(every, r->goodput.interval_s), 100 * r->goodput.frac, r->days, r->cost,
-		text);
+		100 * r->efficiency_frac, 100 * r->goodput.frac, r->days, r->cost, "");
+	mt_survey_print_words(text, 18, file);
 }
 
 static void print_sensitivity(const json_t *list, FILE *file)
@@ -111,7 +114,7 @@ static void print_sensitivity(const json_t *list, FILE *file)
 	size_t index;
 	const json_t *o;
 
-	fprintf(file, "\n  10%% worse             MFU of the layout  of the best   choice\n");
+	fprintf(file, "\n  10%% worse               its MFU  of best  choice\n");
 	json_array_foreach((json_t *)list, index, o)
 	{
 		double mine = mt_json_get_number(o, "mfu_change_frac", NAN),
@@ -119,8 +122,10 @@ static void print_sensitivity(const json_t *list, FILE *file)
 
 		if (fabs(mine) < 5e-4 && json_is_true(json_object_get(o, "choice_stays")))
 			continue;
-		fprintf(file, "  %-22s %+15.2f%% %+12.2f%%   %s\n", mt_json_get_string(o, "parameter", ""), 100 * mine, 100 * best,
-			json_is_true(json_object_get(o, "choice_stays")) ? "stays" : mt_json_get_string(o, "choice", "none fits"));
+		fprintf(file, "  %-22s %+7.2f%% %+7.2f%%  ", mt_json_get_string(o, "parameter", ""), 100 * mine, 100 * best);
+		mt_survey_print_words(
+			json_is_true(json_object_get(o, "choice_stays")) ? "stays" : mt_json_get_string(o, "choice", "none fits"),
+			44, file);
 	}
 }
 
@@ -133,10 +138,10 @@ void mt_scale_print(const struct mt_scale *scale, const struct mt_setting *setti
 
 	if (mt_setting_query(&q, setting, options, model, 1, 1, o->seq) != MT_OK)
 		return;
-	fprintf(file, "  %s on %s with %s, %s scaling; to train %.3g tokens\n\n", model->name, setting->target.name,
+	fprintf(file, "  %s on %s with %s, %s scaling\n  to train %.3g tokens\n\n", model->name, setting->target.name,
 		setting->stack.name, o->weak ? "weak" : "strong", options->tokens);
-	fprintf(file, "  %7s %7s %9s %7s %6s %7s %9s %7s %8s %11s  %s\n", "gpus", "gbs", "step", "MFU", "kept", "effic.",
-		"save each", "goodput", "days", "cost", "best layout");
+	fprintf(file, " %7s %7s %11s %6s %6s %6s %7s %8s %9s\n%18sbest layout; time between checkpoints\n", "gpus", "gbs", "step",
+		"MFU", "kept", "effic.", "goodput", "days", "cost", "");
 	for (int i = 0; i < scale->count; i++) {
 		const struct mt_scale_row *r = &scale->rows[i];
 		bool beyond_all = r->gpus > setting->stack.seen_gpus;
@@ -147,11 +152,10 @@ void mt_scale_print(const struct mt_scale *scale, const struct mt_setting *setti
 		print_row(r, mt_survey_mfu(&q, &r->best_f), mt_survey_mfu(&q, &r->fixed_f), beyond_all, file);
 	}
 	if (any)
-		fprintf(file, "\n  ~ extrapolates: more accelerators than the forecast was held against for this software (%lld)\n",
+		fprintf(file, "\n  ~ extrapolates: this software's forecast was held against runs of up to %lld\n",
 			(long long)setting->stack.seen_gpus);
 	if (cut > 0)
-		fprintf(file, "\n  time ended before %lld layouts were reached: raise --seconds, others may be faster\n",
-			(long long)cut);
+		fprintf(file, "\n  %lld layouts not reached in time: others may be faster; raise --seconds\n", (long long)cut);
 	if (scale->sensitivity)
 		print_sensitivity(scale->sensitivity, file);
 }

@@ -144,6 +144,8 @@ int mt_survey_nearest(const struct mt_survey *survey, int *rules, int most);
 json_t *mt_survey_json(const struct mt_survey *survey, const struct mt_survey_query *query, double half);
 json_t *mt_survey_point_json(const struct mt_survey_query *query, const struct mt_survey_layout *layout, double half);
 void mt_survey_print(const struct mt_survey *survey, const struct mt_survey_query *query, double half, FILE *file);
+/* Words to the end of the line, which stands at this column; on further lines below it where they pass column 80. */
+void mt_survey_print_words(const char *text, int column, FILE *file);
 double mt_survey_mfu(const struct mt_survey_query *query, const struct mt_forecast *forecast);
 /* Why no layout was found: MT_INCONCLUSIVE when time ended first; else MT_INPUT with the memory of the smallest, or the rules that
  * the nearest layouts break. Records the failure. */

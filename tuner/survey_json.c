@@ -174,6 +174,25 @@ json_t *mt_survey_json(const struct mt_survey *s, const struct mt_survey_query *
 	return o;
 }
 
+void mt_survey_print_words(const char *text, int column, FILE *file)
+{
+	enum { WIDTH = 80 };
+	int at = column;
+
+	while (*text) {
+		int length = (int)strcspn(text, " ");
+
+		if (at > column && at + 1 + length > WIDTH) {
+			fprintf(file, "\n%*s", column, "");
+			at = column;
+		}
+		at += fprintf(file, "%s%.*s", at > column ? " " : "", length, text);
+		text += length;
+		text += strspn(text, " ");
+	}
+	fputc('\n', file);
+}
+
 static void print_points(const struct mt_survey_front *points, int most, const struct mt_survey_query *query, FILE *file)
 {
 	for (int i = 0; i < points->count && i < most; i++) {
@@ -182,8 +201,9 @@ static void print_points(const struct mt_survey_front *points, int most, const s
 
 		mt_survey_forecast(&f, query, &points->points[i].layout);
 		mt_survey_text(&points->points[i].layout, text);
-		fprintf(file, "  %2d  %-52s %9s  %5.1f%%  %9s\n", i + 1, text, mt_units_seconds(step, f.step_s),
-			100 * mt_survey_mfu(query, &f), mt_units_bytes(bytes, f.peak_bytes));
+		fprintf(file, "  %2d %9s  %4.1f%%  %9s  ", i + 1, mt_units_seconds(step, f.step_s), 100 * mt_survey_mfu(query, &f),
+			mt_units_bytes(bytes, f.peak_bytes));
+		mt_survey_print_words(text, 34, file);
 	}
 }
 
@@ -198,22 +218,24 @@ void mt_survey_print(const struct mt_survey *s, const struct mt_survey_query *qu
 		rejected += s->rejected[i];
 	mt_survey_forecast(&f, query, choice);
 	mt_survey_text(choice, text);
-	fprintf(file, "  Choice   %s\n           on %lld of %s, %s\n", text, (long long)query->gpus, query->target->name,
-		query->stack->name);
+	fprintf(file, "  Choice   ");
+	mt_survey_print_words(text, 11, file);
+	fprintf(file, "           on %lld of %s, %s\n", (long long)query->gpus, query->target->name, query->stack->name);
 	fprintf(file, "  Step     %s predicted, 90%%: %s to %s; MFU %.1f%%, %s tokens/s\n", mt_units_seconds(a, f.step_s),
 		mt_units_seconds(b, f.step_s * exp(-half)), mt_units_seconds(c, f.step_s * exp(half)),
 		100 * mt_survey_mfu(query, &f), mt_units_count(text, query->model.gbs * query->model.seq / f.step_s));
 	fprintf(file, "  Memory   %s of %s\n", mt_units_bytes(a, f.peak_bytes), mt_units_bytes(b, query->memory_bytes));
-	fprintf(file, "  Search   %lld layouts: %lld break a rule, %lld pruned by memory, %lld by time, %lld evaluated\n",
+	fprintf(file,
+		"  Search   %lld layouts: %lld break a rule,\n           %lld pruned by memory, %lld by time, %lld evaluated\n",
 		(long long)s->counted, (long long)rejected, (long long)s->pruned_memory, (long long)s->pruned_time,
 		(long long)s->evaluated);
 	if (s->not_reached > 0)
 		fprintf(file, "           %lld not reached in time%s%s\n", (long long)s->not_reached,
 			s->least_left_s > 0 ? "; none of them is faster than " : "",
 			s->least_left_s > 0 ? mt_units_seconds(a, s->least_left_s) : "");
-	fprintf(file, "\n  best by time %45s step    MFU     memory\n", "");
+	fprintf(file, "\n  %2s %9s  %5s  %9s  best by time\n", "", "step", "MFU", "memory");
 	print_points(&s->best, 10, query, file);
-	fprintf(file, "\n  least time for its memory\n");
+	fprintf(file, "\n  %2s %9s  %5s  %9s  least time for its memory\n", "", "step", "MFU", "memory");
 	print_points(&s->front, 12, query, file);
 }
 

@@ -145,6 +145,7 @@ choices() {
 	{ cat "$GIVEN/none.csv"; set_cells precision=int3; set_cells precision=int3; set_cells layers=; } >"$GIVEN/skipped.csv"
 	for table in none skipped; do
 		for more in "" --json "--folds 2"; do
+			# shellcheck disable=SC2086 # words
 			attempt megatune validate "$GIVEN/$table.csv" $more
 			[ "$status" -eq 3 ]
 			[ "$(grep -c error: "$ERR")" = 1 ]

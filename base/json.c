@@ -21,16 +21,22 @@ enum mt_status mt_json_load(json_t **root, const char *path)
 	return MT_OK;
 }
 
+enum mt_status mt_json_create(struct mt_file *file, const json_t *root, const char *path)
+{
+	MT_TRY(mt_file_create(file, path));
+	if (json_dumpf(root, file->stream, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) != 0 ||
+	    fputc('\n', file->stream) == EOF || fflush(file->stream) != 0) {
+		mt_file_abort(file);
+		return mt_fail(MT_IO, "cannot write JSON to %s", path);
+	}
+	return MT_OK;
+}
+
 enum mt_status mt_json_save(const json_t *root, const char *path)
 {
 	struct mt_file file;
 
-	MT_TRY(mt_file_create(&file, path));
-	if (json_dumpf(root, file.stream, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) != 0 ||
-	    fputc('\n', file.stream) == EOF) {
-		mt_file_abort(&file);
-		return mt_fail(MT_IO, "cannot write JSON to %s", path);
-	}
+	MT_TRY(mt_json_create(&file, root, path));
 	return mt_file_commit(&file);
 }
 

@@ -6,8 +6,13 @@
 
 #include <jansson.h>
 
+struct mt_file;
+
 /* Reads a whole document; the caller owns it. MT_INPUT with file, line and cause. */
 enum mt_status mt_json_load(json_t **root, const char *path);
+/* Writes a document as mt_json_save does, all of it, but leaves the file to be committed or aborted by the caller; not after a
+ * failure. */
+enum mt_status mt_json_create(struct mt_file *file, const json_t *root, const char *path);
 /* Writes a document (2-space indent, key order kept) through base/file.h. */
 enum mt_status mt_json_save(const json_t *root, const char *path);
 /* A number that JSON can hold: NaN and infinities become null. New reference. */

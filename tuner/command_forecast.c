@@ -3,6 +3,7 @@
 
 #include "base/catalog.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "tuner/goal.h"
 
 #include <stdio.h>
@@ -138,12 +139,7 @@ static enum mt_status save(const json_t *doc, const struct mt_goal *g, const str
 	if (!path)
 		return mt_fail(MT_NOMEM, "no memory for a path");
 	MT_GOTO(out, mt_file_make_directory(out));
-	MT_GOTO(out, mt_file_create(&file, path));
-	if (json_dumpf(doc, file.stream, JSON_INDENT(2) | JSON_PRESERVE_ORDER) != 0 || fputc('\n', file.stream) == EOF ||
-	    fflush(file.stream) != 0) {
-		st = mt_fail(MT_IO, "cannot write JSON to %s", path);
-		goto out;
-	}
+	MT_GOTO(out, mt_json_create(&file, doc, path));
 	MT_GOTO(out, save_run(g, model, setting, seed, out));
 	st = mt_file_commit(&file);
 out:
